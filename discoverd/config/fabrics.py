@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nvme-fabrics.conf and its drop-ins, nvme-cli 3's shared format: from files to a :class:`FabricsConfig`."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from .cascade import check_personas, distrust_defaults, resolve
+from .model import FabricsConfig
+from .sections import parse_file
+from .sources import SourceFile, read_tree
+
+FABRICS_CONF = Path("/etc/nvme/nvme-fabrics.conf")
+
+
+def load_fabrics(main: Path = FABRICS_CONF) -> FabricsConfig:
+    """Read and resolve ``main`` and ``main.d/*.conf``. Blocks on the disk; never raises for what files hold.
+
+    Files that do not exist are no fault.
+    """
+    return parse_fabrics(read_tree(main))
+
+
+def parse_fabrics(sources: Iterable[SourceFile]) -> FabricsConfig:
+    """Resolve files that were read already, the main one (if there is one) first. Pure; raises nothing."""
+    files = [parse_file(source) for source in sources]
+    check_personas(files)
+    distrust_defaults(files)
+    connections, scopes = resolve(files)
+    return FabricsConfig(
+        tuple(connections),
+        tuple(diagnostic for file in files for diagnostic in sorted(file.report.diagnostics)),
+        not any(file.report.broken for file in files),
+        scopes,
+    )
