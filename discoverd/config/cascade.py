@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inheritance and personas: from files as written to connections as they are to be made.
 
-The most specific wins: ``controller=`` line, its section, ``[Host]`` of the file, the defaults of the controller's type
-in the file, those of the main file. The main file's ``[Host]`` holds for the main file only.
+The most specific wins: ``controller=`` line, its section, ``[Host]`` of the file, the file's defaults for
+the type of controller, those of the main file. The main file's ``[Host]`` holds for the main file only.
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ Settings = dict[str, str]
 
 
 def check_personas(files: list[FabricsFile]) -> None:
-    """Report what makes the host identities of sound files contradict each other; the later file is at fault."""
+    """Report where the host identities of sound files contradict each other; the later file is at fault."""
     nqns: dict[str, str] = {}
     ids: dict[str, tuple[str, str]] = {}
     for file in files:
@@ -64,7 +64,7 @@ def distrust_defaults(files: list[FabricsFile]) -> None:
 
 
 def resolve(files: list[FabricsFile]) -> tuple[list[Connection], dict[tuple[str, Role], DiscoveredScope]]:
-    """Resolve the files without errors: connections in file order, and scopes by file, '' being the main file.
+    """Resolve the files without errors: connections in file order, and scopes by file, '' for the main one.
 
     A connection that cannot work gets a ``problem``, and the file a warning.
     """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lexical rules that nvme-cli 3 gives its configuration files, with line and column of everything found.
 
-One ``[Section]`` or ``key = value`` on a line, ``#`` comments on lines of their own, white space around lines, keys and
-values without meaning. There are no inline comments, no ``;`` comments, no continuation lines and no quoting.
+One ``[Section]`` or ``key = value`` on a line, ``#`` comments on lines of their own, white space around lines,
+keys and values without meaning. No inline comments, no ``;`` comments, no continuation lines, no quoting.
 """
 
 import re

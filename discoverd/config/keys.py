@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keys of nvme-fabrics.conf: what kind of value each takes, and in which sections it may stand (nvme-cli 3)."""
+"""The keys of nvme-fabrics.conf: what values each takes, and in which sections it may stand (nvme-cli 3)."""
 
 import re
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ _INT_MAX = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key. ``on_path`` tells whether a ``controller=`` line may set it too; ``secret`` forbids showing its value."""
+    """One key. ``on_path``: a ``controller=`` line may set it too; ``secret``: its value is never shown."""
 
     name: str
     kind: Kind
@@ -90,7 +90,7 @@ OLDER_NAMES = {"dhchap-secret": "kxchap-secret", "dhchap-ctrl-secret": "kxchap-c
 ADDRESS_KEYS = ("transport", "traddr", "trsvcid", "host-traddr", "host-iface")
 
 
-class ValueFault(ValueError):
+class BadValueError(ValueError):
     """A value that its key does not take; ``hint`` says what it does take."""
 
     def __init__(self, message: str, hint: str) -> None:
@@ -101,8 +101,8 @@ class ValueFault(ValueError):
 def canonical_value(key: Key, value: str) -> str:
     """Return the canonical text of a tunable, security or ``persistent`` value; '' (reset) stays ''.
 
-    Integers as strtol with base 0 reads them, within a C int, come back decimal; booleans as ``true`` or ``false``.
-    Raises ValueFault.
+    Integers, as strtol with base 0 reads them and within a C int, come back decimal; booleans as ``true`` or
+    ``false``. Raises BadValueError.
     """
     if not value:
         return ""
@@ -124,7 +124,7 @@ def canonical_value(key: Key, value: str) -> str:
 
 
 def parse_int(text: str) -> int | None:
-    """Return the number that strtol(3) with base 0 finds in the whole of ``text``, None if none or outside a C int."""
+    """Return the number that strtol(3) with base 0 finds in all of ``text``; None if none fits a C int."""
     match = _INT.fullmatch(text)
     if not match or len(text) > 100:
         return None
@@ -134,7 +134,7 @@ def parse_int(text: str) -> int | None:
     return number if -_INT_MAX - 1 <= number <= _INT_MAX else None
 
 
-def _fault(key: Key, value: str, wanted: str) -> ValueFault:
-    return ValueFault(
+def _fault(key: Key, value: str, wanted: str) -> BadValueError:
+    return BadValueError(
         f"{key.name} = {quote(value)} is not {wanted}", comment_hint(value) or f"write {wanted}"
     )

@@ -32,9 +32,9 @@ class Secrets:
 class Connection:
     """One controller that the administrator asked for: one ``controller=`` line with everything it inherits.
 
-    ``traddr`` may be a host name. '' is unset; ``hostnqn`` '' stands for the host's own NQN. ``params`` holds tunables under
-    their hyphenated names, integers decimal, booleans ``true`` or ``false``; one that was reset is absent. A connection
-    with a ``problem`` can not work: the text is the reason and the remedy.
+    ``traddr`` may be a host name. '' is unset; ``hostnqn`` '' stands for the host's own NQN. ``params``
+    holds tunables under their hyphenated names, integers decimal, booleans ``true`` or ``false``; one that was
+    reset is absent. A connection with a ``problem`` cannot work: the text is the reason and the remedy.
     """
 
     role: Role
@@ -57,7 +57,7 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class DiscoveredScope:
-    """What a controller that was discovered, not configured, is connected with. Fields as in :class:`Connection`."""
+    """What a discovered controller is connected with. Fields as in :class:`Connection`."""
 
     params: Mapping[str, str]
     secrets: Secrets
@@ -72,8 +72,9 @@ class DiscoveredScope:
 class FabricsConfig:
     """The whole fabrics configuration.
 
-    ``valid`` is nvme-cli's verdict: one error in one file makes it false. ``connections`` nevertheless holds what the files
-    without an error say, main file first, then drop-ins in order of their names. ``scopes`` is for :meth:`discovered`.
+    ``valid`` is nvme-cli's verdict: one error in one file makes it false. ``connections`` nevertheless holds
+    what the files without an error say, main file first, then drop-ins in order of their names. ``scopes`` is
+    for :meth:`discovered`.
     """
 
     connections: tuple[Connection, ...] = ()
@@ -82,11 +83,11 @@ class FabricsConfig:
     scopes: Mapping[tuple[str, Role], DiscoveredScope] = field(default_factory=dict, repr=False)
 
     def discovered(self, via: Connection | None, role: Role) -> DiscoveredScope:
-        """Return what a controller of ``role`` gets that was found through ``via`` (None: no configured origin).
+        """Return what a controller of ``role`` gets that was found through ``via`` (None: unknown).
 
-        The defaults and the ``[Host]`` section of the file that configured ``via``, not its own section's settings;
-        the identity is that of ``via``. Without ``via``, the same of the main file. Raises ValueError when ``via`` is
-        not a discovery controller.
+        The defaults and the ``[Host]`` section of the file that configured ``via``, not the settings of its
+        own section; the identity is that of ``via``. Without ``via``, the same of the main file. Raises
+        ValueError when ``via`` is not a discovery controller.
         """
         main = self.scopes.get(("", role), _EMPTY)
         if via is None:

@@ -11,7 +11,7 @@ from .ini import SPACE, Entry, comment_hint, key_name
 
 @dataclass(frozen=True, slots=True)
 class PathLine:
-    """A ``controller=`` line. ``columns`` tells where each address value begins; '' as a setting is a reset."""
+    """A ``controller=`` line. ``columns``: where each address value begins; '' as a setting is a reset."""
 
     line: int
     column: int
@@ -111,12 +111,13 @@ def _take(
         report.error(line, token.column, f"the unknown key {key_name(name)} on a controller line", hint)
         return False
     if not key.on_path or section not in key.sections:
-        hint = f"put it on a line of its own in [{section}]" if section in key.sections else ""
+        where = section if section in key.sections else next(s for s in keys.SECTIONS if s in key.sections)
+        hint = f"put it on a line of its own in [{where}]"
         report.error(line, token.column, f"{name} does not belong on a controller line of [{section}]", hint)
         return False
     try:
         settings[name] = keys.canonical_value(key, token.value)
-    except keys.ValueFault as fault:
+    except keys.BadValueError as fault:
         report.error(line, token.value_column, str(fault), fault.hint)
         return False
     return True

@@ -28,7 +28,7 @@ class Endpoint:
 
 @dataclass(slots=True)
 class FabricsFile:
-    """One file. ``settings`` holds those of the sections that are not endpoints; '' as a value is a reset."""
+    """One file. ``settings`` holds those of all sections but endpoints; '' as a value is a reset."""
 
     path: str
     drop_in: bool
@@ -91,7 +91,7 @@ class _Parser:
             if name == keys.HOST:
                 self.file.host_line = line
         elif name == keys.HOST:
-            hint = f"put a second persona into a drop-in file of its own; the first is in line {self.file.host_line}"
+            hint = f"put a second persona into a file of its own; the first is in line {self.file.host_line}"
             self.report.error(line, column, "a second [Host] section", hint)
         else:
             self.report.warn(line, column, f"a repeated section [{name}]", "both count, later lines win")
@@ -153,6 +153,10 @@ class _Parser:
         try:
             if value and key.kind == "nqn":
                 value = check_nqn(value)
+                if not value.isascii():
+                    raise TidError(
+                        "the NQN holds a character that is not ASCII, and nvme-cli allows none here"
+                    )
             elif value and key.kind == "hostid":
                 value = check_hostid(value)
         except TidError as error:
@@ -171,11 +175,11 @@ class _Parser:
     def _setting(self, key: keys.Key, entry: Entry) -> None:
         try:
             value = keys.canonical_value(key, entry.value)
-        except keys.ValueFault as fault:
+        except keys.BadValueError as fault:
             self.report.error(entry.line, entry.value_column, str(fault), fault.hint)
             return
         if key.secret and value and not (key.name == "tls-key" and value[0].isdigit()):
-            # A TLS key that begins with a digit is the serial number of a key in the kernel, which is no secret.
+            # A TLS key that begins with a digit is the serial number of a key in the kernel: no secret.
             self.file.secret_place = self.file.secret_place or (entry.line, entry.column)
         target = self.endpoint.settings if self.endpoint else self.file.settings[self.section or ""]
         target[key.name] = value

@@ -12,15 +12,14 @@ from .errors import did_you_mean, quote
 from .ini import comment_hint
 from .model import Connection, Secrets
 
-# Stands in for an address that is not known until a host name is looked up; of no family until then.
-_NAME = re.compile(r"(?=.{1,253}\.?$)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?)+")
+_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 Identity = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a connection cannot work. ``key`` is the key of the ``controller=`` line at fault, '' for none of them."""
+    """Why a connection cannot work. ``key``: the key of the ``controller=`` line at fault, '' for none."""
 
     message: str
     hint: str
@@ -31,12 +30,9 @@ class Problem:
 
 
 def is_host_name(text: str) -> bool:
-    """Tell whether ``text`` can be a host name (RFC 1123, underscores let through) rather than a mistyped address."""
-    return (
-        bool(_NAME.fullmatch(text))
-        and ".." not in text
-        and not text.rstrip(".").rpartition(".")[2].isdigit()
-    )
+    """Tell whether ``text`` can be a host name (RFC 1123, and underscores), not a mistyped address."""
+    labels = text.removesuffix(".").split(".")
+    return len(text) <= 254 and all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit()
 
 
 def address_problem(connection: Connection) -> Problem | None:
@@ -152,7 +148,9 @@ def identity(connection: Connection) -> TransportId | Identity:
         else ""
     )
     if name:
-        traddr = "::" if ":" in connection.host_traddr else "0.0.0.0"  # noqa: S104 - nothing is bound to it
+        host = connection.host_traddr
+        v6 = bool(host) and ":" in canonical_address(connection.transport, host)
+        traddr = "::" if v6 else "0.0.0.0"  # noqa: S104 - nothing is bound to it
     tid = TransportId.make(
         connection.role, connection.transport, traddr, connection.trsvcid, connection.subsysnqn, **host_side
     )

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who this host is: /etc/nvme/hostnqn and /etc/nvme/hostid, and which host ID goes with which host NQN.
+
+Two host NQNs must never share a host ID: a target takes equal host IDs for one host and merges its reservations.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..tid import UUID_NQN_PREFIX, TidError, check_hostid, check_nqn
+from .errors import ConfigError, Diagnostic, Report, quote
+from .model import Connection, DiscoveredScope
+from .sources import SourceFile, read_file
+
+DIRECTORY = Path("/etc/nvme")
+
+
+@dataclass(frozen=True, slots=True)
+class HostIdentity:
+    """The host's own NQN and ID, canonical; '' where there is none, and then a diagnostic says why."""
+
+    hostnqn: str
+    hostid: str
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+
+def load_host_identity(directory: Path = DIRECTORY) -> HostIdentity:
+    """Read ``hostnqn`` and ``hostid`` in ``directory``. Blocks on the disk; raises nothing."""
+    nqn, hostid = directory / "hostnqn", directory / "hostid"
+    return parse_host_identity(
+        read_file(nqn) or SourceFile(str(nqn), fault=_MISSING),
+        read_file(hostid) or SourceFile(str(hostid), fault=_MISSING),
+    )
+
+
+def parse_host_identity(nqn_file: SourceFile, id_file: SourceFile) -> HostIdentity:
+    """Understand the two files, of which the first line counts. A missing host ID is derived from a UUID NQN."""
+    nqn_report, id_report = Report(nqn_file.path), Report(id_file.path)
+    hostnqn = hostid = ""
+    text = _first_line(nqn_file, nqn_report, f"create it: nvme gen-hostnqn > {nqn_file.path}")
+    try:
+        hostnqn = check_nqn(text) if text else ""
+    except TidError as error:
+        nqn_report.error(1, 1, str(error), f"make a new one: nvme gen-hostnqn > {nqn_file.path}")
+    derived = derived_hostid(hostnqn)
+    if derived and id_file.fault == _MISSING:
+        hostid = derived
+    else:
+        text = _first_line(id_file, id_report, f"create it: uuidgen > {id_file.path}")
+        try:
+            hostid = check_hostid(text) if text else ""
+        except TidError as error:
+            id_report.error(1, 1, str(error), f"make a new one: uuidgen > {id_file.path}")
+    return HostIdentity(hostnqn, hostid, (*nqn_report.diagnostics, *id_report.diagnostics))
+
+
+def derived_hostid(hostnqn: str) -> str:
+    """Return the UUID in an NQN of the UUID form, '' for any other NQN and for a UUID that is all zero."""
+    if not hostnqn.startswith(UUID_NQN_PREFIX):
+        return ""
+    try:
+        return check_hostid(hostnqn.removeprefix(UUID_NQN_PREFIX))
+    except TidError:
+        return ""
+
+
+def identity_for(wanted: Connection | DiscoveredScope, host: HostIdentity) -> tuple[str, str]:
+    """Return (hostnqn, hostid) to connect with.
+
+    The host's own NQN goes with the host's own ID unless the configuration names another. Any other NQN gets
+    the ID configured for it, or the one in its own UUID, and never the host's. Raises ConfigError when that
+    leaves none.
+    """
+    hostnqn = wanted.hostnqn or host.hostnqn
+    if not hostnqn:
+        raise ConfigError(
+            "this host has no NQN; create /etc/nvme/hostnqn with: nvme gen-hostnqn > /etc/nvme/hostnqn"
+        )
+    if hostnqn == host.hostnqn:
+        hostid = wanted.hostid or host.hostid
+        if not hostid:
+            raise ConfigError(
+                "this host has no host ID; create /etc/nvme/hostid with: uuidgen > /etc/nvme/hostid"
+            )
+        return hostnqn, hostid
+    hostid = wanted.hostid or derived_hostid(hostnqn)
+    if not hostid:
+        raise ConfigError(
+            f"the host NQN {quote(hostnqn)} has no host ID of its own; add hostid = <output of uuidgen> below it"
+        )
+    if hostid == host.hostid:
+        raise ConfigError(
+            f"the host ID {hostid} of {quote(hostnqn)} is this host's own, and two host NQNs must not share one; "
+            "give it another with: uuidgen"
+        )
+    return hostnqn, hostid
+
+
+_MISSING = "does not exist"
+
+
+def _first_line(source: SourceFile, report: Report, remedy: str) -> str:
+    if source.fault:
+        report.error(0, 0, source.fault, remedy if source.fault == _MISSING else "")
+        return ""
+    # Bytes that are not UTF-8 become characters that no NQN and no UUID may hold.
+    text = source.data.split(b"\n", 1)[0].decode(errors="replace").strip()
+    if not text:
+        report.error(0, 0, "the first line is empty", remedy)
+    return text
