@@ -56,8 +56,7 @@ def distrust_defaults(files: list[FabricsFile]) -> None:
     main = next((file for file in files if not file.drop_in), None)
     if not main or not main.report.broken:
         return
-    unread = not main.settings and not main.endpoints
-    if unread or any(name in main.settings for name in _DEFAULTS.values()):
+    if main.unread or any(name in main.settings for name in _DEFAULTS.values()):
         for file in files:
             if file.drop_in and not file.report.broken:
                 file.report.error(0, 0, "the file is not used: " + _UNTRUSTED, f"mend {main.path}")

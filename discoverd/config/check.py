@@ -15,9 +15,9 @@ from .sources import SourceFile, read_file, read_tree
 def check(paths: Sequence[Path] = (), directory: Path = FABRICS_CONF.parent) -> tuple[str, int]:
     """Validate ``paths``, or everything in ``directory`` when there are none; return (text, exit code).
 
-    A file whose name starts with ``discoverd``, or that lies in the ``.d`` directory of one, holds settings;
-    any other holds connections. A main file is read with its drop-ins, a drop-in alone. The text has a line
-    for each fault and a closing one, without secrets. The exit code is 1 for an error; warnings do not count.
+    A file whose name starts with ``discoverd``, or that lies in ``discoverd.conf.d``, holds settings; any
+    other holds connections. A main file is read with its drop-ins, a drop-in alone. The text has a line for
+    each fault and a closing one, without secrets. The exit code is 1 for an error; warnings do not count.
     """
     diagnostics: list[Diagnostic] = []
     files = connections = 0

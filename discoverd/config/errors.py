@@ -36,7 +36,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if len(word) > 60:
         return ""
     names = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(word.lower().replace("_", "-"), names, n=1, cutoff=0.7)
+    near = difflib.get_close_matches(word.lower().replace("_", "-"), names, n=1, cutoff=0.65)
     return f"did you mean {names[near[0]]}?" if near else ""
 
 

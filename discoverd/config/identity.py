@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who this host is: /etc/nvme/hostnqn and /etc/nvme/hostid, and which host ID goes with which host NQN.
 
-Two host NQNs must never share a host ID: a target takes equal host IDs for one host and merges its reservations.
+Two host NQNs must never share a host ID: a target takes equal IDs for one host and merges its reservations.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ def load_host_identity(directory: Path = DIRECTORY) -> HostIdentity:
 
 
 def parse_host_identity(nqn_file: SourceFile, id_file: SourceFile) -> HostIdentity:
-    """Understand the two files, of which the first line counts. A missing host ID is derived from a UUID NQN."""
+    """Understand the two files, whose first line counts. A missing host ID is derived from a UUID NQN."""
     nqn_report, id_report = Report(nqn_file.path), Report(id_file.path)
     hostnqn = hostid = ""
     text = _first_line(nqn_file, nqn_report, f"create it: nvme gen-hostnqn > {nqn_file.path}")
@@ -42,9 +42,9 @@ def parse_host_identity(nqn_file: SourceFile, id_file: SourceFile) -> HostIdenti
         hostnqn = check_nqn(text) if text else ""
     except TidError as error:
         nqn_report.error(1, 1, str(error), f"make a new one: nvme gen-hostnqn > {nqn_file.path}")
-    derived = derived_hostid(hostnqn)
-    if derived and id_file.fault == _MISSING:
-        hostid = derived
+    if id_file.fault == _MISSING and (not hostnqn or derived_hostid(hostnqn)):
+        # Without an NQN there is one thing to create, and the NQN it makes brings the ID along.
+        hostid = derived_hostid(hostnqn)
     else:
         text = _first_line(id_file, id_report, f"create it: uuidgen > {id_file.path}")
         try:
@@ -73,25 +73,21 @@ def identity_for(wanted: Connection | DiscoveredScope, host: HostIdentity) -> tu
     """
     hostnqn = wanted.hostnqn or host.hostnqn
     if not hostnqn:
-        raise ConfigError(
-            "this host has no NQN; create /etc/nvme/hostnqn with: nvme gen-hostnqn > /etc/nvme/hostnqn"
-        )
+        raise ConfigError("this host has no NQN; create one: nvme gen-hostnqn > /etc/nvme/hostnqn")
     if hostnqn == host.hostnqn:
         hostid = wanted.hostid or host.hostid
         if not hostid:
-            raise ConfigError(
-                "this host has no host ID; create /etc/nvme/hostid with: uuidgen > /etc/nvme/hostid"
-            )
+            raise ConfigError("this host has no host ID; create one: uuidgen > /etc/nvme/hostid")
         return hostnqn, hostid
     hostid = wanted.hostid or derived_hostid(hostnqn)
     if not hostid:
         raise ConfigError(
-            f"the host NQN {quote(hostnqn)} has no host ID of its own; add hostid = <output of uuidgen> below it"
+            f"the host NQN {quote(hostnqn)} has no host ID of its own; add hostid with the output of uuidgen"
         )
     if hostid == host.hostid:
         raise ConfigError(
-            f"the host ID {hostid} of {quote(hostnqn)} is this host's own, and two host NQNs must not share one; "
-            "give it another with: uuidgen"
+            f"the host ID {hostid} of {quote(hostnqn)} is this host's own, and two host NQNs must not "
+            "share one; give it another with: uuidgen"
         )
     return hostnqn, hostid
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lexical rules that nvme-cli 3 gives its configuration files, with line and column of everything found.
 
-One ``[Section]`` or ``key = value`` on a line, ``#`` comments on lines of their own, white space around lines,
-keys and values without meaning. No inline comments, no ``;`` comments, no continuation lines, no quoting.
+One ``[Section]`` or ``key = value`` on a line, ``#`` comments on lines of their own; white space around keys
+and values means nothing. No inline comments, no ``;`` comments, no continuation lines, no quoting.
 """
 
 import re
@@ -51,8 +51,8 @@ def key_name(key: str) -> str:
 def scan(source: SourceFile, report: Report) -> Iterator[Section | Entry]:
     """Yield sections and entries in file order; lines that are neither become errors in ``report``.
 
-    A header with something behind it is reported and yielded all the same, so that what follows is judged in
-    the section it was meant for. After a fault of the file as a whole nothing is yielded.
+    A malformed header that has a name is reported and yielded all the same, so that what follows is judged
+    in the section it was meant for. After a fault of the file as a whole nothing is yielded.
     """
     if source.fault:
         report.error(0, 0, source.fault, "nothing of it is used")
@@ -114,7 +114,7 @@ def _header(body: str, number: int, column: int, report: Report) -> Section | No
     if not bracket or not name:
         hint = "write [Section], alone on its line"
         report.error(number, column, "the section header is malformed", hint)
-        return None
+        return Section(name, number, column) if name else None
     if tail:
         place = column + body.index("]") + 1 + len(tail) - len(tail.lstrip(SPACE))
         hint = COMMENT_HINT if "#" in tail else "a header stands alone on its line"

@@ -33,8 +33,8 @@ class Connection:
     """One controller that the administrator asked for: one ``controller=`` line with everything it inherits.
 
     ``traddr`` may be a host name. '' is unset; ``hostnqn`` '' stands for the host's own NQN. ``params``
-    holds tunables under their hyphenated names, integers decimal, booleans ``true`` or ``false``; one that was
-    reset is absent. A connection with a ``problem`` cannot work: the text is the reason and the remedy.
+    holds tunables under their hyphenated names, integers decimal, booleans ``true`` or ``false``; one that
+    was reset is absent. A connection with a ``problem`` cannot work: the text is the reason and the remedy.
     """
 
     role: Role
@@ -73,8 +73,8 @@ class FabricsConfig:
     """The whole fabrics configuration.
 
     ``valid`` is nvme-cli's verdict: one error in one file makes it false. ``connections`` nevertheless holds
-    what the files without an error say, main file first, then drop-ins in order of their names. ``scopes`` is
-    for :meth:`discovered`.
+    what the files without an error say, main file first, then drop-ins in order of their names. ``scopes``
+    is for :meth:`discovered`.
     """
 
     connections: tuple[Connection, ...] = ()

@@ -22,23 +22,27 @@ class Endpoint:
     column: int
     nqn: str = ""
     nqn_place: tuple[int, int] = (0, 0)
-    settings: Settings = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict, repr=False)
     paths: list[PathLine] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class FabricsFile:
-    """One file. ``settings`` holds those of all sections but endpoints; '' as a value is a reset."""
+    """One file. ``settings`` holds those of all sections but endpoints; '' as a value is a reset.
+
+    ``unread``: nothing is known about what it holds.
+    """
 
     path: str
     drop_in: bool
     report: Report
-    settings: dict[str, Settings] = field(default_factory=dict)
+    settings: dict[str, Settings] = field(default_factory=dict, repr=False)
     endpoints: list[Endpoint] = field(default_factory=list)
     host_line: int = 0
     identity: Settings = field(default_factory=dict)
     identity_places: dict[str, tuple[int, int]] = field(default_factory=dict)
     secret_place: tuple[int, int] | None = None
+    unread: bool = False
 
 
 def parse_file(source: SourceFile) -> FabricsFile:
@@ -51,6 +55,7 @@ class _Parser:
         self.source = source
         self.report = Report(source.path)
         self.file = FabricsFile(source.path, source.drop_in, self.report)
+        self.file.unread = bool(source.fault) or b"\0" in source.data
         # None before the first section, '' inside an unknown one.
         self.section: str | None = None
         self.endpoint: Endpoint | None = None

@@ -75,7 +75,7 @@ def _apply(settings: Settings, entry: Entry, report: Report, fallback: Settings)
             return replace(settings, log_level=level or default.log_level)
         wanted = f"one of {', '.join(LOG_LEVELS)}"
         settings = replace(settings, log_level=fallback.log_level)
-        used = settings.log_level
+        used: str = settings.log_level
     elif entry.key == "max-connecting":
         number = parse_int(value)
         if not value or (number is not None and 1 <= number <= 256):

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from ..tid import DISCOVERY_NQN, TRANSPORTS, TidError, TransportId, canonical_address
-from .errors import did_you_mean, quote
+from .errors import did_you_mean, printable, quote
 from .ini import comment_hint
 from .model import Connection, Secrets
 
@@ -26,7 +26,7 @@ class Problem:
     key: str = ""
 
     def __str__(self) -> str:
-        return self.message + (f" ({self.hint})" if self.hint else "")
+        return printable(self.message + (f" ({self.hint})" if self.hint else ""))
 
 
 def is_host_name(text: str) -> bool:
