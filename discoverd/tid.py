@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transport identity: which controller is meant, in one canonical spelling, and the unit that stands for it.
 
-Everything that names a controller, from configuration, a log page or the kernel, goes through this module before it
-reaches a unit name, a file name, the fabrics device or a terminal. Rules: NVMe Base Specification 2.0 §4.5 (NQN),
-NVMe-oF transport binding (addresses), systemd.unit(5) (unit names).
+Everything that names a controller, from configuration, a log page or the kernel, goes through this module
+before it reaches a unit name, a file name, the fabrics device or a terminal. Rules: NVMe Base Specification
+2.0 §4.5 (NQN), NVMe-oF transport binding (addresses), systemd.unit(5) (unit names).
 """
 
 import hashlib
@@ -22,8 +22,8 @@ NQN_MAX = 223
 
 UNIT_PREFIX = "nvme-ctrl@"
 UNIT_SUFFIX = ".service"
-# systemd takes 255 bytes, but writes "log-extra-fields:<unit>" through a temporary name (".#" and 16 digits) into one
-# directory, and loses the journal fields of a unit whose name leaves no room for both.
+# systemd takes 255 bytes, but writes "log-extra-fields:<unit>" through a temporary name (".#" and 16 digits)
+# into one directory, and loses the journal fields of a unit whose name leaves no room for both.
 UNIT_NAME_MAX = 255 - len("log-extra-fields:") - len(".#") - 16
 _INSTANCE_MAX = UNIT_NAME_MAX - len(UNIT_PREFIX) - len(UNIT_SUFFIX)
 
@@ -37,7 +37,8 @@ class TidError(ValueError):
 
 
 def check_nqn(nqn: str) -> str:
-    """Return ``nqn`` if it obeys the full NQN grammar that names we make or an administrator writes must obey.
+    """Return ``nqn`` if it obeys the full NQN grammar that names we make or an administrator writes must
+    obey.
 
     Raises TidError with the rule that broke. The host part of a UUID NQN is returned in lower case.
     """
@@ -65,8 +66,8 @@ def check_nqn(nqn: str) -> str:
 def check_peer_nqn(nqn: str) -> str:
     """Return ``nqn`` if it is harmless, though perhaps not by the grammar: what a peer may call itself.
 
-    Refused (TidError): not beginning with ``nqn.``, over 223 bytes, white space, control characters, and the comma,
-    which separates options in what is written to the fabrics device.
+    Refused (TidError): not beginning with ``nqn.``, over 223 bytes, white space, control characters, and the
+    comma, which separates options in what is written to the fabrics device.
     """
     if not nqn.startswith("nqn."):
         raise TidError(f"NQN {nqn[:40]!r}: it does not begin with 'nqn.'")
@@ -109,8 +110,8 @@ def unset(text: str) -> str:
 def canonical_address(transport: str, address: str) -> str:
     """Return the one spelling of a numeric transport address.
 
-    IP: the compressed form, an IPv4-mapped IPv6 address as IPv4, the zone of a link-local address kept. FC: lower case,
-    16 digits, ``nn-0x…:pn-0x…``. Raises TidError for anything else, a host name among them.
+    IP: the compressed form, an IPv4-mapped IPv6 address as IPv4, the zone of a link-local address kept. FC:
+    lower case, 16 digits, ``nn-0x…:pn-0x…``. Raises TidError for anything else, a host name among them.
     """
     if transport in ("tcp", "rdma"):
         try:
@@ -154,9 +155,11 @@ def _service(transport: str, role: str, trsvcid: str) -> str:
 
 @dataclass(frozen=True, slots=True, order=True)
 class TransportId:
-    """The identity of one controller as this host would connect to it. Equal identity, equal value, equal unit name.
+    """The identity of one controller as this host would connect to it. Equal identity, equal value, equal
+    unit name.
 
-    Make one with :meth:`make`, which checks and canonicalises. '' is unset; ``hostnqn`` is '' for the host's own NQN.
+    Make one with :meth:`make`, which checks and canonicalises. '' is unset; ``hostnqn`` is '' for the host's
+    own NQN.
     """
 
     transport: str
@@ -180,7 +183,10 @@ class TransportId:
         host_iface: str = "",
         hostnqn: str = "",
     ) -> "TransportId":
-        """Check and canonicalise; ``role`` (DISCOVERY or IO) only decides the default port. Raises TidError."""
+        """Check and canonicalise; ``role`` (DISCOVERY or IO) only decides the default port.
+
+        Raises TidError.
+        """
         transport = transport.strip().lower()
         traddr = canonical_address(transport, unset(traddr))
         host_traddr = unset(host_traddr)
@@ -207,12 +213,14 @@ class TransportId:
 
     @property
     def instance(self) -> str:
-        """The instance in the unit's name: readable, a valid part of a unit name, and different for each identity.
+        """The instance in the unit's name: readable, a valid part of a unit name, and different for each
+        identity.
 
         ``<transport>:<traddr>[:<trsvcid>]:<subsysnqn>``, then, only where the host's side is given, an empty
-        component and ``<host-iface>:<host-traddr>:<mark>``, cut behind the last that is set. The empty component keeps
-        an NQN that happens to end in ``:eth0`` apart from one that is reached through eth0. The mark stands for a host
-        NQN that is not the host's own. What a unit name cannot hold is written as ``\\xNN``.
+        component and ``<host-iface>:<host-traddr>:<mark>``, cut behind the last that is set. The empty
+        component keeps an NQN that happens to end in ``:eth0`` apart from one that is reached through eth0.
+        The mark stands for a host NQN that is not the host's own. What a unit name cannot hold is written as
+        ``\\xNN``.
         """
         parts = [self.transport, self.traddr, self.trsvcid] if self.trsvcid else [self.transport, self.traddr]
         name = ":".join(escape(part) for part in parts) + ":" + escape(self.subsysnqn).replace("::", ":\\x3a")

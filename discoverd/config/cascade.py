@@ -37,9 +37,7 @@ def check_personas(files: list[FabricsFile]) -> None:
         elif hostnqn in nqns:
             line, column = file.identity_places["hostnqn"]
             hint = "one persona belongs in one file; move the sections there"
-            file.report.error(
-                line, column, f"hostnqn {quote(hostnqn)} is already that of {nqns[hostnqn]}", hint
-            )
+            file.report.error(line, column, f"hostnqn {quote(hostnqn)} is already that of {nqns[hostnqn]}", hint)
         elif hostnqn and hostid in ids and ids[hostid][0] != hostnqn:
             line, column = file.identity_places["hostid"]
             hint = "each host NQN needs a host ID of its own; uuidgen makes one"
@@ -72,9 +70,7 @@ def resolve(files: list[FabricsFile]) -> tuple[list[Connection], dict[tuple[str,
     scopes: dict[tuple[str, Role], DiscoveredScope] = {}
     seen: dict[object, Connection] = {}
     if main and main.report.broken:
-        scope = DiscoveredScope(
-            {}, Secrets(), "", "", "", "", f"the main file has errors (mend {main.path})"
-        )
+        scope = DiscoveredScope({}, Secrets(), "", "", "", "", f"the main file has errors (mend {main.path})")
         scopes = {("", role): scope for role in _DEFAULTS}
     for file in files:
         if file.report.broken:
@@ -87,9 +83,7 @@ def resolve(files: list[FabricsFile]) -> tuple[list[Connection], dict[tuple[str,
         for endpoint in file.endpoints:
             role = "discovery" if endpoint.section == keys.DISCOVERY else "io"
             for path in endpoint.paths:
-                connection = _connection(
-                    file, endpoint, path, {**bases[role], **endpoint.settings, **path.settings}
-                )
+                connection = _connection(file, endpoint, path, {**bases[role], **endpoint.settings, **path.settings})
                 connections.append(_judge(connection, file, endpoint, path, seen))
     return connections, scopes
 
@@ -159,9 +153,7 @@ def _duplicate(connection: Connection, seen: dict[object, Connection]) -> Proble
         return Problem(str(error), "")
     if earlier is connection:
         return None
-    return Problem(
-        f"the same path is already configured in {earlier.file}:{earlier.line}", "remove one of the two"
-    )
+    return Problem(f"the same path is already configured in {earlier.file}:{earlier.line}", "remove one of the two")
 
 
 def _tunables(settings: Settings) -> Settings:

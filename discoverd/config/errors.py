@@ -84,6 +84,4 @@ class Report:
             return
         if len(self.diagnostics) == MAX_PER_FILE:
             message, hint = "more faults follow, which are not shown", "mend these first"
-        self.diagnostics.append(
-            Diagnostic(self.path, line, column, severity, printable(message), printable(hint))
-        )
+        self.diagnostics.append(Diagnostic(self.path, line, column, severity, printable(message), printable(hint)))

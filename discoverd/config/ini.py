@@ -59,9 +59,7 @@ def scan(source: SourceFile, report: Report) -> Iterator[Section | Entry]:
         return
     if b"\0" in source.data:
         line, column = _place(source.data, source.data.index(b"\0"))
-        report.error(
-            line, column, "the file contains a NUL byte", "it is not a text file; nothing of it is used"
-        )
+        report.error(line, column, "the file contains a NUL byte", "it is not a text file; nothing of it is used")
         return
     if source.data.startswith(b"\xef\xbb\xbf"):
         report.error(1, 1, "the file begins with a byte order mark", "save it as UTF-8 without BOM")
@@ -91,9 +89,7 @@ def _line(raw: bytes, number: int, report: Report) -> Section | Entry | None:
     key, equals, value = body.partition("=")
     key = key.rstrip(SPACE)
     if not equals or not key:
-        hint = (
-            "a comment begins with '#'" if body.startswith((";", "//")) else "write [Section] or key = value"
-        )
+        hint = "a comment begins with '#'" if body.startswith((";", "//")) else "write [Section] or key = value"
         # The line is not quoted: it may be the tail of a secret that somebody wrapped.
         report.error(number, column, "the line is neither a section nor a key with a value", hint)
         return None
@@ -101,9 +97,7 @@ def _line(raw: bytes, number: int, report: Report) -> Section | Entry | None:
     value_column = column + body.index("=") + 1 + spaces
     value = value.strip(SPACE)
     if "\r" in value or "\r" in key:
-        report.error(
-            number, column, "a carriage return stands inside the line", "end lines with LF or CR LF"
-        )
+        report.error(number, column, "a carriage return stands inside the line", "end lines with LF or CR LF")
         return None
     return Entry(key, value, number, column, value_column)
 

@@ -135,6 +135,4 @@ def parse_int(text: str) -> int | None:
 
 
 def _fault(key: Key, value: str, wanted: str) -> BadValueError:
-    return BadValueError(
-        f"{key.name} = {quote(value)} is not {wanted}", comment_hint(value) or f"write {wanted}"
-    )
+    return BadValueError(f"{key.name} = {quote(value)} is not {wanted}", comment_hint(value) or f"write {wanted}")

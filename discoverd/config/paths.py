@@ -46,9 +46,7 @@ def parse_path(entry: Entry, section: str, report: Report) -> PathLine | None:
     missing = [key for key in ("transport", "traddr") if key not in address]
     if missing:
         hint = "write controller = transport=tcp;traddr=192.0.2.1"
-        report.error(
-            entry.line, entry.value_column, f"the controller line has no {' and no '.join(missing)}", hint
-        )
+        report.error(entry.line, entry.value_column, f"the controller line has no {' and no '.join(missing)}", hint)
         return None
     return PathLine(
         entry.line,

@@ -73,9 +73,7 @@ class _Parser:
                 self.report.error(endpoint.line, endpoint.column, "[Subsystem] without an nqn", hint)
         if self.file.secret_place and self.source.mode & 0o044:
             hint = f"chmod 600 {self.source.path}"
-            self.report.warn(
-                *self.file.secret_place, "the file holds a secret, and others than root can read it", hint
-            )
+            self.report.warn(*self.file.secret_place, "the file holds a secret, and others than root can read it", hint)
         return self.file
 
     def _enter(self, section: Section) -> None:
@@ -123,9 +121,7 @@ class _Parser:
         key = keys.KEYS.get(name)
         if not key:
             hint = "" if self.report.full else did_you_mean(entry.key, keys.KEYS)
-            self.report.warn(
-                entry.line, entry.column, f"the unknown key {key_name(entry.key)} is ignored", hint
-            )
+            self.report.warn(entry.line, entry.column, f"the unknown key {key_name(entry.key)} is ignored", hint)
             return
         if self.section not in key.sections:
             where = ", ".join(f"[{section}]" for section in keys.SECTIONS if section in key.sections)
@@ -159,17 +155,13 @@ class _Parser:
             if value and key.kind == "nqn":
                 value = check_nqn(value)
                 if not value.isascii():
-                    raise TidError(
-                        "the NQN holds a character that is not ASCII, and nvme-cli allows none here"
-                    )
+                    raise TidError("the NQN holds a character that is not ASCII, and nvme-cli allows none here")
             elif value and key.kind == "hostid":
                 value = check_hostid(value)
         except TidError as error:
             self.report.error(*place, f"{key.name}: {error}", comment_hint(value))
         if key.name == "hostsymname" and not value.isprintable():
-            self.report.warn(
-                *place, "hostsymname holds a control character", "it is not used; write plain text"
-            )
+            self.report.warn(*place, "hostsymname holds a control character", "it is not used; write plain text")
             value = ""
         if self.endpoint:
             self.endpoint.nqn, self.endpoint.nqn_place = value, place

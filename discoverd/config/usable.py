@@ -56,9 +56,7 @@ def _traddr_problem(connection: Connection) -> Problem | None:
             if is_host_name(traddr):
                 return None
             hint = comment_hint(traddr) or "write an IP address or a host name"
-            return Problem(
-                f"traddr {quote(traddr)} is neither an IP address nor a host name", hint, "traddr"
-            )
+            return Problem(f"traddr {quote(traddr)} is neither an IP address nor a host name", hint, "traddr")
         return Problem(f"traddr: {error}", comment_hint(traddr), "traddr")
     return None
 
@@ -69,9 +67,7 @@ def _service_problem(connection: Connection) -> Problem | None:
         return None
     if connection.transport not in ("tcp", "rdma"):
         hint = "remove it"
-        return Problem(
-            f"{connection.transport} has no trsvcid, and {quote(trsvcid)} is given", hint, "trsvcid"
-        )
+        return Problem(f"{connection.transport} has no trsvcid, and {quote(trsvcid)} is given", hint, "trsvcid")
     if not re.fullmatch(r"[0-9]{1,6}", trsvcid) or not 0 < int(trsvcid) < 65536:
         hint = comment_hint(trsvcid) or "write a number from 1 to 65535"
         return Problem(f"trsvcid {quote(trsvcid)} is not a port number", hint, "trsvcid")
@@ -142,11 +138,7 @@ def identity(connection: Connection) -> TransportId | Identity:
     }
     traddr = connection.traddr
     # A host name has no canonical address yet; any stands in for it, and the name is compared beside it.
-    name = (
-        traddr.lower().rstrip(".")
-        if connection.transport in ("tcp", "rdma") and is_host_name(traddr)
-        else ""
-    )
+    name = traddr.lower().rstrip(".") if connection.transport in ("tcp", "rdma") and is_host_name(traddr) else ""
     if name:
         host = connection.host_traddr
         v6 = bool(host) and ":" in canonical_address(connection.transport, host)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A controller that a source asks for, with everything that is needed to connect it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from discoverd.config.model import Secrets
+from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TransportId
+
+CONFIGURATION = "configuration"
+
+# A discovery controller is held with this keep-alive time-out unless the configuration names another
+# (seconds).
+DISCOVERY_KEEP_ALIVE = "30"
+
+# Our name of a tunable, and the kernel's, in the order in which libnvme writes them.
+_QUEUES = {
+    "nr-io-queues": "nr_io_queues",
+    "nr-write-queues": "nr_write_queues",
+    "nr-poll-queues": "nr_poll_queues",
+    "queue-size": "queue_size",
+}
+_TIMERS = {
+    "keep-alive-tmo": "keep_alive_tmo",
+    "reconnect-delay": "reconnect_delay",
+    "ctrl-loss-tmo": "ctrl_loss_tmo",
+    "fast-io-fail-tmo": "fast_io_fail_tmo",
+    "tos": "tos",
+}
+_FLAGS = {
+    "duplicate-connect": "duplicate_connect",
+    "disable-sqflow": "disable_sqflow",
+    "hdr-digest": "hdr_digest",
+    "data-digest": "data_digest",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A controller that a source asks for.
+
+    ``source`` completes the sentence "it is …"; ``origin`` names the source for as long as it exists:
+    CONFIGURATION, or the instance of the discovery controller whose log page lists it. ``options`` are for
+    the fabrics device, and can hold secrets, so they are not shown.
+    """
+
+    tid: TransportId
+    role: str
+    source: str
+    origin: str
+    options: tuple[tuple[str, str], ...] = field(repr=False)
+
+    @property
+    def configured(self) -> bool:
+        """Tell whether an administrator wrote it."""
+        return self.origin == CONFIGURATION
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Something that a source asked for and that cannot be connected: what it is, where it stands, and why not."""
+
+    what: str
+    source: str
+    reason: str
+
+
+def fabrics_options(
+    tid: TransportId, role: str, params: Mapping[str, str], secrets: Secrets, hostnqn: str, hostid: str
+) -> tuple[tuple[str, str], ...]:
+    """Return the options for a connect, in the order in which libnvme 3 writes them.
+
+    A flag has the value ''.
+    """
+    options = [("nqn", tid.subsysnqn), ("transport", tid.transport)]
+    if tid.traddr:
+        options.append(("traddr", tid.traddr))
+    if tid.host_traddr:
+        options.append(("host_traddr", tid.host_traddr))
+    if tid.host_iface:
+        options.append(("host_iface", tid.host_iface))
+    if tid.trsvcid:
+        options.append(("trsvcid", tid.trsvcid))
+    options += [("hostnqn", hostnqn), ("hostid", hostid)]
+    if role == DISCOVERY and tid.subsysnqn != DISCOVERY_NQN:
+        # The kernel takes only the well-known name for a discovery controller by itself.
+        options.append(("discovery", ""))
+    if secrets.kxchap_secret:
+        options.append(("dhchap_secret", secrets.kxchap_secret))
+        if secrets.kxchap_ctrl_secret:
+            options.append(("dhchap_ctrl_secret", secrets.kxchap_ctrl_secret))
+    valued = dict(params)
+    if role == DISCOVERY:
+        valued = {name: value for name, value in valued.items() if name not in _QUEUES}
+        valued.setdefault("keep-alive-tmo", DISCOVERY_KEEP_ALIVE)
+    options += [(kernel, valued[ours]) for ours, kernel in {**_QUEUES, **_TIMERS}.items() if ours in valued]
+    options += [(kernel, "") for ours, kernel in _FLAGS.items() if valued.get(ours) == "true"]
+    return tuple(options)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""/dev/nvme-fabrics, and the way out: connect and delete a controller. Both block for as long as the kernel
+needs.
+
+Follows drivers/nvme/host/fabrics.c. The errno of a failed connect is the kernel's reason, and is kept.
+"""
+
+import posix
+
+DEVICE = "/dev/nvme-fabrics"
+
+
+def supported() -> set[str] | None:
+    """Return the option names this kernel knows, or None where it does not tell (before 5.17).
+
+    Raises OSError.
+    """
+    fd = posix.open(DEVICE, posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        text = posix.read(fd, 4096).decode()
+    except OSError:
+        return None
+    finally:
+        posix.close(fd)
+    return {token.partition("=")[0].strip() for token in text.split(",")}
+
+
+def connect_string(options: list[tuple[str, str]], known: set[str] | None) -> tuple[str, list[str]]:
+    """Return what is written to the device, and the names of options that this kernel lacks and that are
+    left out.
+
+    An option without a value is a flag. Options without which the connection would be another one are never
+    left out.
+    """
+    words = []
+    left_out = []
+    for key, value in options:
+        if known is not None and key not in known and key not in _ESSENTIAL:
+            left_out.append(key)
+        else:
+            words.append(f"{key}={value}" if value else key)
+    return ",".join(words), left_out
+
+
+# Leaving one of these out would connect something else, or less safely, than what was asked for.
+_ESSENTIAL = frozenset(
+    (
+        "nqn",
+        "transport",
+        "traddr",
+        "trsvcid",
+        "host_traddr",
+        "host_iface",
+        "hostnqn",
+        "hostid",
+        "discovery",
+        "dhchap_secret",
+        "dhchap_ctrl_secret",
+    )
+)
+
+
+def connect(text: str) -> str:
+    """Write ``text`` to the fabrics device and return the new controller's name.
+
+    Raises OSError with the kernel's errno.
+    """
+    fd = posix.open(DEVICE, posix.O_RDWR | posix.O_CLOEXEC)
+    try:
+        posix.write(fd, text.encode())
+        reply = posix.read(fd, 4096).decode()
+    finally:
+        posix.close(fd)
+    for token in reply.strip().split(","):
+        key, _, value = token.partition("=")
+        if key == "instance" and value.isdigit():
+            return "nvme" + value
+    raise OSError(0, f"the kernel answered {reply[:80]!r} without an instance")
+
+
+def delete(device: str) -> None:
+    """Disconnect and remove a controller. Raises OSError; FileNotFoundError if it is gone already."""
+    fd = posix.open(f"/sys/class/nvme/{device}/delete_controller", posix.O_WRONLY | posix.O_CLOEXEC)
+    try:
+        posix.write(fd, b"1")
+    finally:
+        posix.close(fd)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run-time state under /run/discoverd: what the supervisor asks of a worker, and what the worker reports.
+
+Each controller has a directory named after its unit's instance, with ``spec`` (supervisor to worker),
+``report`` and ``log`` (worker to supervisor; ``log`` is the discovery log page as the controller sent it).
+``spec`` can hold a secret, so everything here is for root only. The text form is made to be read by a worker
+that imports no parser: a line with kind and version, ``key=value`` lines, and ``end``, whose absence tells a
+truncated file.
+"""
+
+import posix
+
+ROOT = "/run/discoverd"
+CONTROLLERS = ROOT + "/controllers"
+# Workers send their instance here, one datagram each time they have written a new report.
+WAKE_SOCKET = ROOT + "/wake"
+
+SPEC = "discoverd-spec 1"
+REPORT = "discoverd-report 1"
+
+
+class StateError(Exception):
+    """A state file that is missing, truncated, of another version, or not to be written; the text says which and why."""
+
+
+def directory(instance: str) -> str:
+    """Return the directory of a controller's state."""
+    return f"{CONTROLLERS}/{instance}"
+
+
+def encode(kind: str, fields: list[tuple[str, str]]) -> bytes:
+    """Return the file's bytes.
+
+    A value with a line break or NUL, which could forge a field, raises StateError.
+    """
+    lines = [kind]
+    for key, value in fields:
+        if "\n" in value or "\0" in value or "\r" in value:
+            raise StateError(f"the value of {key} has a line break or NUL in it")
+        lines.append(f"{key}={value}")
+    lines.append("end\n")
+    return "\n".join(lines).encode("utf-8", "surrogateescape")
+
+
+def decode(kind: str, data: bytes) -> list[tuple[str, str]]:
+    """Return the fields in their order; StateError if the data is truncated or of another kind or version."""
+    lines = data.decode("utf-8", "surrogateescape").split("\n")
+    if lines[0] != kind:
+        raise StateError(f"it begins with {lines[0][:40]!r} instead of {kind!r}")
+    if lines[-2:] != ["end", ""]:
+        raise StateError("it is truncated")
+    fields = []
+    for line in lines[1:-2]:
+        key, equals, value = line.partition("=")
+        if not equals:
+            raise StateError(f"the line {line[:40]!r} is no field")
+        fields.append((key, value))
+    return fields
+
+
+def read(path: str, limit: int = 1 << 20) -> bytes:
+    """Return a file's content; StateError with the reason if it cannot be read or has more than ``limit`` bytes."""
+    try:
+        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW)
+    except OSError as error:
+        raise StateError(f"{path}: {error.strerror}") from None
+    try:
+        chunks = []
+        size = 0
+        while chunk := posix.read(fd, 65536):
+            size += len(chunk)
+            if size > limit:
+                raise StateError(f"{path}: more than {limit} bytes")
+            chunks.append(chunk)
+        return b"".join(chunks)
+    except OSError as error:
+        raise StateError(f"{path}: {error.strerror}") from None
+    finally:
+        posix.close(fd)
+
+
+def write(path: str, data: bytes, mode: int = 0o600) -> None:
+    """Replace a file in one step, so that a reader sees the old or the new content, never a part.
+
+    Raises StateError, with the old content left as it was, when the file system is full or the directory is
+    gone.
+    """
+    temporary = f"{path}.tmp.{posix.getpid()}"
+    try:
+        flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC | posix.O_NOFOLLOW
+        fd = posix.open(temporary, flags, mode)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[posix.write(fd, view) :]
+        finally:
+            posix.close(fd)
+        posix.rename(temporary, path)
+    except OSError as error:
+        try:
+            posix.unlink(temporary)
+        except OSError:
+            pass  # It was never made, or the directory went with it.
+        raise StateError(f"{path}: {error.strerror}") from None
+
+
+class Spec:
+    """What a worker is asked to hold. ``options`` are the fabrics device's, in the order in which they are
+    written.
+
+    ``source`` and ``origin`` are the supervisor's: what asked for the controller last (discoverd.candidate).
+    ``note`` is a short remark of the supervisor that belongs into the status, such as that no log page lists
+    the controller any more; ``held`` asks the worker to end at once, so that the unit is loaded but not
+    running.
+    """
+
+    __slots__ = ("held", "note", "options", "origin", "role", "source")
+
+    def __init__(self, role: str, options: list[tuple[str, str]]) -> None:
+        self.role = role
+        self.options = options
+        self.source = ""
+        self.origin = ""
+        self.note = ""
+        self.held = False
+
+    def option(self, key: str) -> str:
+        """Return the value of an option of the fabrics device, '' where it is not given."""
+        for name, value in self.options:
+            if name == key:
+                return value
+        return ""
+
+    def encode(self) -> bytes:
+        """Return the bytes of a ``spec`` file. Raises StateError for a value that would break the form."""
+        fields = [("role", self.role), ("source", self.source), ("origin", self.origin), ("note", self.note)]
+        fields.append(("held", "yes" if self.held else "no"))
+        for key, value in self.options:
+            if "," in value:
+                raise StateError(f"the option {key} has a comma in it, which would end it for the kernel")
+            fields.append(("option." + key, value))
+        return encode(SPEC, fields)
+
+    @staticmethod
+    def decode(data: bytes) -> "Spec":
+        """Read a ``spec`` file. Raises StateError."""
+        spec = Spec("io", [])
+        for key, value in decode(SPEC, data):
+            if key.startswith("option."):
+                spec.options.append((key[7:], value))
+            elif key == "role":
+                spec.role = value
+            elif key == "held":
+                spec.held = value == "yes"
+            elif key in ("note", "source", "origin"):
+                setattr(spec, key, value)
+        if not spec.option("nqn") or not spec.option("transport"):
+            raise StateError("it has no NQN or no transport")
+        return spec

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The supervisor's side of the run-time state: specifications out, reports and log pages in.
+
+Every call blocks.
+"""
+
+import os
+import socket
+from dataclasses import dataclass
+
+from discoverd import state
+from discoverd.planner import Known, Report
+from discoverd.sources.discovery_log import LogPage, LogPageError, parse
+
+_LOG_LIMIT = 1 << 25
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What an earlier supervisor and its workers have left: known controllers, and their reports."""
+
+    known: dict[str, Known]
+    reports: dict[str, Report]
+
+
+def prepare() -> socket.socket:
+    """Make the directories, for root only, and return the socket on which workers wake the supervisor.
+
+    Raises OSError.
+    """
+    os.makedirs(state.CONTROLLERS, mode=0o700, exist_ok=True)
+    os.chmod(state.ROOT, 0o700)
+    wake = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    temporary = state.WAKE_SOCKET + ".new"
+    if os.path.lexists(temporary):
+        os.unlink(temporary)
+    wake.bind(temporary)
+    # The rename leaves no moment without a socket, and takes the place of the one that a killed supervisor
+    # left.
+    os.rename(temporary, state.WAKE_SOCKET)
+    return wake
+
+
+def find() -> Found:
+    """Read what is there. What is unreadable, truncated or of another version counts as not there."""
+    known = {}
+    reports = {}
+    for instance in os.listdir(state.CONTROLLERS):
+        report = read_report(instance)
+        if report is not None:
+            reports[instance] = report
+        spec = read_spec(instance)
+        if spec is not None:
+            known[instance] = Known(spec.source, spec.origin)
+    return Found(known, reports)
+
+
+def read_spec(instance: str) -> state.Spec | None:
+    """Return a controller's specification, None where there is no usable one."""
+    try:
+        return state.Spec.decode(state.read(state.directory(instance) + "/spec"))
+    except state.StateError:
+        return None
+
+
+def read_report(instance: str) -> Report | None:
+    """Return a worker's report, None where there is no usable one."""
+    try:
+        fields = dict(state.decode(state.REPORT, state.read(state.directory(instance) + "/report")))
+    except state.StateError:
+        return None
+    return Report(
+        fields.get("state", ""),
+        fields.get("status", ""),
+        fields.get("device", ""),
+        fields.get("log-generation", ""),
+    )
+
+
+def read_log(instance: str) -> LogPage | None:
+    """Return the log page that a discovery controller's worker has left, None where there is no usable one.
+
+    Raises LogPageError for one that is there and makes no sense.
+    """
+    path = state.directory(instance) + "/log"
+    try:
+        return parse(state.read(path, _LOG_LIMIT))
+    except state.StateError as error:
+        if os.path.exists(path):
+            raise LogPageError(str(error)) from error
+        return None
+
+
+def write_spec(instance: str, spec: state.Spec) -> bool:
+    """Write a controller's specification if it differs; tell whether it did. Raises state.StateError."""
+    directory = state.directory(instance)
+    data = spec.encode()
+    try:
+        if state.read(directory + "/spec") == data:
+            return False
+    except state.StateError:
+        pass  # There is none, or none that can be read: it is written now.
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise state.StateError(f"{directory}: {error.strerror}") from error
+    state.write(directory + "/spec", data)
+    return True

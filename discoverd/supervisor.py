@@ -1,0 +1,431 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop that joins sources, planner and units.
+
+It makes no blocking call: files are read and written in a thread, systemd is asked through the unit agent's
+process. It keeps nothing that it cannot find again in configuration, systemd and /run/discoverd, so it may
+be killed at any moment.
+"""
+
+import asyncio
+import logging
+import signal
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from discoverd import journal, state, store
+from discoverd.bus import unit_signals
+from discoverd.candidate import Candidate, Refusal
+from discoverd.config.errors import ConfigError, Diagnostic
+from discoverd.config.fabrics import load_fabrics
+from discoverd.config.identity import HostIdentity, identity_for, load_host_identity
+from discoverd.config.model import FabricsConfig
+from discoverd.config.settings import SETTINGS_CONF, Settings, load_settings
+from discoverd.notifier import Notifier
+from discoverd.planner import Action, Decision, Facts, Known, Report, UnitFact, plan
+from discoverd.sources import discovery_log
+from discoverd.sources.configured import Configured, configured, host_names, refuse_tls
+from discoverd.sources.discovery_log import LogPage, LogPageError
+from discoverd.sources.names import Names
+from discoverd.unit_properties import journal_fields, unit_properties
+from discoverd.units import UnitError, Units
+
+log = logging.getLogger("discoverd")
+T = TypeVar("T")
+
+# News come in bursts; a round waits this long (seconds) for the rest of one.
+SETTLE = 0.05
+# A first attempt that takes longer gives its place to the next controller, and goes on.
+FIRST_ATTEMPT = 10
+RECONNECT_BUS = 1
+RETRY_START = 5
+EXIT_SOFTWARE = 70
+
+
+class Supervisor:
+    """The daemon. ``worker`` is the path of the workers' launcher."""
+
+    def __init__(self, worker: str) -> None:
+        self._worker = worker
+        self._files = ThreadPoolExecutor(1, "files")
+        self._changed = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._exit_status = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._units: Units | None = None
+        self._units_stale = True
+        self._config = FabricsConfig()
+        self._host = HostIdentity("", "")
+        self._settings = Settings()
+        self._complaints: tuple[Diagnostic, ...] = ()
+        self._configured = Configured((), {}, (), whole=False)
+        self._refusals: tuple[Refusal, ...] = ()
+        self._unit_facts: dict[str, UnitFact] = {}
+        self._reports: dict[str, Report] = {}
+        self._unread_reports: set[str] = set()
+        self._known: dict[str, Known] = {}
+        self._log_pages: dict[str, LogPage] = {}
+        self._decisions: dict[str, Decision] = {}
+        self._specs: dict[str, bytes] = {}
+        self._starting: dict[str, asyncio.Event] = {}
+        self._not_before: dict[str, float] = {}
+        self._refusals_said: set[Refusal] = set()
+
+    async def run(self) -> int:
+        """Run until SIGTERM or SIGINT; the controllers' units live on. Returns the exit status."""
+        journal.set_up("info")
+        loop = asyncio.get_running_loop()
+        self._notifier = Notifier()
+        self._names = Names(self._configuration_changed)
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.add_signal_handler(signal.SIGINT, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload()))
+        try:
+            wake = await self._blocking(store.prepare)
+            found = await self._blocking(store.find)
+        except OSError as error:
+            log.error("cannot use %s: %s; free space there, or mount it writable", state.ROOT, error.strerror)
+            return 1
+        self._known, self._reports = found.known, found.reports
+        loop.add_reader(wake, self._woken, wake)
+        await self._load()
+        self._spawn(self._hold_bus())
+        self._spawn(self._rounds())
+        await self._stop.wait()
+        self._notifier.stopping()
+        await self._close()
+        loop.remove_reader(wake)
+        wake.close()
+        return self._exit_status
+
+    async def _close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._names.close()
+        self._files.shutdown(wait=False)
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            # Ours, and not to be lived with: systemd starts the daemon anew, and it finds everything again.
+            log.critical("internal error, restarting: %r", error, exc_info=error)
+            self._exit_status = EXIT_SOFTWARE
+            self._stop.set()
+
+    async def _blocking(self, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._files, function, *arguments)
+
+    # Configuration -----------------------------------------------------------------------------------------
+
+    async def _load(self) -> None:
+        config = await self._blocking(load_fabrics)
+        self._settings, complaints = await self._blocking(load_settings, SETTINGS_CONF, self._settings)
+        host = await self._blocking(load_host_identity)
+        self._complaints = (*config.diagnostics, *complaints, *host.diagnostics)
+        if config.valid or not self._config.valid or not self._config.connections:
+            self._config = config
+        else:
+            log.error("the fabrics configuration has errors: keeping the one from before")
+        if host.hostnqn or not self._host.hostnqn:
+            self._host = host
+        journal.set_up(self._settings.log_level)
+        for complaint in self._complaints:
+            log.log(logging.ERROR if complaint.severity == "error" else logging.WARNING, "%s", complaint)
+        self._refusals_said.clear()
+        self._names.want(host_names(self._config))
+        self._configuration_changed()
+
+    async def _reload(self) -> None:
+        self._notifier.reloading()
+        await self._load()
+        self._notifier.ready()
+
+    def _configuration_changed(self) -> None:
+        self._configured = configured(self._config, self._host, self._names.addresses)
+        self._changed.set()
+
+    # News --------------------------------------------------------------------------------------------------
+
+    def _woken(self, wake: Any) -> None:
+        while True:
+            try:
+                instance = wake.recv(4096).decode("utf-8", "replace")
+            except BlockingIOError:
+                return
+            if instance and "/" not in instance and not instance.startswith("."):
+                self._unread_reports.add(instance)
+                self._changed.set()
+
+    def _signalled(self, news: unit_signals.Signal) -> None:
+        if isinstance(news, unit_signals.JobRemoved) and news.instance in self._starting:
+            self._starting[news.instance].set()
+        self._units_stale = True
+        self._changed.set()
+
+    async def _hold_bus(self) -> None:
+        """Stay connected to systemd: signals to the loop, calls through the agent.
+
+        Both go when the bus goes.
+        """
+        complained = False
+        while True:
+            try:
+                await unit_signals.watch(self._signalled, lambda: self._spawn(self._attach()))
+                log.warning("the connection to the bus ended; connecting again")
+                complained = False
+            except Exception as error:
+                # The client raises all kinds; whatever it is, the answer is to try again, and to have said
+                # so once.
+                if not complained:
+                    log.warning("cannot talk to the bus: %s; trying again every %d s", error, RECONNECT_BUS)
+                complained = True
+            await self._detach()
+            await asyncio.sleep(RECONNECT_BUS)
+
+    async def _attach(self) -> None:
+        """Start the agent, and keep referenced what is loaded, again whenever the agent ends."""
+        await self._detach()
+        units = await Units.connect()
+        try:
+            self._unit_facts = await units.list()
+            for instance in self._unit_facts:
+                await units.reference(instance)
+        except UnitError as error:
+            log.warning("cannot list the controllers' units: %s", error)
+        self._units = units
+        self._units_stale = True
+        self._changed.set()
+        await units.wait_lost()
+        if self._units is units:
+            log.warning("the process that talks to systemd ended; starting another")
+            await asyncio.sleep(RECONNECT_BUS)
+            self._spawn(self._attach())
+
+    async def _detach(self) -> None:
+        units, self._units = self._units, None
+        if units is not None:
+            await units.close()
+
+    # Rounds ------------------------------------------------------------------------------------------------
+
+    async def _rounds(self) -> None:
+        first = True
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(SETTLE)
+            self._changed.clear()
+            await self._read_reports()
+            if self._units is None:
+                self._show()
+                continue
+            try:
+                if self._units_stale:
+                    self._units_stale = False
+                    self._unit_facts = await self._units.list()
+                await self._apply(plan(self._facts()))
+            except UnitError as error:
+                log.warning("systemd: %s", error)
+                self._units_stale = True
+            self._show()
+            if first:
+                first = False
+                self._notifier.ready()
+
+    async def _read_reports(self) -> None:
+        instances, self._unread_reports = self._unread_reports, set()
+        for instance in instances:
+            report = await self._blocking(store.read_report, instance)
+            if report is None:
+                self._reports.pop(instance, None)
+                continue
+            self._reports[instance] = report
+        for instance in self._configured.discovery:
+            report = self._reports.get(instance)
+            page = self._log_pages.get(instance)
+            # A worker that has just started has read none yet; then the page that an earlier one left still
+            # counts.
+            if page is None or (report and report.generation not in ("", str(page.generation))):
+                await self._read_log(instance)
+
+    async def _read_log(self, instance: str) -> None:
+        try:
+            page = await self._blocking(store.read_log, instance)
+        except LogPageError as error:
+            log.warning("%s: its log page is not used: %s", instance, error, extra=_about(instance))
+            return
+        if page is not None:
+            self._log_pages[instance] = page
+
+    def _facts(self) -> Facts:
+        candidates = list(self._configured.candidates)
+        refusals = list(self._configured.refusals)
+        complete = {"configuration"} if self._configured.whole else set()
+        for instance, connection in self._configured.discovery.items():
+            page = self._log_pages.get(instance)
+            parent = next((one.tid for one in self._configured.candidates if one.tid.instance == instance), None)
+            if page is None or parent is None:
+                continue
+            scope = self._config.discovered(connection, "io")
+            try:
+                refuse_tls(scope)
+                hostnqn, hostid = identity_for(scope, self._host)
+            except ConfigError as error:
+                refusals.append(Refusal("everything", f"in the log page of {instance}", str(error)))
+                continue
+            found, refused = discovery_log.candidates(page, parent, instance, scope, hostnqn, hostid)
+            candidates += found
+            refusals += refused
+            complete.add(instance)
+        self._refusals = tuple(refusals)
+        self._say_refusals()
+        return Facts(tuple(candidates), self._unit_facts, self._reports, {}, self._known, frozenset(complete))
+
+    def _say_refusals(self) -> None:
+        for refusal in self._refusals:
+            if refusal not in self._refusals_said:
+                self._refusals_said.add(refusal)
+                log.warning("%s (%s): %s", refusal.what, refusal.source, refusal.reason)
+
+    async def _apply(self, decisions: tuple[Decision, ...]) -> None:
+        now = asyncio.get_running_loop().time()
+        for decision in decisions:
+            instance = decision.instance
+            self._say(decision)
+            if decision.action is Action.START:
+                ready = self._not_before.get(instance, 0) <= now and instance not in self._starting
+                if ready and len(self._starting) < self._settings.max_connecting:
+                    self._starting[instance] = asyncio.Event()
+                    self._spawn(self._start(decision))
+            elif decision.action is Action.HOLD and instance not in self._unit_facts:
+                if instance not in self._starting and self._not_before.get(instance, 0) <= now:
+                    self._starting[instance] = asyncio.Event()
+                    self._spawn(self._start(decision, held=True))
+            elif decision.action is Action.KEEP and instance not in self._starting:
+                await self._update(decision)
+        self._decisions = {decision.instance: decision for decision in decisions}
+
+    def _say(self, decision: Decision) -> None:
+        before = self._decisions.get(decision.instance)
+        if before is not None and (before.action, before.reason) == (decision.action, decision.reason):
+            return
+        text = {
+            Action.START: "starting %s: it is %s",
+            Action.KEEP: "keeping %s: it is %s",
+            Action.HOLD: "not starting %s: it is %s",
+            Action.LEAVE: "leaving %s alone: it is %s",
+        }[decision.action]
+        quiet = decision.action is Action.KEEP and not decision.note
+        level = logging.DEBUG if quiet else logging.INFO
+        log.log(
+            level,
+            text,
+            decision.instance,
+            decision.reason,
+            extra=_about(decision.instance, decision.candidate),
+        )
+
+    async def _start(self, decision: Decision, held: bool = False) -> None:
+        """Make or start a unit, and wait for the end of its first attempt, within bounds."""
+        instance, candidate = decision.instance, decision.candidate
+        assert candidate is not None  # noqa: S101  # Only what a source asks for is started.
+        ended = self._starting[instance]
+        try:
+            await self._write_spec(candidate, held)
+            if self._units is None:
+                raise UnitError("not connected to systemd")
+            properties = unit_properties(candidate.tid, candidate.role, self._worker)
+            result = await self._units.start(instance, properties)
+            if result == "started":
+                await asyncio.wait_for(ended.wait(), FIRST_ATTEMPT)
+        except TimeoutError:
+            pass  # It goes on; only its place is free for the next one.
+        except (UnitError, state.StateError) as error:
+            log.error("cannot start %s: %s", instance, error, extra=_about(instance, candidate))
+            self._postpone(instance)
+        finally:
+            del self._starting[instance]
+            self._units_stale = True
+            self._changed.set()
+
+    def _postpone(self, instance: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._not_before[instance] = loop.time() + RETRY_START
+        loop.call_later(RETRY_START, self._changed.set)
+
+    async def _update(self, decision: Decision) -> None:
+        """Bring the specification of a running worker up to date; it uses it when it connects the next time."""
+        instance, candidate = decision.instance, decision.candidate
+        try:
+            if candidate is not None:
+                before = self._decisions.get(instance)
+                news = before is not None and before.note != ""
+                if await self._write_spec(candidate) and news and self._units is not None:
+                    await self._units.hang_up(instance)
+            elif decision.note:
+                spec = await self._blocking(store.read_spec, instance)
+                if spec is not None and spec.note != decision.note:
+                    spec.note = decision.note
+                    await self._blocking(store.write_spec, instance, spec)
+                    if self._units is not None:
+                        await self._units.hang_up(instance)
+        except state.StateError as error:
+            log.warning("cannot tell %s's worker: %s", instance, error, extra=_about(instance))
+
+    async def _write_spec(self, candidate: Candidate, held: bool = False) -> bool:
+        spec = state.Spec(candidate.role, list(candidate.options))
+        spec.source, spec.origin, spec.held = candidate.source, candidate.origin, held
+        instance = candidate.tid.instance
+        data = spec.encode()
+        if self._specs.get(instance) == data:
+            return False
+        written: bool = await self._blocking(store.write_spec, instance, spec)
+        if not held:
+            # A held worker rewrites its specification.
+            self._specs[instance] = data
+        self._known[instance] = Known(candidate.source, candidate.origin)
+        return written
+
+    # Status ------------------------------------------------------------------------------------------------
+
+    def _show(self) -> None:
+        self._notifier.status(self._status())
+
+    def _status(self) -> str:
+        """Return one line: how many controllers in which state, and what is wrong with what we were given."""
+        states = Counter(self._state_of(decision) for decision in self._decisions.values())
+        total = sum(states.values())
+        order = ("live", "reconnecting", "connecting", "waiting", "starting", "stopped", "left alone")
+        counts = ", ".join(f"{states[name]} {name}" for name in order if states[name])
+        text = f"{total} controller{'' if total == 1 else 's'}" + (f": {counts}" if counts else "")
+        if self._units is None:
+            text += "; not connected to systemd, trying again"
+        errors = [str(one) for one in self._complaints if one.severity == "error"]
+        problems = errors + [f"{one.what} ({one.source}): {one.reason}" for one in self._refusals]
+        if problems:
+            text += f"; {problems[0]}" + (f" (and {len(problems) - 1} more, see the journal)" if problems[1:] else "")
+        return text
+
+    def _state_of(self, decision: Decision) -> str:
+        if decision.action is Action.LEAVE:
+            return "left alone"
+        if decision.action is Action.HOLD:
+            return "stopped"
+        report = self._reports.get(decision.instance)
+        unit = self._unit_facts.get(decision.instance)
+        if report is None or unit is None or not unit.running:
+            return "starting"
+        return "left alone" if report.state == "foreign" else report.state
+
+
+def _about(instance: str, candidate: Candidate | None = None) -> dict[str, dict[str, str]]:
+    """Return the journal fields that name a controller."""
+    if candidate is None:
+        return {"fields": {"NVME_CTRL": instance}}
+    return {"fields": dict(field.split("=", 1) for field in journal_fields(candidate.tid))}

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process that talks to systemd through pystemd, on behalf of the supervisor.
+
+pystemd is synchronous and never releases the interpreter's lock, so whoever calls it stands still for as
+long as PID 1 is busy. This process may; the supervisor's loop may not. Requests and answers are lines of
+JSON on standard input and output. Its connection to the bus also holds the references that keep stopped
+units loaded: when it ends, they unload.
+"""
+
+import errno
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from pystemd.dbusexc import DBusBaseError
+from pystemd.dbuslib import DBus
+from pystemd.systemd1 import Manager
+from pystemd.systemd1.unit_signatures import KNOWN_UNIT_SIGNATURES
+
+PATTERN = b"nvme-ctrl@*.service"
+_LOST = (errno.ENOTCONN, errno.ECONNRESET, errno.ESHUTDOWN, errno.EPIPE, errno.EBADF)
+
+
+class Agent:
+    """The operations, one method each. They raise DBusBaseError."""
+
+    def __init__(self) -> None:
+        bus = DBus()
+        bus.open()
+        self._manager = Manager(bus=bus, _autoload=True).Manager
+
+    def start(self, unit: str, properties: list[tuple[str, str, Any]]) -> str:
+        """Start the unit, making it if need be. Returns what happened: started, running or masked."""
+        values = {}
+        for name, signature, value in properties:
+            KNOWN_UNIT_SIGNATURES.setdefault(name.encode(), signature.encode())
+            values[name.encode()] = _native(signature, value)
+        try:
+            self._manager.StartTransientUnit(unit.encode(), b"fail", values)
+        except DBusBaseError as error:
+            if abs(error.errno) != errno.EEXIST:
+                raise
+            return self._start_loaded(unit)
+        return "started"
+
+    def _start_loaded(self, unit: str) -> str:
+        listed = self.list().get(unit)
+        if listed and listed["load"] == "masked":
+            return "masked"
+        if listed and listed["active"] in ("active", "activating", "reloading"):
+            return "running"
+        # Stopped, and loaded still because it is referenced; or failed.
+        self._manager.StartUnit(unit.encode(), b"replace")
+        return "started"
+
+    def stop(self, unit: str) -> None:
+        """Stop a unit."""
+        self._manager.StopUnit(unit.encode(), b"replace")
+
+    def hang_up(self, unit: str) -> None:
+        """Tell a unit's worker to read its specification again."""
+        self._manager.KillUnit(unit.encode(), b"main", 1)
+
+    def reference(self, unit: str) -> None:
+        """Keep a unit that somebody else's connection made loaded while this one lives."""
+        self._manager.RefUnit(unit.encode())
+
+    def list(self) -> dict[str, dict[str, Any]]:
+        """Return what systemd knows of the controllers' units."""
+        rows = self._manager.ListUnitsByPatterns([], [PATTERN])
+        return {
+            row[0].decode(): {"load": row[2].decode(), "active": row[3].decode(), "job": bool(row[7])} for row in rows
+        }
+
+
+def _native(signature: str, value: Any) -> Any:
+    """Return a JSON value in the types that pystemd packs by ``signature``: bytes for text, tuples for structures."""
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, list):
+        inner = signature[1:]
+        items = [_native(inner, item) for item in value]
+        return tuple(items) if signature.startswith("(") else items
+    return value
+
+
+def main() -> int:
+    """Serve until standard input ends, or the bus does."""
+    agent = Agent()
+    for line in sys.stdin:
+        request = json.loads(line)
+        operation: Callable[..., Any] = getattr(agent, request["operation"])
+        try:
+            answer: dict[str, Any] = {"result": operation(*request["arguments"])}
+        except DBusBaseError as error:
+            answer = {"error": str(error)}
+            if abs(error.errno) in _LOST:
+                return 1
+        print(json.dumps({"id": request["id"], **answer}), flush=True)  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The properties of a controller's transient unit, per transport: what makes start and shutdown order right."""
+
+import sys
+
+from discoverd.tid import DISCOVERY, TransportId
+
+# A property as it goes over D-Bus: name, signature, value.
+Property = tuple[str, str, object]
+
+# A disconnect of some 200 namespaces on 8 paths takes up to 40 seconds on a healthy host, and more on one
+# that shuts down.
+STOP_TIMEOUT = 300
+RESTART_DELAY = 1
+_SECOND = 1_000_000
+_INFINITY = 2**64 - 1
+
+
+def unit_properties(tid: TransportId, role: str, worker: str) -> list[Property]:
+    """Return the properties for StartTransientUnit. ``worker`` is the path of the worker's launcher.
+
+    Nothing in here is secret: any user can read a unit's properties.
+    """
+    kind = "discovery controller" if role == DISCOVERY else "I/O controller"
+    command = [sys.executable, "-I", "-S", worker, tid.instance]
+    properties: list[Property] = [
+        ("Description", "s", f"NVMe {kind} {tid}"),
+        ("Documentation", "as", ["man:nvme-ctrl@.service(8)"]),
+        # Keeps a stopped unit loaded, so that `systemctl start` finds it.
+        ("AddRef", "b", True),
+        ("Type", "s", "notify"),
+        ("NotifyAccess", "s", "main"),
+        ("ExecStart", "a(sasb)", [[sys.executable, command, False]]),
+        ("Restart", "s", "on-failure"),
+        ("RestartUSec", "t", RESTART_DELAY * _SECOND),
+        # Never "start request repeated too quickly" for storage.
+        ("StartLimitIntervalUSec", "t", 0),
+        # The worker says READY=1 within a bounded time itself; killing it in the middle of a connect helps
+        # nobody.
+        ("TimeoutStartUSec", "t", _INFINITY),
+        ("TimeoutStopUSec", "t", STOP_TIMEOUT * _SECOND),
+        ("KillMode", "s", "mixed"),
+        ("OOMScoreAdjust", "i", -900),
+        # Each line of the worker's names its controller.
+        ("LogExtraFields", "aay", journal_fields(tid)),
+        *_ordering(tid.transport),
+        *_SANDBOX,
+    ]
+    return properties
+
+
+def journal_fields(tid: TransportId) -> list[str]:
+    """Return ``FIELD=value`` for each journal field that tells which controller a line is about."""
+    fields = [
+        f"NVME_CTRL={tid.instance}",
+        f"NVME_TRANSPORT={tid.transport}",
+        f"NVME_TRADDR={tid.traddr}",
+        f"NVME_TRSVCID={tid.trsvcid}",
+        f"NVME_SUBSYSNQN={tid.subsysnqn}",
+        f"NVME_HOST_IFACE={tid.host_iface}",
+        f"NVME_HOST_TRADDR={tid.host_traddr}",
+    ]
+    return [field for field in fields if not field.endswith("=")]
+
+
+def _ordering(transport: str) -> list[Property]:
+    if transport in ("tcp", "rdma"):
+        # Shutdown goes backwards: remote mounts, then the controller, then the network. remote-fs-pre.target
+        # is passive: without Wants= it is in no transaction, and the ordering with it means nothing.
+        return [
+            ("After", "as", ["network.target"]),
+            ("Before", "as", ["remote-fs-pre.target"]),
+            ("Wants", "as", ["remote-fs-pre.target"]),
+        ]
+    # Mounts on Fibre Channel are local ones to systemd, and go last. Without the default dependencies
+    # nothing but this stops the unit at shutdown.
+    return [
+        ("DefaultDependencies", "b", False),
+        ("After", "as", ["systemd-udevd.service"]),
+        ("Before", "as", ["local-fs-pre.target", "shutdown.target"]),
+        ("Wants", "as", ["local-fs-pre.target"]),
+        ("Conflicts", "as", ["shutdown.target"]),
+    ]
+
+
+# The worker writes the fabrics device, sysfs, the registry and /run/discoverd, and talks netlink and to two
+# sockets. ProtectKernelTunables= would make sysfs read-only, and delete_controller is there.
+_SANDBOX: list[Property] = [
+    ("NoNewPrivileges", "b", True),
+    ("LimitCORE", "t", 0),
+    ("LimitCORESoft", "t", 0),
+    ("ProtectHome", "s", "yes"),
+    ("ProtectClock", "b", False),
+    ("RestrictRealtime", "b", True),
+    ("LockPersonality", "b", True),
+    ("MemoryDenyWriteExecute", "b", True),
+]

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The controllers' units, as the event loop sees them: start, stop, list, through the unit agent's process."""
+
+import asyncio
+import itertools
+import json
+import sys
+from typing import Any
+
+from discoverd.planner import UnitFact
+from discoverd.tid import UNIT_PREFIX, UNIT_SUFFIX, unit_instance
+from discoverd.unit_properties import Property
+
+# PID 1 answers in milliseconds, but at boot or shutdown it may be busy for long.
+ANSWER_TIMEOUT = 60
+
+
+class UnitError(Exception):
+    """systemd refused, or could not be asked; the text is its reason."""
+
+
+class Units:
+    """A connection to systemd. After an UnitError with ``lost`` set, make a new one."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._reader = asyncio.create_task(self._read())
+
+    @classmethod
+    async def connect(cls) -> "Units":
+        """Start the agent's process. Raises UnitError."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-I",
+                "-c",
+                f"import sys; sys.path[:] = {sys.path!r}; from discoverd.unit_agent import main; sys.exit(main())",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                limit=1 << 24,
+            )
+        except OSError as error:
+            raise UnitError(f"cannot start the process that talks to systemd: {error.strerror}") from error
+        return cls(process)
+
+    @property
+    def lost(self) -> bool:
+        """Tell whether the agent's process, and with it the references to stopped units, is gone."""
+        return self._reader.done()
+
+    async def wait_lost(self) -> None:
+        """Return when the agent's process has ended."""
+        await asyncio.wait([self._reader])
+
+    async def close(self) -> None:
+        """End the agent's process."""
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()
+        await self._reader
+
+    async def start(self, instance: str, properties: list[Property]) -> str:
+        """Start a unit, making it if need be; returns ``started``, ``running`` or ``masked``.
+
+        Raises UnitError.
+        """
+        result: str = await self._ask("start", _unit(instance), properties)
+        return result
+
+    async def stop(self, instance: str) -> None:
+        """Queue the stop of a unit. Raises UnitError."""
+        await self._ask("stop", _unit(instance))
+
+    async def hang_up(self, instance: str) -> None:
+        """Make a worker read its specification again. Raises UnitError."""
+        await self._ask("hang_up", _unit(instance))
+
+    async def reference(self, instance: str) -> None:
+        """Keep a unit loaded when it stops. Raises UnitError."""
+        await self._ask("reference", _unit(instance))
+
+    async def list(self) -> dict[str, UnitFact]:
+        """Return what systemd has, by instance. Raises UnitError."""
+        rows: dict[str, dict[str, Any]] = await self._ask("list")
+        facts = {}
+        for name, row in rows.items():
+            instance = unit_instance(name)
+            if instance is not None:
+                facts[instance] = UnitFact(row["load"], row["active"], row["job"])
+        return facts
+
+    async def _ask(self, operation: str, *arguments: object) -> Any:
+        number = next(self._numbers)
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self.lost or self._process.stdin is None:
+            raise UnitError("the process that talks to systemd has ended")
+        self._waiting[number] = answer
+        request = {"id": number, "operation": operation, "arguments": arguments}
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        try:
+            return await asyncio.wait_for(answer, ANSWER_TIMEOUT)
+        except TimeoutError:
+            raise UnitError(f"systemd has not answered for {ANSWER_TIMEOUT} s") from None
+        finally:
+            self._waiting.pop(number, None)
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None  # noqa: S101  # It was asked for.
+        while line := await self._process.stdout.readline():
+            message = json.loads(line)
+            answer = self._waiting.get(message["id"])
+            if answer is None or answer.done():
+                continue  # Too late: nobody waits any more.
+            if "error" in message:
+                answer.set_exception(UnitError(message["error"]))
+            else:
+                answer.set_result(message["result"])
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(UnitError("the process that talks to systemd has ended"))
+
+
+def _unit(instance: str) -> str:
+    return UNIT_PREFIX + instance + UNIT_SUFFIX

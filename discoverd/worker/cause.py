@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's reason for a failed connect, in words an administrator can act on.
+
+Follows what drivers/nvme/host/{fabrics,tcp,rdma,fc,auth}.c return from a write to /dev/nvme-fabrics.
+"""
+
+_SENTENCES = {
+    2: "/dev/nvme-fabrics is missing: load the module nvme-fabrics",  # ENOENT
+    # EIO is all that is left of an NVMe status, whichever the target answered with.
+    5: "the target refuses: no such subsystem, this host not allowed, or wrong keys; the kernel's log says which",
+    6: "/dev/nvme-fabrics has no driver behind it: load the module nvme-fabrics",  # ENXIO
+    11: "the kernel asks to try again",
+    12: "the kernel is out of memory",
+    13: "permission denied by the kernel",
+    16: "the kernel is busy with this controller",
+    19: "there is no such network interface",  # ENODEV
+    22: "the kernel refuses these options, or the target has no such subsystem: see the kernel's log",
+    98: "the address is in use",
+    99: "this host has no such address (host-traddr)",
+    100: "the network is down",
+    101: "the network is unreachable",
+    103: "the connection was aborted",
+    104: "the target closed the connection",
+    110: "timed out: no answer from the target",
+    111: "connection refused: nothing listens there",
+    112: "the target is down",
+    113: "no route to the target",
+    114: "the kernel has this controller already, but none that matches",
+    126: "a required key is missing",  # ENOKEY
+    127: "a key has expired",
+    128: "a key was revoked",
+    129: "authentication failed: check kxchap-secret and kxchap-ctrl-secret",  # EKEYREJECTED
+    95: "the kernel or the target does not support this",  # EOPNOTSUPP
+    93: "the kernel has no support for this transport: load its module",  # EPROTONOSUPPORT
+}
+
+
+def sentence(error: OSError) -> str:
+    """Return a sentence, without a full stop, for a failed write to the fabrics device."""
+    return _SENTENCES.get(error.errno or 0) or error.strerror or str(error)

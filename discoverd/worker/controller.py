@@ -1,0 +1,425 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of one controller: adopt or connect, watch, connect again, disconnect.
+
+One thread polls; what can block in the kernel runs in a :class:`Call`. The status, also the report's, has
+one grammar: ``live nvme3``, ``connecting``, ``reconnecting nvme3 …`` (the kernel is at it), ``waiting 8 s,
+attempt 4: <cause>``, ``left alone: …``, ``disconnecting nvme3``.
+"""
+
+import _signal
+import posix
+import select
+import time
+
+from discoverd import registry, state
+from discoverd.kernel import controllers, fabrics
+from discoverd.kernel.uevents import Uevents
+from discoverd.worker import cause, notify
+from discoverd.worker.call import Call
+
+# An absent target never holds up boot: the unit counts as started after this many seconds, whatever the
+# kernel is at.
+READY_AFTER = 30
+# The kernel sends no event when it loses a connection and begins to reconnect, so a live controller is
+# looked at every LIVE_CHECK seconds, and one that the kernel reconnects every RECONNECT_CHECK.
+LIVE_CHECK = 10
+RECONNECT_CHECK = 2
+# Waits double up to SHORT_WAIT, which is about the kernel's own reconnect delay, and after LONG_OUTAGE
+# seconds to LONG_WAIT.
+SHORT_WAIT = 8
+LONG_OUTAGE = 600
+LONG_WAIT = 60
+# Links that flap must not make waiting workers hammer the target.
+LINK_PAUSE = 2
+
+_SIGTERM, _SIGHUP = 15, 1
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from discoverd.worker.discovery import Discovery
+    from discoverd.worker.links import Links
+
+
+class Worker:
+    """Owns the controller that ``spec`` describes. ``run`` returns the exit status."""
+
+    def __init__(self, instance: str, spec: state.Spec) -> None:
+        self.instance = instance
+        self.directory = state.directory(instance)
+        self.unit = f"nvme-ctrl@{instance}.service"
+        self.spec = spec
+        self.device = ""
+        self.foreign_owner = ""
+        self.kernel_instance = 0
+        self.attempt = 0
+        self.outage_began = 0.0
+        self.state = "connecting"
+        self.cause = ""
+        self.next_look = 0.0
+        self.stopping = False
+        self.ready = False
+        self.started = time.monotonic()
+        self.call: Call | None = None
+        self.call_name = ""
+        self.log_page = ("", "")  # generation and number of entries of the log page in our directory
+        self.links: Links | None = None
+        self.discovery: Discovery | None = None
+        self.exit_status = 0
+        self.left_out_said: list[str] = []
+        self.wake_read, self.wake_write = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
+        self.uevents = Uevents()
+        self.poll = select.poll()
+        self.poll.register(self.wake_read, select.POLLIN)
+        self.poll.register(self.uevents.fileno(), select.POLLIN)
+
+    def run(self) -> int:
+        """Live until SIGTERM and the disconnect after it. Returns the exit status."""
+        _signal.set_wakeup_fd(self.wake_write)
+        for number in (_SIGTERM, _SIGHUP):
+            # The byte in the pipe is what counts; Python needs a handler all the same to write it.
+            _signal.signal(number, lambda *_: None)
+        self.connect()
+        while not (self.stopping and self.call is None and not self.device):
+            for descriptor, _ in self.poll.poll(self._timeout()):
+                if descriptor == self.wake_read:
+                    self._woken()
+                elif descriptor == self.uevents.fileno():
+                    self._uevents()
+                elif self.links is not None and self.links.came_up():
+                    self._hurry()
+            self._tick()
+        # Held or withdrawn: the supervisor takes the specification away before it stops a unit that is not
+        # wanted.
+        self.report("stopped" if self._exists(self.directory + "/spec") else "withdrawn", "stopped")
+        return self.exit_status
+
+    # Waiting -----------------------------------------------------------------------------------------------
+
+    def _timeout(self) -> int:
+        now = time.monotonic()
+        deadlines = [self.next_look] if self.next_look else []
+        if not self.ready:
+            deadlines.append(self.started + READY_AFTER)
+        if self.discovery is not None and self.discovery.retry_at:
+            deadlines.append(self.discovery.retry_at)
+        return max(0, int((min(deadlines) - now) * 1000) + 1) if deadlines else -1
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if not self.ready and now >= self.started + READY_AFTER:
+            self._ready()
+        if self.stopping:
+            self._stop()
+        elif self.next_look and now >= self.next_look:
+            self.next_look = 0.0
+            if self.device:
+                self.look()
+            elif self.call is None:
+                self.connect()
+        if self.discovery is not None and self.discovery.retry_at and now >= self.discovery.retry_at:
+            self.discovery.again()
+
+    def _woken(self) -> None:
+        try:
+            received = posix.read(self.wake_read, 256)
+        except BlockingIOError:
+            return
+        if _SIGHUP in received:
+            self._read_spec()
+            self.show()
+        if _SIGTERM in received:
+            self.stopping = True
+        if self.call is not None and self.call.done:
+            call, self.call = self.call, None
+            getattr(self, "_after_" + self.call_name)(call)
+
+    def start(self, name: str, function: "Callable[[str], Any]", argument: str) -> None:
+        """Run ``function`` beside the loop; ``_after_<name>`` gets its outcome."""
+        self.call_name = name
+        self.call = Call(function, argument, self.wake_write)
+
+    # Connect -----------------------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Adopt the controller if the kernel has it, else ask the kernel to connect it."""
+        self._stop_links()
+        self._read_spec()
+        if self._adopt():
+            return
+        try:
+            known = fabrics.supported()
+        except OSError as error:
+            self._failed(cause.sentence(error), error.errno or 0)
+            return
+        text, left_out = fabrics.connect_string(self.spec.options, known)
+        if left_out and left_out != self.left_out_said:
+            self.left_out_said = left_out
+            notify.log(notify.WARNING, f"this kernel knows no {', '.join(left_out)}: connecting without")
+        self.state = "connecting"
+        self.show()
+        self.start("connect", fabrics.connect, text)
+
+    def _after_connect(self, call: Call) -> None:
+        error = call.error
+        if error is None:
+            self._live(str(call.result), "connected")
+        elif isinstance(error, OSError) and error.errno == 114 and self._adopt():
+            pass  # EALREADY: somebody else was faster.
+        elif isinstance(error, OSError):
+            self._failed(cause.sentence(error), error.errno or 0)
+        else:
+            raise error
+
+    def _adopt(self) -> bool:
+        found = controllers.find(dict(self.spec.options), controllers.fabrics())
+        if found is None:
+            return False
+        try:
+            owner = registry.retrieve(found.device, "owner")
+        except OSError as error:
+            owner = f"somebody (the registry is unreadable: {error.strerror})"
+        if owner == registry.OWNER and self._sibling(found.device):
+            self.foreign_owner = self._sibling(found.device)
+        elif owner and owner not in (registry.OWNER, registry.FIRMWARE_OWNER):
+            self.foreign_owner = owner
+        self._live(found.device, "adopted")
+        return True
+
+    def _sibling(self, device: str) -> str:
+        """Return the other unit of ours that holds this controller, asked for in another way, or ''."""
+        unit = registry.retrieve(device, "unit") or ""
+        instance = unit.removeprefix("nvme-ctrl@").removesuffix(".service")
+        return unit if instance not in ("", self.instance) and self._exists(state.directory(instance)) else ""
+
+    def _live(self, device: str, how: str) -> None:
+        self.device = device
+        self.kernel_instance = controllers.kernel_instance(device)
+        self.uevents.follow(device)
+        self.attempt = 0
+        self.outage_began = 0.0
+        self.cause = ""
+        if self.foreign_owner:
+            notify.log(notify.WARNING, f"{device} belongs to {self.foreign_owner}: left alone")
+        else:
+            self._claim()
+            notify.log(notify.NOTICE, f"{how} {device}")
+        # What happened before the filter was in place shows in sysfs only.
+        self.look()
+        self._ready()
+        if self.device and self.spec.role == "discovery" and not self.foreign_owner:
+            self._discover()
+
+    def _claim(self) -> None:
+        try:
+            owner = registry.retrieve(self.device, "owner")
+            if owner == registry.OWNER and registry.retrieve(self.device, "unit") == self.unit:
+                return
+            keep = owner if owner == registry.FIRMWARE_OWNER else registry.OWNER
+            registry.claim(self.device, keep, self.unit)
+        except OSError as error:
+            notify.log(notify.ERROR, f"cannot enter {self.device} into {registry.ROOT}: {error.strerror}")
+
+    def _failed(self, why: str, number: int) -> None:
+        """The attempt has ended without a controller: say why, and wait."""
+        now = time.monotonic()
+        self.attempt += 1
+        if not self.outage_began:
+            self.outage_began = now
+        limit = LONG_WAIT if now - self.outage_began > LONG_OUTAGE else SHORT_WAIT
+        wait: float = min(limit, 2 ** min(self.attempt - 1, 10))
+        # Less by up to a quarter, so that the controllers of a failed array do not come back in step.
+        wait -= wait / 4 * (posix.getrandom(1)[0] / 255)
+        self.next_look = now + wait
+        self.state = "waiting"
+        if why != self.cause:
+            self.cause = why
+            notify.log(notify.WARNING, f"cannot connect, errno {number}: {why}; trying again until it works")
+        self._start_links()
+        self.show(f"{max(1, round(wait))} s, ")
+        self._ready()
+
+    def _start_links(self) -> None:
+        if self.links is None and self.spec.option("transport") in ("tcp", "rdma"):
+            # Only a waiting worker needs it, so a live one does not pay for it.
+            from discoverd.worker.links import Links
+
+            self.links = Links()
+            self.poll.register(self.links.fileno(), select.POLLIN)
+
+    def _stop_links(self) -> None:
+        if self.links is not None:
+            self.poll.unregister(self.links.fileno())
+            self.links.close()
+            self.links = None
+
+    def _hurry(self) -> None:
+        """A link, address or route came up: try soon, at different moments in different workers."""
+        soon = time.monotonic() + LINK_PAUSE * (0.25 + posix.getrandom(1)[0] / 512)
+        if self.next_look > soon:
+            self.next_look = soon
+
+    # Live --------------------------------------------------------------------------------------------------
+
+    def _uevents(self) -> None:
+        look = rediscover = False
+        for event in self.uevents.drain():
+            look = True
+            # Type 2 (notice), information 0xf0 (discovery log change), log page 0x70.
+            if event.get("NVME_AEN") == "0x70f002" or event.get("NVME_EVENT") == "rediscover":
+                rediscover = True
+            if event.get("ACTION") == "overflow":
+                rediscover = True
+        if look:
+            self.look()
+        if rediscover and self.device and self.discovery is not None:
+            self.discovery.again()
+
+    def look(self) -> None:
+        """Compare sysfs with what we believe, and act on the difference."""
+        if not self.device or self.stopping:
+            return
+        if controllers.kernel_instance(self.device) != self.kernel_instance or not self.kernel_instance:
+            self._lost()
+            return
+        before = self.state
+        now = controllers.attribute(self.device, "state")
+        self.state = "live" if now == "live" else "reconnecting"
+        self.next_look = time.monotonic() + (LIVE_CHECK if now == "live" else RECONNECT_CHECK)
+        if self.state != before or not self.ready:
+            if before in ("live", "reconnecting"):
+                text = (
+                    "the connection is back" if self.state == "live" else "lost the connection; the kernel reconnects"
+                )
+                notify.log(notify.NOTICE if self.state == "live" else notify.WARNING, f"{self.device}: {text}")
+            self.show()
+            if before == "reconnecting" and self.discovery is not None:
+                # Events were lost meanwhile, and kernels before 6.1 do not say `rediscover`.
+                self.discovery.again()
+
+    def _lost(self) -> None:
+        notify.log(notify.WARNING, f"{self.device} is gone; connecting it again")
+        self.device = ""
+        self.foreign_owner = ""
+        self.uevents.follow("")
+        self.outage_began = time.monotonic()
+        self.state = "connecting"
+        # A quarter of a second at most, so that a whole array's controllers do not come back in step.
+        self.next_look = time.monotonic() + posix.getrandom(1)[0] / 1024
+        self.show()
+
+    # Discovery ---------------------------------------------------------------------------------------------
+
+    def _discover(self) -> None:
+        if self.discovery is None:
+            # An I/O controller's worker is spared the admin commands.
+            from discoverd.worker.discovery import Discovery
+
+            self.discovery = Discovery(self)
+        self.discovery.again()
+
+    def _after_log_page(self, call: Call) -> None:
+        if self.discovery is not None:
+            self.discovery.read(call)
+
+    # Stop --------------------------------------------------------------------------------------------------
+
+    def _stop(self) -> None:
+        self.next_look = 0.0
+        if self.call is not None and self.call_name == "log_page":
+            # The disconnect ends it; waiting for it could take its whole time-out.
+            self.call = None
+        if self.call is not None:
+            if self.call_name == "connect":
+                self.state = "stopping"
+                self.show()
+            return
+        if not self.device:
+            return
+        if self.foreign_owner or controllers.kernel_instance(self.device) != self.kernel_instance:
+            self.device = ""
+            return
+        self.state = "disconnecting"
+        self.show()
+        self.start("disconnect", fabrics.delete, self.device)
+
+    def _after_disconnect(self, call: Call) -> None:
+        device, self.device = self.device, ""
+        if call.error is not None and not isinstance(call.error, FileNotFoundError):
+            notify.log(notify.ERROR, f"cannot disconnect {device}: {call.error}")
+            self.exit_status = 1
+            return
+        notify.log(notify.NOTICE, f"disconnected {device}")
+        # The clean-up rule does it as well, a little later; the name may be another controller's by then.
+        try:
+            if not controllers.kernel_instance(device) and registry.retrieve(device, "unit") == self.unit:
+                registry.delete(device)
+        except OSError as error:
+            notify.log(notify.WARNING, f"cannot remove {device} from {registry.ROOT}: {error.strerror}")
+
+    # Telling -----------------------------------------------------------------------------------------------
+
+    def _ready(self) -> None:
+        if not self.ready:
+            self.ready = True
+            notify.send("READY=1")
+
+    def text(self, wait: str = "") -> str:
+        """Return the status line for the present state."""
+        texts = {
+            "live": f"live {self.device}",
+            "reconnecting": f"reconnecting {self.device}: the kernel lost the connection and retries",
+            "waiting": f"waiting {wait}attempt {self.attempt}: {self.cause}",
+            "stopping": "stopping: waiting for the kernel to end an attempt to connect",
+            "disconnecting": f"disconnecting {self.device}",
+        }
+        text = texts.get(self.state, self.state)
+        if self.foreign_owner:
+            text = f"left alone: {self.device} belongs to {self.foreign_owner}"
+        elif self.discovery is not None and self.state == "live":
+            text += self.discovery.text()
+        return text + (f"; {self.spec.note}" if self.spec.note else "")
+
+    def show(self, wait: str = "") -> None:
+        """Bring unit status and report up to date."""
+        text = self.text(wait)
+        notify.status(text)
+        self.report("foreign" if self.foreign_owner else self.state, text)
+
+    def report(self, name: str, text: str) -> None:
+        """Write the report and wake the supervisor."""
+        fields = [
+            ("state", name),
+            ("status", text),
+            ("device", self.device),
+            ("kernel-instance", str(self.kernel_instance if self.device else 0)),
+            ("attempt", str(self.attempt)),
+            ("cause", self.cause),
+            ("owner", self.foreign_owner),
+            ("log-generation", self.log_page[0]),
+            ("log-entries", self.log_page[1]),
+        ]
+        try:
+            state.write(self.directory + "/report", state.encode(state.REPORT, fields))
+        except state.StateError as error:
+            # A withdrawn controller's directory is gone with its last report.
+            if self._exists(self.directory):
+                notify.log(notify.WARNING, f"cannot report to the supervisor: {error}")
+        notify.wake(state.WAKE_SOCKET, self.instance)
+
+    def _read_spec(self) -> None:
+        try:
+            self.spec = state.Spec.decode(state.read(self.directory + "/spec"))
+        except state.StateError as error:
+            if self._exists(self.directory + "/spec"):
+                notify.log(notify.WARNING, f"keeping the specification from before: {error}")
+
+    @staticmethod
+    def _exists(path: str) -> bool:
+        try:
+            posix.stat(path)
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's entry: ``nvme-ctrl-worker INSTANCE``. Its unit is Type=notify."""
+
+import sys
+
+from discoverd import state
+from discoverd.worker import notify
+from discoverd.worker.controller import Worker
+
+EXIT_USAGE = 2
+EXIT_NO_SPEC = 3
+
+
+def main() -> int:
+    """Own one controller until told to stop. Returns the exit status: 0 after a stop, 3 without a specification."""
+    if len(sys.argv) != 2 or "/" in sys.argv[1]:
+        sys.stderr.write("usage: nvme-ctrl-worker INSTANCE   (discoverd starts it; see nvme-ctrl@.service(8))\n")
+        return EXIT_USAGE
+    instance = sys.argv[1]
+    try:
+        spec = state.Spec.decode(state.read(state.directory(instance) + "/spec"))
+    except state.StateError as error:
+        text = f"no usable specification ({error}): restart discoverd.service, which writes it"
+        notify.status(text)
+        notify.log(notify.ERROR, text)
+        return EXIT_NO_SPEC
+    if spec.held:
+        return _stay_stopped(instance, spec)
+    return Worker(instance, spec).run()
+
+
+def _stay_stopped(instance: str, spec: state.Spec) -> int:
+    """End at once, which leaves the unit loaded and not running; the next start is the administrator's."""
+    spec.held = False
+    state.write(state.directory(instance) + "/spec", spec.encode())
+    notify.send("READY=1\nSTATUS=stopped by the administrator")
+    return 0

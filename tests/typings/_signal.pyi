@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+# typeshed has no stub for the C module that workers use instead of signal.py.
+from collections.abc import Callable
+
+def set_wakeup_fd(fd: int, /, *, warn_on_full_buffer: bool = True) -> int: ...
+def signal(signalnum: int, handler: Callable[[int, object], object], /) -> object: ...
