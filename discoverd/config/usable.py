@@ -7,7 +7,7 @@ nvme-cli 3 takes these silently and fails at connect time. Nothing here makes a 
 import re
 from dataclasses import dataclass
 
-from ..tid import DISCOVERY_NQN, TRANSPORTS, TidError, TransportId, canonical_address
+from ..tid import DISCOVERY_NQN, TRANSPORTS, TidError, TransportId, canonical_address, check_interface
 from .errors import did_you_mean, printable, quote
 from .ini import comment_hint
 from .model import Connection, Secrets
@@ -66,8 +66,8 @@ def _service_problem(connection: Connection) -> Problem | None:
     if not trsvcid:
         return None
     if connection.transport not in ("tcp", "rdma"):
-        hint = "remove it"
-        return Problem(f"{connection.transport} has no trsvcid, and {quote(trsvcid)} is given", hint, "trsvcid")
+        message = f"{connection.transport} has no trsvcid, and {quote(trsvcid)} is given"
+        return Problem(message, "remove it", "trsvcid")
     if not re.fullmatch(r"[0-9]{1,6}", trsvcid) or not 0 < int(trsvcid) < 65536:
         hint = comment_hint(trsvcid) or "write a number from 1 to 65535"
         return Problem(f"trsvcid {quote(trsvcid)} is not a port number", hint, "trsvcid")
@@ -95,14 +95,13 @@ def _host_side_problem(connection: Connection) -> Problem | None:
     elif transport == "fc":
         return Problem("a controller over fc needs host-traddr", "add host-traddr=nn-0x…:pn-0x…")
     if connection.host_iface:
+        if transport != "tcp":
+            message = f"host-iface works over tcp only, and this is {transport}"
+            return Problem(message, "remove it", "host-iface")
         try:
-            identity(connection)
+            check_interface(connection.host_iface)
         except TidError as error:
-            return Problem(
-                f"host-iface: {error}",
-                comment_hint(connection.host_iface) or "remove or mend it",
-                "host-iface",
-            )
+            return Problem(f"host-iface: {error}", comment_hint(connection.host_iface), "host-iface")
     return None
 
 
@@ -122,8 +121,9 @@ def security_problem(secrets: Secrets, transport: str = "") -> Problem | None:
         return Problem(f"{name} works over tcp only, and this is {transport}", f"set {name} to false here")
     for name in ("kxchap-secret", "kxchap-ctrl-secret", "tls-key", "tls-key-identity", "keyring"):
         value = getattr(secrets, name.replace("-", "_"))
-        spaces = " " if name == "tls-key-identity" else ""
-        if "," in value or not value.isprintable() or " " in value.replace(spaces, ""):
+        # The identity of a TLS PSK consists of several words.
+        space = " " in value and name != "tls-key-identity"
+        if space or "," in value or not value.isprintable():
             hint = comment_hint(value) or "write the value alone, without quotation marks"
             return Problem(f"{name} holds a comma, white space or a control character", hint)
     return None

@@ -34,9 +34,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 def test_which_files_are_read_and_in_which_order(main: Path) -> None:
     drop_ins = main.with_name("nvme-fabrics.conf.d")
-    for number, name in enumerate(
-        ("20-b.conf", "10-a.conf", ".hidden.conf", ".conf", "x.conf.bak", "README")
-    ):
+    for number, name in enumerate(("20-b.conf", "10-a.conf", ".hidden.conf", ".conf", "x.conf.bak", "README")):
         write(drop_ins / name, GOOD.format(number))
     write(main, GOOD.format(100))
     names = [Path(source.path).name for source in read_tree(main)]

@@ -47,9 +47,7 @@ _FRAGMENTS = st.sampled_from(
 )
 _DATA = st.one_of(
     st.binary(max_size=200),
-    st.lists(st.one_of(_FRAGMENTS, st.text(max_size=8)), max_size=40).map(
-        lambda parts: "".join(parts).encode()
-    ),
+    st.lists(st.one_of(_FRAGMENTS, st.text(max_size=8)), max_size=40).map(lambda parts: "".join(parts).encode()),
 )
 
 
@@ -80,12 +78,8 @@ _SETTINGS = st.fixed_dictionaries({}, optional={key.name: _VALUES[key.kind] for 
 _SPACE = st.text(" \t", max_size=3)
 
 
-@given(
-    _SETTINGS, st.ip_addresses(), st.integers(1, 65535), _SPACE, st.sampled_from(["\n", "\r\n", "\n\n#x\n"])
-)
-def test_what_is_written_comes_back(
-    params: dict[str, str], address: object, port: int, space: str, end: str
-) -> None:
+@given(_SETTINGS, st.ip_addresses(), st.integers(1, 65535), _SPACE, st.sampled_from(["\n", "\r\n", "\n\n#x\n"]))
+def test_what_is_written_comes_back(params: dict[str, str], address: object, port: int, space: str, end: str) -> None:
     lines = [
         "[Subsystem]",
         f"nqn{space}={space}{NQN}",

@@ -38,7 +38,7 @@ def config_of(fabrics: Fabrics, address: str, settings: str = "", nqn: str = NQN
         ("transport=tcp;traddr=::1;host-traddr=10.0.0.1", 51, "different address families"),
         ("transport=tcp;traddr=10.0.0.1;host-iface=../../x", 55, "not the name of a network interface"),
         ("transport=tcp;traddr=10.0.0.1;host-iface=averyveryverylong", 55, "not the name of a network"),
-        ("transport=rdma;traddr=10.0.0.1;host-iface=eth0", 56, "tcp only"),
+        ("transport=rdma;traddr=10.0.0.1;host-iface=eth0", 56, "over tcp only"),
         (f"transport=fc;traddr={WWN1}", 14, "needs host-traddr"),
         (f"transport=fc;traddr=10.0.0.1;host-traddr={WWN2}", 34, "not a Fibre Channel address"),
         (f"transport=fc;traddr={WWN1};host-traddr={WWN2};trsvcid=1", 142, "no trsvcid"),
