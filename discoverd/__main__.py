@@ -8,11 +8,11 @@ from pathlib import Path
 
 from discoverd.config.check import check
 
-WORKER = "/usr/libexec/discoverd/nvme-ctrl-worker"
+LIBEXEC = "/usr/libexec/discoverd"
 
 
-def main(worker: str = WORKER) -> int:
-    """Run what the command line asks for; ``worker`` is the launcher for the controllers' units.
+def main(libexec: str = LIBEXEC) -> int:
+    """Run what the command line asks for; ``libexec`` has the launchers of the other processes.
 
     Returns the exit status.
     """
@@ -35,7 +35,7 @@ def main(worker: str = WORKER) -> int:
     # The check must work without the D-Bus and systemd packages.
     from discoverd.supervisor import Supervisor
 
-    return asyncio.run(Supervisor(worker).run())
+    return asyncio.run(Supervisor(libexec).run())
 
 
 if __name__ == "__main__":

@@ -44,10 +44,10 @@ EXIT_SOFTWARE = 70
 
 
 class Supervisor:
-    """The daemon. ``worker`` is the path of the workers' launcher."""
+    """The daemon. ``libexec`` is the directory of the launchers of workers and unit agent."""
 
-    def __init__(self, worker: str) -> None:
-        self._worker = worker
+    def __init__(self, libexec: str) -> None:
+        self._libexec = libexec
         self._files = ThreadPoolExecutor(1, "files")
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
@@ -192,7 +192,7 @@ class Supervisor:
     async def _attach(self) -> None:
         """Start the agent, and keep referenced what is loaded, again whenever the agent ends."""
         await self._detach()
-        units = await Units.connect()
+        units = await Units.connect(self._libexec + "/unit-agent")
         try:
             self._unit_facts = await units.list()
             for instance in self._unit_facts:
@@ -274,6 +274,8 @@ class Supervisor:
                 continue
             scope = self._config.discovered(connection, "io")
             try:
+                if scope.problem:
+                    raise ConfigError(scope.problem)
                 refuse_tls(scope)
                 hostnqn, hostid = identity_for(scope, self._host)
             except ConfigError as error:
@@ -340,7 +342,7 @@ class Supervisor:
             await self._write_spec(candidate, held)
             if self._units is None:
                 raise UnitError("not connected to systemd")
-            properties = unit_properties(candidate.tid, candidate.role, self._worker)
+            properties = unit_properties(candidate.tid, candidate.role, self._libexec + "/nvme-ctrl-worker")
             result = await self._units.start(instance, properties)
             if result == "started":
                 await asyncio.wait_for(ended.wait(), FIRST_ATTEMPT)

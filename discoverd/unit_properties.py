@@ -41,6 +41,7 @@ def unit_properties(tid: TransportId, role: str, worker: str) -> list[Property]:
         ("TimeoutStopUSec", "t", STOP_TIMEOUT * _SECOND),
         ("KillMode", "s", "mixed"),
         ("OOMScoreAdjust", "i", -900),
+        ("SyslogIdentifier", "s", "nvme-ctrl"),
         # Each line of the worker's names its controller.
         ("LogExtraFields", "aay", journal_fields(tid)),
         *_ordering(tid.transport),

@@ -29,14 +29,13 @@ class Units:
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
-    async def connect(cls) -> "Units":
+    async def connect(cls, launcher: str) -> "Units":
         """Start the agent's process. Raises UnitError."""
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-I",
-                "-c",
-                f"import sys; sys.path[:] = {sys.path!r}; from discoverd.unit_agent import main; sys.exit(main())",
+                launcher,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=1 << 24,
