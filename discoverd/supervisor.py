@@ -184,7 +184,7 @@ class Supervisor:
                 # The client raises all kinds; whatever it is, the answer is to try again, and to have said
                 # so once.
                 if not complained:
-                    log.warning("cannot talk to the bus: %s; trying again every %d s", error, RECONNECT_BUS)
+                    log.warning("cannot talk to the bus: %s; trying again every %d s", error or repr(error), RECONNECT_BUS)
                 complained = True
             await self._detach()
             await asyncio.sleep(RECONNECT_BUS)

@@ -21,10 +21,11 @@ def unit_properties(tid: TransportId, role: str, worker: str) -> list[Property]:
 
     Nothing in here is secret: any user can read a unit's properties.
     """
-    kind = "discovery controller" if role == DISCOVERY else "I/O controller"
+    kind = f"NVMe/{tid.transport.upper()} {'discovery' if role == DISCOVERY else 'I/O'} controller"
     command = [sys.executable, "-I", "-S", worker, tid.instance]
     properties: list[Property] = [
-        ("Description", "s", f"NVMe {kind} {tid}"),
+        # The name says all the rest, unless it had to be cut.
+        ("Description", "s", kind if tid.subsysnqn in tid.instance else f"{kind} {tid}"),
         ("Documentation", "as", ["man:nvme-ctrl@.service(8)"]),
         # Keeps a stopped unit loaded, so that `systemctl start` finds it.
         ("AddRef", "b", True),
