@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wall around the worker: what it may import, and how many modules that makes.
+
+A host has hundreds of workers, so each module that one of them imports is paid for hundreds of times.
+"""
+
+import ast
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import discoverd
+
+PACKAGE = Path(discoverd.__file__).parent
+INSIDE = sorted(
+    [*PACKAGE.glob("worker/*.py"), *PACKAGE.glob("kernel/*.py"), PACKAGE / "registry.py", PACKAGE / "state.py"]
+)
+# Built into the interpreter, or C code without a Python half.
+OUTSIDE = {"_ctypes", "_signal", "_socket", "_struct", "_thread", "errno", "fcntl", "posix", "select", "sys", "time"}
+MOST_MODULES = 40
+FORBIDDEN = {
+    "asyncio",
+    "collections",
+    "ctypes",
+    "dataclasses",
+    "enum",
+    "json",
+    "logging",
+    "os",
+    "re",
+    "signal",
+    "site",
+    "socket",
+    "struct",
+    "subprocess",
+    "threading",
+    "typing",
+}
+
+
+def modules(*imported: str) -> set[str]:
+    """Return what a worker's interpreter has loaded after these imports."""
+    code = f"import sys; sys.path.append({str(PACKAGE.parent)!r}); import {', '.join(imported)}; print(*sys.modules)"
+    command = ["/usr/bin/python3", "-I", "-S", "-c", code]
+    return set(subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.split())
+
+
+def imports(node: ast.AST) -> Iterator[str]:
+    """Give the name of each module that the code imports when it runs, wherever in it."""
+    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        return
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "a relative import hides what it imports"
+        assert node.module
+        for alias in node.names:
+            below = PACKAGE.parent / node.module.replace(".", "/") / alias.name
+            yield f"{node.module}.{alias.name}" if below.with_suffix(".py").exists() else node.module
+    for child in ast.iter_child_nodes(node):
+        yield from imports(child)
+
+
+@pytest.mark.parametrize("path", INSIDE, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_workers_import_only_c_modules_and_each_other(path: Path) -> None:
+    inside = {".".join(one.relative_to(PACKAGE.parent).with_suffix("").parts) for one in INSIDE}
+    assert set(imports(ast.parse(path.read_text()))) - OUTSIDE - inside == set()
+
+
+def test_the_walk_sees_imports_in_functions() -> None:
+    tree = ast.parse("def f():\n    from discoverd.kernel import addresses\n    import os.path\n")
+    assert list(imports(tree)) == ["discoverd.kernel.addresses", "os.path"]
+
+
+def test_an_io_worker_has_few_modules() -> None:
+    loaded = modules("discoverd.worker.main")
+    assert len(loaded) <= MOST_MODULES, sorted(loaded)
+    assert loaded & FORBIDDEN == set()
+
+
+def test_a_discovery_worker_and_a_waiting_one_import_nothing_heavy() -> None:
+    loaded = modules(
+        "discoverd.worker.main", "discoverd.worker.discovery", "discoverd.worker.links", "discoverd.kernel.addresses"
+    )
+    assert loaded & FORBIDDEN == set(), sorted(loaded)
+
+
+@pytest.mark.parametrize("later", ["worker.discovery", "worker.links", "kernel.admin", "kernel.addresses"])
+def test_what_few_workers_need_is_imported_by_those_only(later: str) -> None:
+    assert f"discoverd.{later}" not in modules("discoverd.worker.main")
