@@ -223,12 +223,18 @@ class TransportId:
         ``\\xNN``.
         """
         parts = [self.transport, self.traddr, self.trsvcid] if self.trsvcid else [self.transport, self.traddr]
-        name = ":".join(escape(part) for part in parts) + ":" + escape(self.subsysnqn).replace("::", ":\\x3a")
+        nqn = escape(self.subsysnqn).replace("::", ":\\x3a")
+        if nqn.endswith(":"):
+            nqn = nqn[:-1] + "\\x3a"
+        name = ":".join(escape(part) for part in parts) + ":" + nqn
         mark = "host-" + _digest(self.hostnqn, 8) if self.hostnqn else ""
-        host = ":".join((escape(self.host_iface), escape(self.host_traddr), mark)).rstrip(":")
+        host = [escape(self.host_iface), escape(self.host_traddr), mark]
+        while host and not host[-1]:
+            host.pop()
         if host:
-            name += "::" + host
-        if len(name) > _INSTANCE_MAX:
+            name += "::" + ":".join(host)
+        # No whole name is as long as a cut one, so no NQN can be made up to collide with a cut name.
+        if len(name) > _INSTANCE_MAX - 4:
             cut = name[: _INSTANCE_MAX - 17]
             # Never end inside an escape sequence.
             cut = cut[: cut.rindex("\\")] if "\\" in cut[-3:] else cut

@@ -43,7 +43,6 @@ def unit_properties(tid: TransportId, role: str, worker: str) -> list[Property]:
         ("KillMode", "s", "mixed"),
         ("OOMScoreAdjust", "i", -900),
         ("SyslogIdentifier", "s", "nvme-ctrl"),
-        # Each line of the worker's names its controller.
         ("LogExtraFields", "aay", journal_fields(tid)),
         *_ordering(tid.transport),
         *_SANDBOX,
@@ -91,8 +90,6 @@ _SANDBOX: list[Property] = [
     ("NoNewPrivileges", "b", True),
     ("LimitCORE", "t", 0),
     ("LimitCORESoft", "t", 0),
-    ("ProtectHome", "s", "yes"),
-    ("ProtectClock", "b", False),
     ("RestrictRealtime", "b", True),
     ("LockPersonality", "b", True),
     ("MemoryDenyWriteExecute", "b", True),

@@ -16,7 +16,7 @@ def main() -> int:
     if len(sys.argv) != 2 or "/" in sys.argv[1]:
         sys.stderr.write("usage: nvme-ctrl-worker INSTANCE   (discoverd starts it; see nvme-ctrl@.service(8))\n")
         return EXIT_USAGE
-    instance = sys.argv[1]
+    instance = notify.subject = sys.argv[1]
     try:
         spec = state.Spec.decode(state.read(state.directory(instance) + "/spec"))
     except state.StateError as error:

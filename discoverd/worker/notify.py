@@ -11,6 +11,8 @@ import sys
 EMERGENCY, ERROR, WARNING, NOTICE, INFO, DEBUG = 0, 3, 4, 5, 6, 7
 
 _last = ""
+# The instance of the unit, for readers of the journal who do not look at its fields.
+subject = ""
 
 
 def send(text: str) -> None:
@@ -35,8 +37,8 @@ def status(text: str) -> None:
 
 
 def log(priority: int, text: str) -> None:
-    """Write one line to the journal. The unit's LogExtraFields= name the controller on it."""
-    sys.stderr.write(f"<{priority}>{text}\n")
+    """Write one line to the journal, beginning with the controller it is about."""
+    sys.stderr.write(f"<{priority}>{subject}: {text}\n")
     sys.stderr.flush()
 
 
