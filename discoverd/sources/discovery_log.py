@@ -111,8 +111,6 @@ def candidates(
         try:
             if not transport:
                 raise TidError(f"its transport type {entry.trtype} is unknown")
-            if entry.traddr in _ANY_ADDRESS:
-                raise TidError(f"{entry.traddr} is no address to connect to")
             same = transport == parent.transport
             tid = TransportId.make(
                 IO,
@@ -124,6 +122,9 @@ def candidates(
                 host_iface=parent.host_iface if same else "",
                 hostnqn=scope.hostnqn,
             )
+            # Looked at in its one spelling, of which it may have been sent another.
+            if tid.traddr.partition("%")[0] in _ANY_ADDRESS:
+                raise TidError(f"{tid.traddr} is no address to connect to")
         except TidError as error:
             refused.append(Refusal(what, where, str(error)))
             continue
