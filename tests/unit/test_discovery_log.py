@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log pages, most of them hostile."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from discoverd.candidate import Candidate, Refusal
+from discoverd.config.model import DiscoveredScope, Secrets
+from discoverd.sources.discovery_log import Entry, LogPageError, candidates, parse
+from discoverd.state import Spec
+from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TransportId
+
+from .log_pages import FC, RDMA, TCP, entry, page
+
+NQN = "nqn.2024-08.com.example:vol1"
+HOST = "nqn.2024-08.com.example:host"
+HOSTID = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
+PARENT = TransportId.make(DISCOVERY, "tcp", "192.0.2.1", "", DISCOVERY_NQN)
+SCOPE = DiscoveredScope({"ctrl-loss-tmo": "-1"}, Secrets(), "", "", "", "")
+
+
+def found(
+    data: bytes, parent: TransportId = PARENT, scope: DiscoveredScope = SCOPE
+) -> tuple[tuple[Candidate, ...], tuple[Refusal, ...]]:
+    return candidates(parse(data), parent, parent.instance, scope, HOST, HOSTID)
+
+
+def test_an_entry_is_read_exactly() -> None:
+    log = parse(page(entry(NQN, "192.0.2.7", "4421", eflags=5), generation=2**63))
+    assert log.generation == 2**63
+    assert log.refused == ()
+    assert log.entries == (Entry(0, 3, 2, 4, 7, 5, "4421", NQN, "192.0.2.7"),)
+
+
+@pytest.mark.parametrize("pad", [b"\0", b" "])
+def test_padding_is_no_text(pad: bytes) -> None:
+    (one,) = parse(page(entry(NQN, pad=pad))).entries
+    assert (one.subnqn, one.traddr, one.trsvcid) == (NQN, "192.0.2.1", "4420")
+
+
+def test_fields_without_an_end() -> None:
+    (one,) = parse(page(entry("n" * 256, "1" * 256, "4" * 32))).entries
+    assert (len(one.subnqn), len(one.traddr), len(one.trsvcid)) == (256, 256, 32)
+
+
+def test_an_empty_page_lists_nothing() -> None:
+    assert found(page()) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "0 bytes"),
+        (page()[:-1], "1023 bytes"),
+        (page(entry(NQN))[:-1], "claims 1 entries"),
+        (page(entry(NQN)) + b"\0", "claims 1 entries"),
+        (page(entry(NQN), records=2), "claims 2 entries"),
+        (page(entry(NQN), records=0), "claims 0 entries"),
+        (page(records=2**64 - 1), "claims"),
+        (page(form=1), "record format 1"),
+    ],
+)
+def test_no_log_page(data: bytes, why: str) -> None:
+    with pytest.raises(LogPageError, match=why):
+        parse(data)
+
+
+def test_candidate() -> None:
+    ((one,), refused) = found(page(entry(NQN), generation=9))
+    assert refused == ()
+    assert one.tid.instance == f"tcp:192.0.2.1:4420:{NQN}"
+    assert one.source == f"listed in the log page of {PARENT.instance}"
+    assert one.origin == PARENT.instance
+    assert not one.configured
+    assert one.options == (
+        ("nqn", NQN),
+        ("transport", "tcp"),
+        ("traddr", "192.0.2.1"),
+        ("trsvcid", "4420"),
+        ("hostnqn", HOST),
+        ("hostid", HOSTID),
+        ("ctrl_loss_tmo", "-1"),
+    )
+
+
+def test_the_hosts_side_comes_from_the_discovery_controller() -> None:
+    parent = TransportId.make(
+        DISCOVERY, "tcp", "192.0.2.1", "", DISCOVERY_NQN, host_traddr="192.0.2.9", host_iface="eth0"
+    )
+    data = page(entry(NQN), entry(NQN, trtype=RDMA), entry(NQN, "nn-0x1:pn-0x2", "none", trtype=FC))
+    (tcp, rdma, fc), refused = found(data, parent)
+    assert refused == ()
+    assert (tcp.tid.host_traddr, tcp.tid.host_iface) == ("192.0.2.9", "eth0")
+    assert (rdma.tid.host_traddr, rdma.tid.host_iface) == ("", "")
+    assert fc.tid.instance == f"fc:nn-0x0000000000000001:pn-0x0000000000000002:{NQN}"
+
+
+def test_another_host_nqn_is_part_of_the_identity() -> None:
+    scope = DiscoveredScope({}, Secrets(), "", "nqn.2024-08.com.example:other", HOSTID, "")
+    ((one,), _) = found(page(entry(NQN)), scope=scope)
+    assert one.tid.hostnqn == "nqn.2024-08.com.example:other"
+
+
+def test_the_controller_itself_and_its_twins_are_passed_over() -> None:
+    data = page(entry(DISCOVERY_NQN, subtype=3), entry(NQN, eflags=1))
+    assert found(data) == ((), ())
+
+
+@pytest.mark.parametrize(("subtype", "why"), [(1, "referral"), (0, "of type 0"), (255, "of type 255")])
+def test_what_is_not_followed_is_told(subtype: int, why: str) -> None:
+    wanted, (refusal,) = found(page(entry(DISCOVERY_NQN, subtype=subtype), generation=4))
+    assert wanted == ()
+    assert why in refusal.reason
+    assert "entry 0" in refusal.what
+    assert refusal.source == f"in the log page of {PARENT.instance} (generation 4)"
+
+
+HOSTILE = [
+    entry("nqn.a,host_traddr=192.0.2.66"),
+    entry("nqn.a\nend"),
+    entry("nqn.a\rb"),
+    entry("nqn.a\x1b]0;owned\x07"),
+    entry("nqn.a\x9b2J"),
+    entry("nqn.a\u202eb"),
+    entry("nqn.a b"),
+    entry("nqn." + "x" * 252),
+    entry("nqn." + "x" * 220),
+    entry("../../etc/passwd"),
+    entry(""),
+    entry(b"nqn.\xff\xfe"),
+    entry(b"nqn.a\xed\xa0\x80"),
+    entry(NQN, "0.0.0.0"),  # noqa: S104
+    entry(NQN, "::"),
+    entry(NQN, "0:0:0:0:0:0:0:0"),
+    entry(NQN, "::ffff:0.0.0.0"),
+    entry(NQN, "::%eth0"),
+    entry(NQN, ""),
+    entry(NQN, "array.example.com"),
+    entry(NQN, "192.0.2.1,nqn=x"),
+    entry(NQN, "192.0.2.1\nend"),
+    entry(NQN, "fe80::1%../x"),
+    entry(NQN, "fe80::1%a,b"),
+    entry(NQN, b"192.0.2.1\xff"),
+    entry(NQN, trsvcid="4420,nqn=x"),
+    entry(NQN, trsvcid="0"),
+    entry(NQN, trsvcid="99999"),
+    entry(NQN, trsvcid="4420\n1"),
+    entry(NQN, trsvcid="-1"),
+    entry(NQN, trsvcid=b"\xff"),
+    entry(NQN, trtype=0),
+    entry(NQN, trtype=255),
+    entry(NQN, trtype=FC),
+    entry(NQN, "nn-0x1:pn-0x2,x", trtype=FC),
+]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_hostile_entry_is_refused_alone(hostile: bytes) -> None:
+    wanted, refused = found(page(hostile, entry(NQN)))
+    assert [one.tid.subsysnqn for one in wanted] == [NQN]
+    assert len(refused) == 1
+    assert "entry 0" in refused[0].what
+    assert f"{refused[0].what} {refused[0].reason} {refused[0].source}".isprintable()
+
+
+@pytest.mark.parametrize("nqn", ["nqn.a/../b", "nqn.%i%n", "nqn.a\\x2f", "nqn.a;reboot", "nqn.$(x)", "nqn.é", "nqn.="])
+def test_an_odd_name_is_taken_and_made_harmless(nqn: str) -> None:
+    ((one,), refused) = found(page(entry(nqn)))
+    assert refused == ()
+    assert_harmless(one)
+    assert dict(one.options)["nqn"] == nqn
+
+
+def assert_harmless(one: Candidate) -> None:
+    instance = one.tid.instance
+    assert re.fullmatch(r"([A-Za-z0-9:_.@-]|\\x[0-9a-f]{2})+", instance)
+    assert instance not in (".", "..")
+    assert not instance.startswith(".")
+    for key, value in one.options:
+        assert not set(value) & set(",\n\r\0"), key
+        assert value.isprintable()
+    assert str(one.tid).isprintable()
+    spec = Spec(one.role, list(one.options))
+    spec.source, spec.origin = one.source, one.origin
+    again = Spec.decode(spec.encode())
+    assert (again.options, again.source, again.held) == (list(one.options), one.source, False)
+
+
+def assert_survives(data: bytes) -> None:
+    try:
+        wanted, refused = found(data)
+    except LogPageError:
+        return
+    for one in wanted:
+        assert_harmless(one)
+    for refusal in refused:
+        assert f"{refusal.what} {refusal.reason} {refusal.source}".isprintable()
+
+
+GOOD = page(entry(NQN), entry(NQN, "fe80::1%eth0"), entry(NQN, "nn-0x1:pn-0x2", "none", trtype=FC), entry("nqn.x"))
+
+
+@given(st.binary(max_size=2100))
+def test_noise(data: bytes) -> None:
+    assert_survives(data)
+
+
+@given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), max_size=12), st.integers(0, len(GOOD)))
+def test_a_page_with_wrong_bytes(changes: list[tuple[int, int]], cut: int) -> None:
+    data = bytearray(GOOD)
+    for position, value in changes:
+        data[position] = value
+    assert_survives(bytes(data))
+    assert_survives(bytes(data[:cut]))
+
+
+texts = st.one_of(
+    st.binary(max_size=300),
+    st.text(max_size=80).map(str.encode),
+    st.text(alphabet="nq.:,%/\\\n\0 ab1é", max_size=60).map(lambda text: b"nqn." + text.encode()),
+    st.text(alphabet="0123456789abcdef:.%,/ ", max_size=40).map(str.encode),
+    st.sampled_from([NQN.encode(), b"192.0.2.1", b"4420", b"fe80::1%eth0"]),
+)
+
+
+@given(
+    st.lists(
+        st.builds(
+            entry,
+            texts,
+            texts,
+            texts,
+            trtype=st.sampled_from([0, RDMA, FC, TCP, 254, 255]),
+            subtype=st.sampled_from([0, 1, 2, 2, 2, 3, 4]),
+            eflags=st.integers(0, 65535),
+        ),
+        max_size=4,
+    )
+)
+def test_made_up_entries(entries: list[bytes]) -> None:
+    assert_survives(page(*entries))
