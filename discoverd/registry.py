@@ -80,6 +80,7 @@ def claim(device: str, owner: str, unit: str) -> None:
 def delete(device: str) -> None:
     """Take an entry away in one step, if there is one. Raises OSError."""
     trash = f"{ROOT}/.trash.{device}.{posix.getpid()}"
+    _remove_tree(trash)
     try:
         posix.rename(f"{ROOT}/{device}", trash)
     except FileNotFoundError:
