@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The registry, byte for byte as nvme-cli 3 reads and writes it."""
+
+import errno
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from discoverd import registry
+
+UNIT = "nvme-ctrl@tcp:192.0.2.1:4420:nqn.x.service"
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A registry of our own, and a counter to stamp entries with."""
+    place = tmp_path / "registry"
+    place.mkdir()
+    (tmp_path / "uevent_seqnum").write_text("4711\n")
+    monkeypatch.setattr(registry, "ROOT", str(place))
+    monkeypatch.setattr(registry, "_SEQNUM", str(tmp_path / "uevent_seqnum"))
+    # /run/nvme itself is the machine's.
+    make = registry._make_directory
+    monkeypatch.setattr(registry, "_make_directory", lambda path: None if path == "/run/nvme" else make(path))
+    return place
+
+
+def entry(root: Path, device: str = "nvme3") -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (root / device).iterdir()}
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077])
+def test_an_entry_is_nvme_clis_byte_for_byte(root: Path, umask: int) -> None:
+    root.rmdir()
+    previous = os.umask(umask)
+    try:
+        registry.claim("nvme3", registry.OWNER, UNIT)
+    finally:
+        os.umask(previous)
+    assert entry(root) == {"owner": b"nvme-ctrl\n", "seqnum": b"4711\n", "unit": UNIT.encode() + b"\n"}
+    assert os.listdir(root) == ["nvme3"]
+    for directory in (root, root / "nvme3"):
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o755
+    for path in (root / "nvme3").iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+        assert path.is_file()
+
+
+def test_attributes_have_names_that_nvme_cli_takes(root: Path) -> None:
+    registry.claim("nvme3", registry.OWNER, UNIT)
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in entry(root))
+
+
+@pytest.mark.parametrize("content", [None, ""])
+def test_no_stamp_rather_than_a_malformed_one(root: Path, tmp_path: Path, content: str | None) -> None:
+    """The clean-up rule removes an entry whose stamp is no number."""
+    (tmp_path / "uevent_seqnum").unlink()
+    if content is not None:
+        (tmp_path / "uevent_seqnum").write_text(content)
+    registry.claim("nvme3", registry.OWNER, UNIT)
+    assert sorted(entry(root)) == ["owner", "unit"]
+
+
+@pytest.mark.parametrize(
+    ("name", "valid"),
+    [
+        ("nvme0", True),
+        ("nvme3", True),
+        ("nvme003", True),
+        ("nvme1234567", True),
+        ("nvme", False),
+        ("", False),
+        ("/dev/nvme3", False),
+        ("nvme3n1", False),
+        ("NVME3", False),
+        ("nvme-1", False),
+        ("nvme 3", False),
+        ("nvme3\n", False),
+        ("nvme٣", False),
+        ("nvme²", False),
+        ("nvme3/../nvme4", False),
+        ("..", False),
+        ("xnvme3", False),
+    ],
+)
+def test_device_names(name: str, valid: bool) -> None:
+    assert registry.valid_device(name) is valid
+    if not valid:
+        assert registry.retrieve(name, "owner") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "value"),
+    [
+        (b"stas\n", "stas"),
+        (b"stas", "stas"),
+        (b"stas\n\r\n\n", "stas"),
+        (b"two\nlines\n", "two\nlines"),
+        (b' quoted "!@#%" \n', ' quoted "!@#%" '),
+        (b"\n", ""),
+        (b"", None),
+        (b"\xff\n", "\ufffd"),
+    ],
+)
+def test_values_as_others_write_them(root: Path, content: bytes, value: str | None) -> None:
+    (root / "nvme3").mkdir()
+    (root / "nvme3" / "owner").write_bytes(content)
+    assert registry.retrieve("nvme3", "owner") == value
+
+
+def test_what_is_not_there(root: Path) -> None:
+    assert registry.retrieve("nvme3", "owner") is None
+    (root / "nvme3").mkdir()
+    assert registry.retrieve("nvme3", "owner") is None
+    (root / "nvme4").write_bytes(b"")
+    assert registry.retrieve("nvme4", "owner") is None
+
+
+def test_what_cannot_be_read_is_not_unowned(root: Path) -> None:
+    (root / "nvme3" / "owner").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        registry.retrieve("nvme3", "owner")
+    (root / "nvme4").mkdir()
+    (root / "nvme4" / "owner").symlink_to("/etc/hostname")
+    with pytest.raises(OSError, match="symbolic"):
+        registry.retrieve("nvme4", "owner")
+
+
+def test_a_claim_takes_the_place_of_the_whole_entry_before(root: Path) -> None:
+    (root / "nvme3").mkdir()
+    (root / "nvme3" / "owner").write_bytes(b"stas\n")
+    (root / "nvme3" / "note").write_bytes(b"of an earlier controller\n")
+    registry.claim("nvme3", "nbft", UNIT)
+    assert sorted(entry(root)) == ["owner", "seqnum", "unit"]
+    assert entry(root)["owner"] == b"nbft\n"
+    assert os.listdir(root) == ["nvme3"]
+
+
+def test_what_a_killed_claim_left_is_no_hindrance(root: Path) -> None:
+    left = root / f".nvme3.tmp.{os.getpid()}"
+    left.mkdir()
+    (left / "owner").write_bytes(b"half")
+    registry.claim("nvme3", registry.OWNER, UNIT)
+    assert os.listdir(root) == ["nvme3"]
+    assert entry(root)["owner"] == b"nvme-ctrl\n"
+
+
+def test_an_entry_that_is_written_in_between_is_replaced(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    delete = registry.delete
+    raced = iter([True, True])
+
+    def lose(device: str) -> None:
+        delete(device)
+        if next(raced, False):
+            (root / device).mkdir()
+            (root / device / "owner").write_bytes(b"stas\n")
+
+    monkeypatch.setattr(registry, "delete", lose)
+    registry.claim("nvme3", registry.OWNER, UNIT)
+    assert entry(root)["owner"] == b"nvme-ctrl\n"
+
+
+def test_an_entry_that_somebody_keeps_writing_is_left(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    delete = registry.delete
+
+    def lose(device: str) -> None:
+        delete(device)
+        (root / device).mkdir()
+        (root / device / "owner").write_bytes(b"stas\n")
+
+    monkeypatch.setattr(registry, "delete", lose)
+    with pytest.raises(FileExistsError, match="another tool"):
+        registry.claim("nvme3", registry.OWNER, UNIT)
+    assert entry(root) == {"owner": b"stas\n"}
+    assert os.listdir(root) == ["nvme3"]
+
+
+def test_a_full_file_system_leaves_no_rubbish(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("discoverd.registry.posix.write", full)
+    with pytest.raises(OSError, match="No space left"):
+        registry.claim("nvme3", registry.OWNER, UNIT)
+    assert os.listdir(root) == []
+
+
+def test_delete(root: Path) -> None:
+    registry.claim("nvme3", registry.OWNER, UNIT)
+    registry.claim("nvme4", registry.OWNER, UNIT)
+    registry.delete("nvme3")
+    registry.delete("nvme3")
+    assert os.listdir(root) == ["nvme4"]
+
+
+def test_what_a_killed_delete_left_is_no_hindrance(root: Path) -> None:
+    left = root / f".trash.nvme3.{os.getpid()}"
+    left.mkdir()
+    (left / "owner").write_bytes(b"half")
+    registry.claim("nvme3", registry.OWNER, UNIT)
+    registry.delete("nvme3")
+    assert os.listdir(root) == []
+
+
+_CLAIMER = """
+import sys
+sys.path.append(sys.argv[1])
+from discoverd import registry
+registry.ROOT = sys.argv[2]
+registry._make_directory = lambda path: None
+for number in range(100):
+    try:
+        registry.claim("nvme3", f"owner-{sys.argv[3]}-{number}", f"unit-{sys.argv[3]}-{number}")
+    except FileExistsError:
+        pass
+"""
+
+
+def test_ten_processes_leave_one_whole_entry(root: Path) -> None:
+    package = str(Path(registry.__file__).parent.parent)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _CLAIMER, package, str(root), str(number)], stderr=subprocess.PIPE
+        )
+        for number in range(10)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) == (0, b"")
+    assert os.listdir(root) == ["nvme3"]
+    left = entry(root)
+    assert sorted(left) == ["owner", "seqnum", "unit"]
+    assert re.fullmatch(rb"owner-\d-\d+\n", left["owner"])
+    assert left["owner"].removeprefix(b"owner-") == left["unit"].removeprefix(b"unit-")
