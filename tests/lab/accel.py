@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether this machine can run the guest in hardware.
 
-`/dev/kvm` may open and still not run a guest (no svm or vmx), so a real kernel is given a few seconds to print its name.
+`/dev/kvm` may open and still not run a guest (no svm or vmx), so a real kernel gets a few seconds to print its name.
 """
 
 import os

@@ -26,7 +26,7 @@ class Entry:
 
 
 def text_of(value: object) -> str:
-    """A field as text: journalctl writes one that is not printable UTF-8 as a list of bytes, a repeated one as a list."""
+    """A field as text: journalctl writes unprintable ones as lists of bytes, and repeated ones as lists."""
     if isinstance(value, list):
         if all(isinstance(item, int) for item in value):
             return bytes(value).decode(errors="backslashreplace")
@@ -42,7 +42,7 @@ def parse(line: str) -> Entry | None:
         return None
     return Entry(
         unit=text_of(fields.get("UNIT") or fields.get("_SYSTEMD_UNIT")),
-        priority=int(text_of(fields.get("PRIORITY", "6"))),
+        priority=int(text_of(fields.get("PRIORITY", "6")).split()[0]),
         identifier=text_of(fields.get("SYSLOG_IDENTIFIER")),
         message=text_of(fields.get("MESSAGE")),
         fields=fields,

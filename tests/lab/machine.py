@@ -168,9 +168,7 @@ class Machine:
 
     # Commands and files
 
-    def _ask(
-        self, request: dict[str, object], body: bytes = b"", *, timeout: float
-    ) -> tuple[dict[str, object], bytes]:
+    def _ask(self, request: dict[str, object], body: bytes = b"", *, timeout: float) -> tuple[dict[str, object], bytes]:
         if self._channel is None:
             raise LabError("the machine is not running")
         try:
@@ -257,12 +255,8 @@ class Machine:
             self.run(f"ip -netns tgt link set {path} down")
 
     def restore_link(self, path: str) -> None:
-        """Undoes either cut. Addresses that a downed link lost are set again."""
-        self.run(
-            f"tc -netns tgt qdisc del dev {path} root 2>/dev/null; tc qdisc del dev {path} root 2>/dev/null; "
-            f"ip -netns tgt link set {path} up && "
-            f"ip -netns tgt address replace 2001:db8:{int(path[-1]) + 1}::1/64 dev {path} nodad"
-        )
+        """Undoes either cut."""
+        self.run(["lab-network", "restore", path])
 
     # What it says
 
@@ -279,9 +273,7 @@ class Machine:
             return self._journal_path.stat().st_size
         return 0
 
-    def journal(
-        self, unit: str | None = None, priority: int | None = None, *, since: int = 0
-    ) -> list[journal.Entry]:
+    def journal(self, unit: str | None = None, priority: int | None = None, *, since: int = 0) -> list[journal.Entry]:
         """Entries of all boots of this machine, of one unit, at this priority or worse; also after its end."""
         self.journal_end()
         return [

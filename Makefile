@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+# Run as root on a Debian 12 or 13; each target installs what it lacks.
+
+python := .cache/venv/bin/python
+# Bounds for one test; the lab's run under software emulation.
+unit_seconds := 120
+lab_seconds := 900
+
+# SHELL is also make's own: "make demo SHELL=1" must not become the shell of the recipes.
+shell_wanted := $(if $(filter command line,$(origin SHELL)),--shell)
+override SHELL := /bin/sh
+
+.PHONY: help setup lint unit image lab test demo clean
+
+help:
+	@echo "make test    everything: lint, unit tests, lab"
+	@echo "make lint    ruff and mypy"
+	@echo "make unit    tests that need no root and no machine"
+	@echo "make lab     scenarios in a virtual machine with a real kernel; ARGS= goes to pytest"
+	@echo "make image   only build the machine's image"
+	@echo "make demo    see it work; SHELL=1 leaves a shell in the machine open"
+	@echo "make setup   install what all of these need"
+	@echo "make clean   delete what they made, under .cache"
+
+setup:
+	@tests/setup.sh
+
+lint: setup
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -m mypy
+
+unit: setup
+	$(python) -m pytest tests/unit --timeout=$(unit_seconds) $(ARGS)
+
+image: setup
+	@$(python) -m tests.lab.image
+
+lab: image
+	$(python) -m pytest tests/lab --timeout=$(lab_seconds) $(ARGS)
+
+test: lint unit lab
+
+demo: setup
+	$(python) -m tests.lab.demo $(shell_wanted)
+
+clean:
+	rm -rf .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

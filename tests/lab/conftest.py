@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Machines for scenarios, and what holds for every one of them: our units log no error that was not expected."""
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator
+
+import pytest
+
+from tests.lab import evidence, journal
+from tests.lab.image import Image, ImageError, build
+from tests.lab.machine import LabError, Machine
+
+# Everything that a scenario may leave on a machine that the next one shares. The stop comes first, so that nothing
+# connects again what is disconnected here; the target goes last, so that disconnecting finds it.
+CLEAN = r"""
+systemctl stop discoverd.service
+systemctl stop 'nvme-ctrl@*.service'
+systemctl reset-failed
+umount --all-targets --lazy /dev/nvme*n* 2>/dev/null
+for controller in /sys/class/nvme/nvme*; do
+    [ -w "$controller/delete_controller" ] && echo 1 >"$controller/delete_controller"
+done
+lab-network restore path0
+lab-network restore path1
+[ -z "$(ls -d /sys/kernel/config/nvmet/*/* 2>/dev/null)" ] || lab-target down
+rm -rf /run/discoverd /run/nvme/registry/* /etc/nvme/nvme-fabrics.conf /etc/nvme/nvme-fabrics.conf.d \
+    /etc/nvme/discoverd.conf /etc/nvme/discoverd.conf.d /etc/nvme/exclusions /etc/nvme/exclusions.conf \
+    /etc/nvme/exclusions.conf.d '/etc/systemd/system/nvme-ctrl@'* /etc/systemd/system/discoverd.service.d
+systemctl daemon-reload
+"""
+LEFT = """
+! { ls -d /sys/class/nvme/* /run/nvme/registry/* 2>/dev/null; systemctl list-units --no-legend 'nvme-ctrl@*'; } | grep .
+"""
+
+_machines: list[Machine] = []
+_allowed: list[str] = []
+
+
+def clean(machine: Machine) -> None:
+    """Brings a running machine to the state after a boot. Raises LabError with what would not go."""
+    machine.run(CLEAN, check=False, timeout=120)
+    machine.wait_until(LEFT, what="no controller and no unit left")
+
+
+@pytest.fixture(scope="session")
+def image() -> Image:
+    try:
+        return build()
+    except ImageError as error:
+        pytest.exit(f"lab: {error}", returncode=1)
+
+
+@contextlib.contextmanager
+def booted(image: Image) -> Iterator[Machine]:
+    machine = Machine(image)
+    _machines.append(machine)
+    try:
+        try:
+            machine.boot()
+        except LabError as error:
+            raise LabError(f"{error}\nkept in {evidence.keep('boot', machine)}") from error
+        yield machine
+    finally:
+        _machines.remove(machine)
+        machine.discard()
+
+
+@pytest.fixture(scope="module")
+def machine(image: Image) -> Iterator[Machine]:
+    """A booted machine that the module's scenarios share; discoverd is installed and not running."""
+    with booted(image) as result:
+        yield result
+        clean(result)
+        result.poweroff()
+
+
+@pytest.fixture
+def host(machine: Machine) -> Machine:
+    """The module's machine in the state after a boot: no target, no configuration, no unit, discoverd stopped."""
+    clean(machine)
+    return machine
+
+
+@pytest.fixture
+def fresh_machine(image: Image) -> Iterator[Machine]:
+    """A booted machine of the scenario's own, to reboot, power off or kill."""
+    with booted(image) as result:
+        yield result
+
+
+@pytest.fixture
+def allow_journal() -> Iterator[Callable[[str], None]]:
+    """Call it with a regular expression to expect messages that match it at priority err or worse."""
+    yield _allowed.append
+    _allowed.clear()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Judges the journal of every machine since the scenario began as part of the scenario itself."""
+    since = {machine: machine.journal_end() for machine in _machines}
+    yield
+    wrong = [
+        str(entry)
+        for machine, start in since.items()
+        for entry in journal.unexpected(machine.journal(since=start), _allowed)
+    ]
+    if wrong:
+        pytest.fail("errors in the journal of our units:\n" + "\n".join(wrong), pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        for machine in _machines:
+            folder = evidence.keep(item.nodeid, machine)
+            report.sections.append(("lab", f"journal, console and states of the machine are in {folder}"))
+    return report
