@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which controller in the kernel is the one that is wanted."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from discoverd.kernel import addresses, controllers
+from discoverd.kernel.controllers import Controller, find, matches, same_address
+
+NQN = "nqn.2024-08.com.example:vol1"
+DISCOVERY = controllers.DISCOVERY_NQN
+HOST = "nqn.2024-08.com.example:host"
+HOSTID = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
+
+Sysfs = dict[str, str]
+
+
+@pytest.fixture(autouse=True)
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A /sys/class/nvme of our own, on a host with three addresses."""
+    monkeypatch.setattr(controllers, "CLASS", str(tmp_path))
+    owned = [("eth0", "192.0.2.9"), ("eth1", "198.51.100.9"), ("eth1", "2001:db8::9")]
+
+    def local() -> list[tuple[str, bytes]]:
+        return [
+            (name, socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)) for name, text in owned
+        ]
+
+    monkeypatch.setattr(addresses, "local", local)
+    return tmp_path
+
+
+def live(tree: Path, device: str = "nvme3", **attributes: str) -> Controller:
+    """Put a controller into the tree and read it."""
+    defaults = {
+        "transport": "tcp",
+        "address": "traddr=192.0.2.1,trsvcid=4420",
+        "subsysnqn": NQN,
+        "hostnqn": HOST,
+        "hostid": HOSTID,
+        "cntrltype": "io",
+        "dctype": "none",
+        "state": "live",
+    }
+    directory = tree / device
+    directory.mkdir()
+    for name, value in (defaults | attributes).items():
+        (directory / name).write_text(value + "\n")
+    return Controller(device)
+
+
+def wanted(**changes: str) -> dict[str, str]:
+    defaults = {
+        "nqn": NQN,
+        "transport": "tcp",
+        "traddr": "192.0.2.1",
+        "trsvcid": "4420",
+        "hostnqn": HOST,
+        "hostid": HOSTID,
+    }
+    return {key: value for key, value in (defaults | changes).items() if value}
+
+
+TCP = "traddr=192.0.2.1,trsvcid=4420"
+# What is wanted, what is live, whether they are the same, and which rule decides.
+GENERAL: list[tuple[Sysfs, Sysfs, bool]] = [
+    ({}, {}, True),
+    ({"transport": "rdma"}, {}, False),
+    ({"trsvcid": "4421"}, {}, False),
+    ({"traddr": "192.0.2.2"}, {}, False),
+    ({"nqn": NQN + "x"}, {}, False),
+    ({"nqn": NQN.upper()}, {}, False),
+    # The host's identity, as far as the kernel tells.
+    ({"hostnqn": HOST + "x"}, {}, False),
+    ({"hostnqn": HOST + "x"}, {"hostnqn": ""}, True),
+    ({"hostid": HOSTID.replace("0f", "1f")}, {}, False),
+    ({"hostid": HOSTID.upper()}, {}, True),
+    ({}, {"hostnqn": "", "hostid": ""}, True),
+    # TP8013: who asks for the well-known name is content with a unique one, of a discovery controller.
+    ({"nqn": DISCOVERY}, {"subsysnqn": DISCOVERY, "cntrltype": "discovery"}, True),
+    ({"nqn": DISCOVERY}, {"subsysnqn": "nqn.2024-08.com.example:dc", "cntrltype": "discovery"}, True),
+    ({"nqn": DISCOVERY}, {"subsysnqn": NQN, "cntrltype": "io"}, False),
+    ({"nqn": DISCOVERY}, {"subsysnqn": DISCOVERY, "cntrltype": ""}, True),
+    ({"nqn": "nqn.2024-08.com.example:dc"}, {"subsysnqn": DISCOVERY, "cntrltype": "discovery"}, False),
+    # Spellings of an address.
+    ({"traddr": "2001:db8::1"}, {"address": "traddr=2001:0DB8:0:0:0:0:0:1,trsvcid=4420"}, True),
+    ({}, {"address": "traddr=::ffff:192.0.2.1,trsvcid=4420"}, True),
+    ({"traddr": "fe80::1%eth0"}, {"address": "traddr=fe80::1%eth0,trsvcid=4420"}, True),
+    ({"traddr": "fe80::1%eth0"}, {"address": "traddr=fe80::1%eth1,trsvcid=4420"}, False),
+    ({"traddr": "fe80::1"}, {"address": "traddr=fe80::1%eth0,trsvcid=4420"}, False),
+    ({}, {"address": ""}, False),
+    ({}, {"address": "(efault)"}, False),
+]
+SOURCE: list[tuple[Sysfs, Sysfs, bool]] = [
+    # Who wants neither address nor interface is content with any.
+    ({}, {"address": TCP + ",host_traddr=192.0.2.9,host_iface=eth0,src_addr=192.0.2.9"}, True),
+    # Since kernel 6.1: the address that the connection has.
+    ({"host_traddr": "192.0.2.9"}, {"address": TCP + ",src_addr=192.0.2.9"}, True),
+    ({"host_traddr": "192.0.2.9"}, {"address": TCP + ",src_addr=198.51.100.9"}, False),
+    ({"host_traddr": "192.0.2.9"}, {"address": TCP + ",src_addr=::ffff:192.0.2.9"}, True),
+    # It counts, whatever was asked for at connect.
+    ({"host_traddr": "192.0.2.9"}, {"address": TCP + ",host_traddr=198.51.100.9,src_addr=192.0.2.9"}, True),
+    ({"host_iface": "eth0"}, {"address": TCP + ",src_addr=192.0.2.9"}, True),
+    ({"host_iface": "eth1"}, {"address": TCP + ",src_addr=192.0.2.9"}, False),
+    ({"host_iface": "eth1"}, {"address": TCP + ",src_addr=2001:DB8:0::9"}, True),
+    ({"host_iface": "eth0"}, {"address": TCP + ",src_addr=203.0.113.1"}, False),
+    ({"host_iface": "eth1"}, {"address": TCP + ",host_iface=eth1,src_addr=192.0.2.9"}, False),
+    ({"host_traddr": "192.0.2.9", "host_iface": "eth0"}, {"address": TCP + ",src_addr=192.0.2.9"}, True),
+    ({"host_traddr": "192.0.2.9", "host_iface": "eth1"}, {"address": TCP + ",src_addr=192.0.2.9"}, False),
+    ({"host_traddr": "198.51.100.9", "host_iface": "eth0"}, {"address": TCP + ",src_addr=192.0.2.9"}, False),
+    # Before: what was asked for at connect.
+    ({"host_traddr": "192.0.2.9"}, {"address": TCP + ",host_traddr=192.0.2.9"}, True),
+    ({"host_traddr": "192.0.2.9"}, {"address": TCP + ",host_traddr=198.51.100.9"}, False),
+    ({"host_traddr": "192.0.2.9"}, {"address": TCP + ",host_iface=eth0"}, True),
+    ({"host_traddr": "192.0.2.9"}, {"address": TCP + ",host_iface=eth1"}, False),
+    ({"host_traddr": "192.0.2.9"}, {}, True),
+    ({"host_traddr": "192.0.2.9"}, {"address": TCP + ",host_traddr=none,src_addr=None"}, True),
+    ({"host_iface": "eth0"}, {"address": TCP + ",host_iface=eth0"}, True),
+    ({"host_iface": "eth1"}, {"address": TCP + ",host_iface=eth0"}, False),
+    ({"host_iface": "eth0"}, {"address": TCP + ",host_traddr=192.0.2.9"}, True),
+    ({"host_iface": "eth1"}, {"address": TCP + ",host_traddr=192.0.2.9"}, False),
+    ({"host_iface": "eth0"}, {}, True),
+    # Any address of the interface, not only its first.
+    ({"host_traddr": "2001:db8::9"}, {"address": TCP + ",host_iface=eth1"}, True),
+]
+WWNS = "nn-0x20000090fa942779:pn-0x10000090fa942779"
+OTHER = "nn-0x20000090fa942780:pn-0x10000090fa942780"
+FC_LIVE = {"transport": "fc", "address": f"traddr={WWNS},trsvcid=none,host_traddr={OTHER}"}
+FC_WANTED = {"transport": "fc", "trsvcid": "", "traddr": WWNS, "host_traddr": OTHER}
+RDMA_LIVE = {"transport": "rdma", "address": TCP + ",host_traddr=192.0.2.9"}
+OTHERS: list[tuple[Sysfs, Sysfs, bool]] = [
+    (FC_WANTED, FC_LIVE, True),
+    (FC_WANTED | {"traddr": WWNS.upper()}, FC_LIVE, True),
+    (FC_WANTED, FC_LIVE | {"address": f"traddr={WWNS},host_traddr={WWNS}"}, False),
+    (FC_WANTED, FC_LIVE | {"address": f"traddr={WWNS}"}, False),
+    (FC_WANTED | {"host_traddr": ""}, FC_LIVE, False),
+    (FC_WANTED | {"traddr": OTHER}, FC_LIVE, False),
+    ({"transport": "rdma"}, RDMA_LIVE, True),
+    ({"transport": "rdma", "host_traddr": "192.0.2.9"}, RDMA_LIVE, True),
+    ({"transport": "rdma", "host_traddr": "::ffff:192.0.2.9"}, RDMA_LIVE, True),
+    ({"transport": "rdma", "host_traddr": "192.0.2.8"}, RDMA_LIVE, False),
+    ({"transport": "loop", "traddr": "", "trsvcid": ""}, {"transport": "loop", "address": ""}, True),
+]
+
+
+@pytest.mark.parametrize(("asked", "there", "same"), GENERAL + SOURCE + OTHERS)
+def test_matching(tree: Path, asked: Sysfs, there: Sysfs, same: bool) -> None:
+    assert matches(wanted(**asked), live(tree, **there)) is same
+
+
+@pytest.mark.parametrize("state", ["deleting", "deleting (no IO)", "dead"])
+def test_what_the_kernel_is_about_to_let_go_is_not_adopted(tree: Path, state: str) -> None:
+    leaving = live(tree, state=state)
+    assert find(wanted(), [leaving]) is None
+    fresh = live(tree, "nvme4")
+    assert find(wanted(), [leaving, fresh]) is fresh
+
+
+@pytest.mark.parametrize("state", ["live", "connecting", "new", "resetting"])
+def test_what_the_kernel_still_connects_is_adopted(tree: Path, state: str) -> None:
+    one = live(tree, state=state)
+    assert find(wanted(), [one]) is one
+
+
+@pytest.mark.parametrize(
+    ("transport", "one", "other", "same"),
+    [
+        ("tcp", "", "", True),
+        ("tcp", "", "192.0.2.1", False),
+        ("tcp", "nonsense", "192.0.2.1", False),
+        ("tcp", "nonsense", "Nonsense", False),
+        ("tcp", "::1", "0:0:0:0:0:0:0:1", True),
+        ("tcp", "::ffff:c000:201", "192.0.2.1", True),
+        ("fc", "nn-0xAB,pn-0xCD", "nn-0xab:pn-0xcd", True),
+        ("loop", "A", "a", True),
+    ],
+)
+def test_same_address(transport: str, one: str, other: str, same: bool) -> None:
+    assert same_address(transport, one, other) is same
+    assert same_address(transport, other, one) is same
+
+
+def test_reading(tree: Path) -> None:
+    one = live(
+        tree,
+        address="traddr=192.0.2.1,trsvcid=4420,host_traddr=192.0.2.9,host_iface=eth0,src_addr=192.0.2.9",
+        hostid="none",
+        dctype="(efault)",
+    )
+    assert (one.device, one.transport, one.subsysnqn, one.state) == ("nvme3", "tcp", NQN, "live")
+    assert (one.traddr, one.trsvcid) == ("192.0.2.1", "4420")
+    assert (one.host_traddr, one.host_iface, one.src_addr) == ("192.0.2.9", "eth0", "192.0.2.9")
+    assert (one.hostid, one.dctype) == ("", "")
+
+
+def test_a_controller_that_goes_while_it_is_read(tree: Path) -> None:
+    (tree / "nvme5").mkdir()
+    (tree / "nvme5" / "address").mkdir()
+    one = Controller("nvme5")
+    assert (one.transport, one.traddr, one.state) == ("", "", "")
+
+
+def test_which_controllers_are_on_a_fabric(tree: Path) -> None:
+    live(tree, "nvme0", transport="pcie", address="0000:00:04.0")
+    live(tree, "nvme1", transport="apple-nvme")
+    live(tree, "nvme2")
+    live(tree, "nvme10", transport="loop")
+    (tree / "nvme7").mkdir()
+    (tree / "other").mkdir()
+    assert sorted(controllers.names()) == ["nvme0", "nvme1", "nvme10", "nvme2", "nvme7"]
+    assert sorted(one.device for one in controllers.fabrics()) == ["nvme10", "nvme2"]
+
+
+def test_a_kernel_without_nvme(monkeypatch: pytest.MonkeyPatch, tree: Path) -> None:
+    monkeypatch.setattr(controllers, "CLASS", str(tree / "none"))
+    assert controllers.fabrics() == []
+    assert controllers.kernel_instance("nvme0") == 0
+
+
+def test_a_name_that_is_used_again_is_another_controller(tree: Path) -> None:
+    live(tree)
+    first = controllers.kernel_instance("nvme3")
+    assert first
+    assert controllers.kernel_instance("nvme3") == first
+    # The old directory keeps its inode number from being handed out again.
+    (tree / "nvme3").rename(tree / "gone")
+    assert controllers.kernel_instance("nvme3") == 0
+    live(tree)
+    assert controllers.kernel_instance("nvme3") not in (0, first)
+
+
+def test_own_addresses_are_read_from_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    try:
+        found = addresses.local()
+    except OSError as error:
+        pytest.skip(f"no rtnetlink here: {error}")
+    assert ("lo", socket.inet_aton("127.0.0.1")) in found
