@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an administrator wrote, as candidates or as refusals that say why."""
+
+from dataclasses import replace
+
+import pytest
+
+from discoverd.candidate import CONFIGURATION
+from discoverd.config.errors import ConfigError
+from discoverd.config.identity import HostIdentity
+from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Secrets
+from discoverd.sources.configured import Configured, configured, host_names, refuse_tls
+from discoverd.tid import DISCOVERY_NQN
+
+NQN = "nqn.2024-08.com.example:vol1"
+HOST = HostIdentity("nqn.2024-08.com.example:host", "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0")
+OTHER_HOST = "nqn.2014-08.org.nvmexpress:uuid:11111111-2222-3333-4444-555555555555"
+
+CONNECTION = Connection(
+    role="io",
+    transport="tcp",
+    traddr="192.0.2.1",
+    trsvcid="",
+    subsysnqn=NQN,
+    host_traddr="",
+    host_iface="",
+    hostnqn="",
+    hostid="",
+    hostsymname="",
+    params={},
+    persistent="",
+    secrets=Secrets(),
+    file="/etc/nvme/nvme-fabrics.conf",
+    line=7,
+)
+
+
+def turn(*connections: Connection, host: HostIdentity = HOST, **addresses: str) -> Configured:
+    return configured(FabricsConfig(connections), host, addresses)
+
+
+def test_a_candidate() -> None:
+    made = turn(CONNECTION)
+    (one,) = made.candidates
+    assert one.tid.instance == f"tcp:192.0.2.1:4420:{NQN}"
+    assert (one.role, one.origin) == ("io", CONFIGURATION)
+    assert one.configured
+    assert one.source == "configured at /etc/nvme/nvme-fabrics.conf:7"
+    assert ("hostnqn", HOST.hostnqn) in one.options
+    assert ("hostid", HOST.hostid) in one.options
+    assert (made.refusals, made.whole, made.discovery) == ((), True, {})
+
+
+def test_the_connection_behind_a_discovery_controller() -> None:
+    one = replace(CONNECTION, role="discovery", subsysnqn=DISCOVERY_NQN)
+    made = turn(one, replace(one, line=9))
+    assert made.discovery == {f"tcp:192.0.2.1:8009:{DISCOVERY_NQN}": one}
+
+
+def test_another_host_nqn_is_in_the_name_and_the_hosts_own_is_not() -> None:
+    other, own = turn(
+        replace(CONNECTION, hostnqn=OTHER_HOST), replace(CONNECTION, hostnqn=HOST.hostnqn, hostid=HOST.hostid)
+    ).candidates
+    assert other.tid.hostnqn == OTHER_HOST
+    assert ("hostid", OTHER_HOST[-36:]) in other.options
+    assert own.tid.hostnqn == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"secrets": Secrets(tls=True)}, "TLS is not supported"),
+        ({"secrets": Secrets(concat=True)}, "TLS is not supported"),
+        ({"secrets": Secrets(tls_key="NVMeTLSkey-1:01:x:")}, "TLS is not supported"),
+        ({"hostnqn": "nqn.2024-08.com.example:persona"}, "no host ID of its own"),
+        ({"hostnqn": "nqn.2024-08.com.example:persona", "hostid": HOST.hostid}, "must not share"),
+        ({"traddr": "array.example.com"}, "'array.example.com' has no address"),
+        ({"host_traddr": "2001:db8::9"}, "different families"),
+        ({"trsvcid": "http"}, "not a port number"),
+        ({"subsysnqn": "nqn.a,b"}, "not allowed"),
+        ({"transport": "fc"}, "not a Fibre Channel address"),
+        ({"transport": "pcie"}, "is not one of"),
+        ({"host_iface": "a,b"}, "not the name of a network interface"),
+        ({"problem": "a problem and its remedy"}, "a problem and its remedy"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_alone(change: dict[str, str | Secrets], why: str) -> None:
+    made = turn(replace(CONNECTION, **change), replace(CONNECTION, traddr="192.0.2.2", line=8))  # type: ignore[arg-type]
+    assert [one.tid.traddr for one in made.candidates] == ["192.0.2.2"]
+    (refusal,) = made.refusals
+    assert why in refusal.reason
+    assert refusal.source == "/etc/nvme/nvme-fabrics.conf:7"
+    # What is missing must not look as if it had been taken out of the configuration.
+    assert not made.whole
+
+
+def test_a_refusal_shows_no_secret() -> None:
+    made = turn(replace(CONNECTION, secrets=Secrets(tls_key="NVMeTLSkey-1:01:secret:")))
+    assert "secret:" not in repr(made)
+
+
+def test_files_with_errors_are_not_whole() -> None:
+    assert not configured(FabricsConfig((CONNECTION,), valid=False), HOST, {}).whole
+
+
+@pytest.mark.parametrize(
+    ("host", "why"), [(HostIdentity("", ""), "no NQN"), (HostIdentity(HOST.hostnqn, ""), "no host ID")]
+)
+def test_a_host_without_an_identity(host: HostIdentity, why: str) -> None:
+    made = turn(CONNECTION, host=host)
+    assert made.candidates == ()
+    assert why in made.refusals[0].reason
+    assert not made.whole
+
+
+def test_a_host_name_that_is_known() -> None:
+    named = replace(CONNECTION, traddr="array")
+    assert [one.tid.traddr for one in turn(named, array="2001:DB8::1").candidates] == ["2001:db8::1"]
+
+
+def test_host_names() -> None:
+    config = FabricsConfig(
+        (
+            CONNECTION,
+            replace(CONNECTION, traddr="array.example.com"),
+            replace(CONNECTION, traddr="array.example.com", line=8),
+            replace(CONNECTION, transport="rdma", traddr="other"),
+            replace(CONNECTION, transport="fc", traddr="nonsense"),
+            replace(CONNECTION, traddr="broken", problem="it cannot work"),
+            replace(CONNECTION, traddr="[2001:db8::1]"),
+        )
+    )
+    assert host_names(config) == {"array.example.com", "other"}
+
+
+def test_tls_for_what_is_discovered_is_refused_too() -> None:
+    with pytest.raises(ConfigError, match="TLS"):
+        refuse_tls(DiscoveredScope({}, Secrets(tls=True), "", "", "", ""))
+    refuse_tls(DiscoveredScope({}, Secrets(kxchap_secret="DHHC-1:00:x:"), "", "", "", ""))
