@@ -73,7 +73,7 @@ class Demo:
 
     def _look(self) -> None:
         say("One unit for each controller: two discovery controllers, and four subsystems on two paths each.")
-        output = self._show("systemctl list-units 'nvme-ctrl@*'")
+        output = self._show("systemctl list-units --no-legend 'nvme-ctrl@*'")
         expect(output.count(" active ") == UNITS, f"{UNITS} active units")
         say("The status of a unit says where its controller is.")
         output = self._show(f"systemctl status {unit(PATHS[0])}")
@@ -108,7 +108,7 @@ class Demo:
         before = self._status(PATHS[1])
         print(f"# watch systemctl show -P StatusText {unit(PATHS[1])}")
         cut = time.monotonic()
-        self._watch(before, lambda text: text.startswith("waiting"), timeout=120)
+        self._watch(before, lambda text: text.startswith("waiting") and "attempt 2" in text, timeout=120)
         say("The first path carries on.")
         output = self._show(f"systemctl show -P StatusText {unit(PATHS[0])}")
         expect(output.startswith("live nvme"), "the status 'live nvmeN'")
@@ -123,17 +123,23 @@ class Demo:
 
     def _journal(self) -> None:
         say("Each line in the journal carries its controller: here everything about one subsystem, on all paths.")
-        output = self._show(f"journalctl -q -o cat NVME_SUBSYSNQN={VOL1} | tail -n 12")
+        output = self._show(f"journalctl -q -o cat NVME_SUBSYSNQN={VOL1} | tail -n 12", whole=True)
         expect("lost the connection" in output and "connected nvme" in output, "the loss and the new connection")
-        self._show("journalctl -q -o cat -n 5 -u discoverd")
+        self._show("journalctl -q -o cat -n 3 -u discoverd", whole=True)
 
-    def _show(self, command: str, *, status: int = 0) -> str:
-        """Prints a command and what it printed; DemoError if it ends with another status."""
+    def _show(self, command: str, *, status: int = 0, whole: bool = False) -> str:
+        """Prints a command and what it printed, with `whole` also what is beyond the right edge of the terminal.
+
+        Raises DemoError if the command ends with another status.
+        """
         print(f"# {command}", flush=True)
         result = self._machine.run(f"export COLUMNS={WIDTH}; {command}", check=False)
         text = result.stdout + result.stderr
         for line in text.rstrip().splitlines():
-            print(line if len(line) <= WIDTH else line[: WIDTH - 1] + "…")
+            if whole:
+                print(textwrap.fill(line, WIDTH, subsequent_indent="    ", break_on_hyphens=False))
+            else:
+                print(line if len(line) <= WIDTH else line[: WIDTH - 1] + "…")
         print(flush=True)
         expect(result.returncode == status, f"the status {status} of '{command}', but {result.returncode}")
         return text
