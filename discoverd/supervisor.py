@@ -103,6 +103,7 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._detach()
         await self._names.close()
         self._files.shutdown(wait=False)
 
@@ -159,7 +160,7 @@ class Supervisor:
                 instance = wake.recv(4096).decode("utf-8", "replace")
             except BlockingIOError:
                 return
-            if instance and "/" not in instance and not instance.startswith("."):
+            if instance.isprintable() and instance and "/" not in instance and not instance.startswith("."):
                 self._unread_reports.add(instance)
                 self._changed.set()
 
@@ -184,9 +185,12 @@ class Supervisor:
                 # The client raises all kinds; whatever it is, the answer is to try again, and to have said
                 # so once.
                 if not complained:
-                    log.warning("cannot talk to the bus: %s; trying again every %d s", error or repr(error), RECONNECT_BUS)
+                    log.warning(
+                        "cannot talk to the bus: %s; trying again every %d s", error or repr(error), RECONNECT_BUS
+                    )
                 complained = True
             await self._detach()
+            self._changed.set()
             await asyncio.sleep(RECONNECT_BUS)
 
     async def _attach(self) -> None:
@@ -233,6 +237,7 @@ class Supervisor:
             except UnitError as error:
                 log.warning("systemd: %s", error)
                 self._units_stale = True
+                asyncio.get_running_loop().call_later(RETRY_START, self._changed.set)
             self._show()
             if first:
                 first = False
@@ -374,6 +379,8 @@ class Supervisor:
                 spec = await self._blocking(store.read_spec, instance)
                 if spec is not None and spec.note != decision.note:
                     spec.note = decision.note
+                    # Asked for again, it is written again: the note must go.
+                    self._specs.pop(instance, None)
                     await self._blocking(store.write_spec, instance, spec)
                     if self._units is not None:
                         await self._units.hang_up(instance)
