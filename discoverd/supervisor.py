@@ -71,6 +71,8 @@ class Supervisor:
         self._starting: dict[str, asyncio.Event] = {}
         self._not_before: dict[str, float] = {}
         self._refusals_said: set[Refusal] = set()
+        # Why a unit could not be started when it was tried last.
+        self._failures: dict[str, str] = {}
 
     async def run(self) -> int:
         """Run until SIGTERM or SIGINT; the controllers' units live on. Returns the exit status."""
@@ -349,12 +351,15 @@ class Supervisor:
                 raise UnitError("not connected to systemd")
             properties = unit_properties(candidate.tid, candidate.role, self._libexec + "/nvme-ctrl-worker")
             result = await self._units.start(instance, properties)
+            self._failures.pop(instance, None)
             if result == "started":
                 await asyncio.wait_for(ended.wait(), FIRST_ATTEMPT)
         except TimeoutError:
             pass  # It goes on; only its place is free for the next one.
         except (UnitError, state.StateError) as error:
-            log.error("cannot start %s: %s", instance, error, extra=_about(instance, candidate))
+            if self._failures.get(instance) != str(error):
+                log.error("cannot start %s: %s", instance, error, extra=_about(instance, candidate))
+            self._failures[instance] = str(error)
             self._postpone(instance)
         finally:
             del self._starting[instance]
@@ -417,6 +422,9 @@ class Supervisor:
             text += "; not connected to systemd, trying again"
         errors = [str(one) for one in self._complaints if one.severity == "error"]
         problems = errors + [f"{one.what} ({one.source}): {one.reason}" for one in self._refusals]
+        for instance, why in self._failures.items():
+            if instance in self._decisions and self._decisions[instance].action in (Action.START, Action.HOLD):
+                problems.append(f"cannot start {instance}: {why}")
         if problems:
             text += f"; {problems[0]}" + (f" (and {len(problems) - 1} more, see the journal)" if problems[1:] else "")
         return text
