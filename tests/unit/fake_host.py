@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host to run the supervisor on: real files in a temporary directory, a made-up systemd and made-up workers."""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from discoverd import journal, state, store, supervisor
+from discoverd.bus import unit_signals
+from discoverd.candidate import Candidate
+from discoverd.config.fabrics import load_fabrics
+from discoverd.config.identity import load_host_identity
+from discoverd.planner import UnitFact
+from discoverd.supervisor import Supervisor
+from discoverd.unit_properties import Property
+from discoverd.units import UnitError
+from discoverd.worker import notify
+
+PATIENCE = 5
+
+
+class Systemd:
+    """The made-up service manager, bus and unit agent. A started unit has a worker that is live at once."""
+
+    def __init__(self) -> None:
+        self.units: dict[str, UnitFact] = {}
+        self.started: list[str] = []
+        self.properties: dict[str, list[Property]] = {}
+        self.hung_up: list[str] = []
+        self.referenced: list[str] = []
+        # What to do wrong: refuse to start or to list, leave first attempts without an end, refuse the bus.
+        self.refuses = ""
+        self.refuses_to_list = ""
+        self.slow = False
+        self.bus_refuses = False
+        self.worker_state = "live"
+        self.agents: list[Agent] = []
+        self.watches = 0
+        self.most_at_once = 0
+        self._at_work: set[str] = set()
+        self._handler: Callable[[unit_signals.Signal], None] | None = None
+        self._bus_lost: asyncio.Event | None = None
+
+    async def watch(self, handler: Callable[[unit_signals.Signal], None], subscribed: Callable[[], None]) -> None:
+        self.watches += 1
+        if self.bus_refuses:
+            raise ConnectionRefusedError("the bus is not there")
+        self._handler = handler
+        self._bus_lost = asyncio.Event()
+        subscribed()
+        await self._bus_lost.wait()
+        self._handler = None
+
+    def lose_bus(self) -> None:
+        assert self._bus_lost
+        self._bus_lost.set()
+
+    def signal(self, news: unit_signals.Signal) -> None:
+        if self._handler:
+            self._handler(news)
+
+    async def connect(self, launcher: str) -> "Agent":
+        assert launcher == "/libexec/unit-agent"
+        agent = Agent(self)
+        self.agents.append(agent)
+        return agent
+
+    def attempt_ends(self, instance: str) -> None:
+        """The unit's first attempt has ended."""
+        self._at_work.discard(instance)
+        self.units[instance] = UnitFact("loaded", "active")
+        self.signal(unit_signals.JobRemoved(instance, "done"))
+
+    async def start(self, instance: str, properties: list[Property]) -> str:
+        if self.refuses:
+            raise UnitError(self.refuses)
+        unit = self.units.get(instance)
+        if unit and unit.load == "masked":
+            return "masked"
+        if unit and unit.running:
+            return "running"
+        self.started.append(instance)
+        self.properties[instance] = properties
+        # A worker reads its files in a process of its own.
+        spec = await asyncio.to_thread(store.read_spec, instance)
+        assert spec, "a unit was started before it had its specification"
+        if spec.held:
+            spec.held = False
+            await asyncio.to_thread(store.write_spec, instance, spec)
+            self.units[instance] = UnitFact("loaded", "inactive")
+            self.signal(unit_signals.JobRemoved(instance, "done"))
+            return "started"
+        self.units[instance] = UnitFact("loaded", "activating", job=True)
+        self._at_work.add(instance)
+        self.most_at_once = max(self.most_at_once, len(self._at_work))
+        if not self.slow:
+            await asyncio.to_thread(report, instance, self.worker_state)
+            asyncio.get_running_loop().call_later(0.001, self.attempt_ends, instance)
+        return "started"
+
+    def stop(self, instance: str) -> None:
+        """An administrator's ``systemctl stop``; its worker reports it."""
+        report(instance, "stopped")
+        self.units[instance] = UnitFact("loaded", "inactive")
+        self.signal(unit_signals.JobRemoved(instance, "done"))
+
+
+class Agent:
+    """What the supervisor takes for its connection to systemd."""
+
+    def __init__(self, systemd: Systemd) -> None:
+        self._systemd = systemd
+        self.ended = asyncio.Event()
+        self.closed = False
+        self.start = systemd.start
+
+    async def wait_lost(self) -> None:
+        await self.ended.wait()
+
+    async def close(self) -> None:
+        self.closed = True
+        self.ended.set()
+
+    async def list(self) -> dict[str, UnitFact]:
+        if self._systemd.refuses_to_list:
+            raise UnitError(self._systemd.refuses_to_list)
+        return dict(self._systemd.units)
+
+    async def reference(self, instance: str) -> None:
+        self._systemd.referenced.append(instance)
+
+    async def hang_up(self, instance: str) -> None:
+        self._systemd.hung_up.append(instance)
+
+
+class Host:
+    """The host: ``/etc/nvme`` and ``/run`` in ``root``, and what the supervisor has told its service manager."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.etc = root / "etc"
+        self.systemd = Systemd()
+        self.messages: list[str] = []
+        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.notify.bind(str(root / "notify"))
+        (self.etc / "nvme-fabrics.conf.d").mkdir(parents=True)
+        (self.etc / "hostnqn").write_text("nqn.2024-08.com.example:host\n")
+        (self.etc / "hostid").write_text("0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0\n")
+
+    def configure(self, text: str) -> None:
+        path = self.etc / "nvme-fabrics.conf"
+        path.write_text(text)
+        path.chmod(0o600)
+
+    def set(self, text: str) -> None:
+        (self.etc / "discoverd.conf").write_text(text)
+
+    @property
+    def status(self) -> str:
+        """The status line that the supervisor showed last."""
+        self.hear()
+        return next((text[7:] for text in reversed(self.messages) if text.startswith("STATUS=")), "")
+
+    def hear(self) -> None:
+        while True:
+            try:
+                self.messages.append(self.notify.recv(8192).decode())
+            except BlockingIOError:
+                return
+
+    def told(self, text: str) -> int:
+        """Return how often the supervisor has said exactly this."""
+        self.hear()
+        return self.messages.count(text)
+
+    def play(self, scenario: Callable[[], Awaitable[None]]) -> int:
+        """Run the supervisor for as long as the scenario lasts; returns its exit status."""
+
+        async def main() -> int:
+            daemon = Supervisor("/libexec")
+            running = asyncio.create_task(daemon.run())
+            acting = asyncio.ensure_future(scenario())
+            await asyncio.wait([running, acting], return_when=asyncio.FIRST_COMPLETED)
+            if not acting.done():
+                acting.cancel()
+                await asyncio.wait([acting])
+            elif not running.done():
+                daemon._stop.set()
+            status = await asyncio.wait_for(running, PATIENCE)
+            # It lives as long as the daemon's process, which this one is not.
+            if notifier := daemon._notifier._notifier:
+                notifier.socket.close()
+            if not acting.cancelled():
+                await acting
+            return status
+
+        return asyncio.run(main())
+
+
+async def until(condition: Callable[[], object], what: str = "") -> None:
+    """Wait for a condition; fail when it does not come true."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"it never came true: {what or condition}")
+        await asyncio.sleep(0.002)
+
+
+async def quiet() -> None:
+    """Give the supervisor time for several rounds, for what must not happen in them."""
+    await asyncio.sleep(0.1)
+
+
+def spec_of(instance: str) -> state.Spec:
+    """Read a specification as its worker would."""
+    return state.Spec.decode((Path(state.directory(instance)) / "spec").read_bytes())
+
+
+def report(instance: str, worker_state: str, **fields: str) -> None:
+    """Report as a worker does."""
+    given = {
+        "state": worker_state,
+        "status": worker_state,
+        **{key.replace("_", "-"): value for key, value in fields.items()},
+    }
+    (Path(state.directory(instance)) / "report").write_bytes(state.encode(state.REPORT, list(given.items())))
+    notify.wake(state.WAKE_SOCKET, instance)
+
+
+def leave_spec(candidate: Candidate) -> None:
+    """Leave the specification that an earlier supervisor wrote."""
+    spec = state.Spec(candidate.role, list(candidate.options))
+    spec.source, spec.origin = candidate.source, candidate.origin
+    os.makedirs(state.directory(candidate.tid.instance), exist_ok=True)
+    (Path(state.directory(candidate.tid.instance)) / "spec").write_bytes(spec.encode())
+
+
+def install(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the supervisor on the made-up host, and in a hurry."""
+    run = host.root / "run"
+    monkeypatch.setattr(state, "ROOT", str(run))
+    monkeypatch.setattr(state, "CONTROLLERS", str(run / "controllers"))
+    monkeypatch.setattr(state, "WAKE_SOCKET", str(run / "wake"))
+    monkeypatch.setattr(supervisor, "load_fabrics", partial(load_fabrics, host.etc / "nvme-fabrics.conf"))
+    monkeypatch.setattr(supervisor, "SETTINGS_CONF", host.etc / "discoverd.conf")
+    monkeypatch.setattr(supervisor, "load_host_identity", partial(load_host_identity, host.etc))
+    monkeypatch.setattr(supervisor, "Units", host.systemd)
+    monkeypatch.setattr(unit_signals, "watch", host.systemd.watch)
+    # The log goes where pytest looks for it.
+    monkeypatch.setattr(journal, "set_up", lambda _: None)
+    monkeypatch.setattr(supervisor, "SETTLE", 0.005)
+    monkeypatch.setattr(supervisor, "RECONNECT_BUS", 0.01)
+    monkeypatch.setattr(supervisor, "RETRY_START", 0.05)
+    monkeypatch.setattr(supervisor, "FIRST_ATTEMPT", 0.2)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(host.root / "notify"))
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)

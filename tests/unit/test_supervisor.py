@@ -1,0 +1,596 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The supervisor on a made-up host."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from discoverd import state, store, supervisor
+from discoverd.candidate import Candidate
+from discoverd.planner import UnitFact
+from discoverd.tid import DISCOVERY_NQN, IO, TransportId
+
+from .fake_host import Host, install, leave_spec, quiet, report, spec_of, until
+from .log_pages import entry, page
+
+NQN = "nqn.2024-08.com.example:vol{}"
+DC = f"tcp:192.0.2.1:8009:{DISCOVERY_NQN}"
+ONE = f"tcp:192.0.2.1:4420:{NQN.format(1)}"
+TWO = f"tcp:192.0.2.1:4420:{NQN.format(2)}"
+DISCOVERY = "[Discovery Controller]\ncontroller = transport=tcp;traddr=192.0.2.1\n"
+SUBSYSTEM = "[Subsystem]\nnqn = {}\ncontroller = transport=tcp;traddr=192.0.2.1;trsvcid=4420\n"
+FIRST = SUBSYSTEM.format(NQN.format(1))
+SECOND = SUBSYSTEM.format(NQN.format(2))
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    made = Host(tmp_path)
+    install(made, monkeypatch)
+    yield made
+    made.notify.close()
+
+
+def leave_log(*entries: bytes, generation: int = 1, instance: str = DC) -> None:
+    """Leave a log page as a discovery controller's worker does, and report it."""
+    (Path(state.directory(instance)) / "log").write_bytes(page(*entries, generation=generation))
+    report(instance, "live", log_generation=str(generation), log_entries=str(len(entries)))
+
+
+# Start ----------------------------------------------------------------------------------------------------
+
+
+def test_the_configured_is_started_with_its_specification(host: Host) -> None:
+    host.configure(DISCOVERY + FIRST)
+
+    async def scenario() -> None:
+        await until(lambda: "2 live" in host.status)
+        assert host.told("READY=1") == 1
+
+    assert host.play(scenario) == 0
+    assert host.systemd.started == [DC, ONE]
+    spec = spec_of(ONE)
+    assert (spec.role, spec.held, spec.note) == ("io", False, "")
+    assert spec.source == f"configured at {host.etc}/nvme-fabrics.conf:5"
+    assert spec.option("nqn") == NQN.format(1)
+    assert spec_of(DC).role == "discovery"
+    assert host.told("STOPPING=1") == 1
+    assert host.systemd.agents[0].closed
+    # Ending the supervisor stops nothing.
+    assert all(unit.running for unit in host.systemd.units.values())
+
+
+def test_what_can_hold_a_secret_is_for_root_only(host: Host) -> None:
+    host.configure(FIRST + "kxchap-secret = DHHC-1:00:ia6zGodOr4SEG0Zzaw398rpY0wqipUWj4jWjUh4HWUz6aQ2n:\n")
+
+    async def scenario() -> None:
+        await until(lambda: host.systemd.started)
+
+    host.play(scenario)
+    assert "ia6zGodOr4SEG0Zz" in spec_of(ONE).option("dhchap_secret")
+    assert "ia6zGodOr4SEG0Zz" not in repr(host.systemd.properties) + host.status
+    for place in (state.ROOT, state.CONTROLLERS, state.directory(ONE)):
+        assert os.stat(place).st_mode & 0o077 == 0
+    assert os.stat(state.directory(ONE) + "/spec").st_mode & 0o077 == 0
+
+
+def test_nothing_configured(host: Host) -> None:
+    async def scenario() -> None:
+        await until(lambda: host.told("READY=1"))
+
+    assert host.play(scenario) == 0
+    assert host.status == "0 controllers"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it(host: Host, number: int) -> None:
+    async def scenario() -> None:
+        await until(lambda: host.told("READY=1"))
+        os.kill(os.getpid(), number)
+        await asyncio.sleep(5)
+
+    assert host.play(scenario) == 0
+
+
+def test_a_run_directory_that_cannot_be_made(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    (host.root / "run").write_text("a file where the directory belongs")
+
+    async def scenario() -> None:
+        await asyncio.sleep(5)
+
+    assert host.play(scenario) == 1
+    assert "free space there, or mount it writable" in caplog.text
+
+
+def test_an_error_of_our_own_ends_it_so_that_it_is_started_anew(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(supervisor, "plan", broken)
+
+    async def scenario() -> None:
+        await asyncio.sleep(5)
+
+    assert host.play(scenario) == supervisor.EXIT_SOFTWARE
+
+
+# Log pages ------------------------------------------------------------------------------------------------
+
+
+def test_a_log_page_becomes_controllers(host: Host) -> None:
+    host.configure(DISCOVERY)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        leave_log(entry(NQN.format(1)), entry(NQN.format(2)))
+        await until(lambda: "3 live" in host.status)
+        assert host.systemd.started == [DC, ONE, TWO]
+        assert spec_of(ONE).source == f"listed in the log page of {DC}"
+        assert spec_of(ONE).origin == DC
+
+    assert host.play(scenario) == 0
+
+
+def test_what_is_no_longer_listed_runs_on_and_says_so(host: Host) -> None:
+    host.configure(DISCOVERY)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        leave_log(entry(NQN.format(1)), entry(NQN.format(2)))
+        await until(lambda: "3 live" in host.status)
+        leave_log(entry(NQN.format(2)), generation=2)
+        await until(lambda: ONE in host.systemd.hung_up)
+        assert spec_of(ONE).note == f"no longer listed in the log page of {DC}"
+        assert spec_of(TWO).note == ""
+        # Listed again: the note goes.
+        leave_log(entry(NQN.format(1)), entry(NQN.format(2)), generation=3)
+        await until(lambda: spec_of(ONE).note == "")
+        await until(lambda: host.systemd.hung_up == [ONE, ONE])
+
+    assert host.play(scenario) == 0
+    assert host.systemd.units[ONE].running
+
+
+@pytest.mark.parametrize("broken", [b"", b"x" * 100, page(entry(NQN.format(1)))[:-1], page(form=7)])
+def test_a_broken_log_page_takes_nothing_away(host: Host, broken: bytes) -> None:
+    host.configure(DISCOVERY)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        leave_log(entry(NQN.format(1)))
+        await until(lambda: "2 live" in host.status)
+        (Path(state.directory(DC)) / "log").write_bytes(broken)
+        report(DC, "live", log_generation="2")
+        await quiet()
+
+    assert host.play(scenario) == 0
+    assert spec_of(ONE).note == ""
+    assert host.systemd.hung_up == []
+
+
+def test_a_hostile_entry_is_told_and_the_others_are_served(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    host.configure(DISCOVERY)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        leave_log(entry("nqn.a,host_traddr=x"), entry(NQN.format(1)))
+        await until(lambda: "2 live" in host.status)
+        assert "the character ',' is not allowed" in host.status
+
+    assert host.play(scenario) == 0
+    assert caplog.text.count("the character ',' is not allowed") == 1
+
+
+def test_the_page_of_an_earlier_worker_counts_after_a_restart(host: Host) -> None:
+    host.configure(DISCOVERY)
+    os.makedirs(state.directory(DC))
+    leave_log(entry(NQN.format(1)), generation=7)
+    host.systemd.units = {DC: UnitFact("loaded", "active"), ONE: UnitFact("loaded", "active")}
+
+    async def scenario() -> None:
+        await until(lambda: "2 controllers" in host.status)
+
+    assert host.play(scenario) == 0
+    assert host.systemd.started == []
+    assert sorted(host.systemd.referenced) == sorted([DC, ONE])
+
+
+@pytest.mark.parametrize("forged", [b"", b"..", b"../../etc", b".hidden", b"\xff\xfe", b"x" * 4000, b"a\0b"])
+def test_a_forged_wake_up_is_harmless(host: Host, forged: bytes) -> None:
+    import socket
+
+    async def scenario() -> None:
+        await until(lambda: host.told("READY=1"))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(forged, state.WAKE_SOCKET)
+        await quiet()
+
+    assert host.play(scenario) == 0
+
+
+# What an administrator stopped ----------------------------------------------------------------------------
+
+
+def test_what_an_administrator_stopped_stays_stopped(host: Host) -> None:
+    host.configure(FIRST + SECOND)
+
+    async def scenario() -> None:
+        await until(lambda: "2 live" in host.status)
+        host.systemd.stop(ONE)
+        await until(lambda: "1 live, 1 stopped" in host.status)
+        await quiet()
+
+    assert host.play(scenario) == 0
+    assert host.systemd.started == [ONE, TWO]
+
+
+def test_a_restarted_supervisor_loads_what_was_stopped_without_starting_it(host: Host) -> None:
+    host.configure(FIRST)
+
+    async def first() -> None:
+        await until(lambda: "1 live" in host.status)
+        host.systemd.stop(ONE)
+        await until(lambda: "1 stopped" in host.status)
+
+    assert host.play(first) == 0
+    # With the supervisor's references, the unit went.
+    host.systemd.units.clear()
+    host.messages.clear()
+
+    async def second() -> None:
+        await until(lambda: ONE in host.systemd.units)
+        await until(lambda: "1 stopped" in host.status)
+        await quiet()
+
+    assert host.play(second) == 0
+    assert host.systemd.started == [ONE, ONE]
+    assert host.systemd.units[ONE] == UnitFact("loaded", "inactive")
+    assert not spec_of(ONE).held, "the next start is the administrator's"
+
+
+def test_a_masked_unit_is_left_alone(host: Host) -> None:
+    host.configure(FIRST)
+    host.systemd.units[ONE] = UnitFact("masked", "inactive")
+
+    async def scenario() -> None:
+        await until(lambda: "1 left alone" in host.status)
+        await quiet()
+
+    assert host.play(scenario) == 0
+    assert host.systemd.started == []
+
+
+# Bad configuration ----------------------------------------------------------------------------------------
+
+BROKEN = "[Subsystem]\nnqn = nonsense\ncontroller = transport=tcp;traddr=192.0.2.1\n"
+
+
+def test_a_broken_file_at_start(host: Host) -> None:
+    """Everything else is served, and the status says what is wrong, and where."""
+    host.configure(BROKEN)
+    (host.etc / "nvme-fabrics.conf.d" / "good.conf").write_text(SECOND)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        assert f"{host.etc}/nvme-fabrics.conf:2:" in host.status
+
+    assert host.play(scenario) == 0
+    assert host.systemd.started == [TWO]
+
+
+def test_a_broken_file_at_reload(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    host.configure(FIRST)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        host.configure(BROKEN)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: f"{host.etc}/nvme-fabrics.conf:2:" in host.status)
+        await until(lambda: host.told("READY=1") == 2)
+        assert "1 live" in host.status
+        assert "keeping the one from before" in caplog.text
+        assert host.systemd.hung_up == []
+        assert spec_of(ONE).note == ""
+        host.configure(FIRST + SECOND)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: host.status == "2 controllers: 2 live")
+
+    assert host.play(scenario) == 0
+    assert sum(text.startswith("RELOADING=1\nMONOTONIC_USEC=") for text in host.messages) == 2
+
+
+def test_what_was_taken_out_of_the_configuration_runs_on_and_says_so(host: Host) -> None:
+    host.configure(FIRST + SECOND)
+
+    async def scenario() -> None:
+        await until(lambda: "2 live" in host.status)
+        host.configure(FIRST)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: host.systemd.hung_up == [TWO])
+        assert spec_of(TWO).note.startswith("no longer configured at")
+
+    assert host.play(scenario) == 0
+    assert host.systemd.units[TWO].running
+
+
+def test_a_host_without_an_nqn(host: Host) -> None:
+    host.configure(FIRST)
+    (host.etc / "hostnqn").unlink()
+
+    async def scenario() -> None:
+        await until(lambda: "nvme gen-hostnqn" in host.status)
+        (host.etc / "hostnqn").write_text("nqn.2024-08.com.example:host\n")
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: host.status == "1 controller: 1 live")
+
+    assert host.play(scenario) == 0
+
+
+def test_a_lost_nqn_at_reload_takes_nothing_away(host: Host) -> None:
+    host.configure(FIRST)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        (host.etc / "hostnqn").unlink()
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: "nvme gen-hostnqn" in host.status)
+        assert "1 live" in host.status
+        assert spec_of(ONE).note == ""
+
+    assert host.play(scenario) == 0
+
+
+def test_a_host_name_that_is_not_resolved_yet(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.configure(FIRST + SECOND.replace("192.0.2.1", "array.example.com"))
+    known: list[str] = []
+
+    async def look_up(_: object, name: str, *__: object, **___: object) -> list[object]:
+        if name not in known:
+            raise OSError("Name or service not known")
+        return [(2, 1, 6, "", ("192.0.2.1", 0))]
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", look_up)
+    monkeypatch.setattr("discoverd.sources.names.RETRY", 0.02)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        assert "'array.example.com' has no address" in host.status
+        known.append("array.example.com")
+        await until(lambda: host.status == "2 controllers: 2 live")
+
+    assert host.play(scenario) == 0
+    assert host.systemd.started == [ONE, TWO]
+
+
+def test_a_bad_setting_keeps_its_value(host: Host) -> None:
+    host.configure(FIRST)
+    host.set("[Global]\nmax-connecting = many\n")
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        assert "discoverd.conf:2:" in host.status
+
+    assert host.play(scenario) == 0
+
+
+# How many at once -----------------------------------------------------------------------------------------
+
+
+def test_no_more_than_asked_for_at_the_same_time_and_the_configured_first(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_ATTEMPT", 60)
+    host.set("[Global]\nmax-connecting = 2\n")
+    host.configure(DISCOVERY + "".join(SUBSYSTEM.format(NQN.format(f"c{number}")) for number in range(4)))
+    os.makedirs(state.directory(DC))
+    leave_log(*(entry(NQN.format(f"found{number}")) for number in range(4)))
+    host.systemd.slow = True
+
+    async def scenario() -> None:
+        for number in range(9):
+            await until(lambda number=number: len(host.systemd.started) > number)  # type: ignore[misc]
+            await asyncio.sleep(0.02)
+            assert len(host.systemd.started) <= number + 2
+            host.systemd.attempt_ends(host.systemd.started[number])
+
+    assert host.play(scenario) == 0
+    assert host.systemd.most_at_once == 2
+    assert host.systemd.started[0] == DC
+    assert all(":vol" in name and "found" not in name for name in host.systemd.started[1:5])
+    assert all("found" in name for name in host.systemd.started[5:])
+
+
+def test_an_attempt_without_an_end_gives_its_place_away(host: Host) -> None:
+    host.set("[Global]\nmax-connecting = 1\n")
+    host.configure(FIRST + SECOND)
+    host.systemd.slow = True
+
+    async def scenario() -> None:
+        await until(lambda: host.systemd.started == [ONE, TWO])
+
+    assert host.play(scenario) == 0
+
+
+# What fails -----------------------------------------------------------------------------------------------
+
+
+def test_a_refused_start_is_tried_again(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    host.configure(FIRST)
+    host.systemd.refuses = "Transport endpoint is on fire"
+
+    async def scenario() -> None:
+        await until(lambda: "on fire" in caplog.text)
+        host.systemd.refuses = ""
+        await until(lambda: host.status == "1 controller: 1 live")
+
+    assert host.play(scenario) == 0
+
+
+def test_a_refused_list_is_asked_for_again(host: Host) -> None:
+    host.configure(FIRST)
+    host.systemd.refuses_to_list = "systemd has not answered for 60 s"
+
+    async def scenario() -> None:
+        await quiet()
+        assert host.systemd.started == []
+        host.systemd.refuses_to_list = ""
+        await until(lambda: host.status == "1 controller: 1 live")
+
+    assert host.play(scenario) == 0
+
+
+def test_a_full_run(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.configure(FIRST + SECOND)
+    write = state.write
+    full = True
+
+    def write_or_fail(path: str, data: bytes, mode: int = 0o600) -> None:
+        if full and ONE in path:
+            raise state.StateError(f"{path}: No space left on device")
+        write(path, data, mode)
+
+    monkeypatch.setattr(state, "write", write_or_fail)
+
+    async def scenario() -> None:
+        nonlocal full
+        await until(lambda: "1 live" in host.status)
+        await until(lambda: "No space left on device" in host.status)
+        full = False
+        await until(lambda: host.status == "2 controllers: 2 live")
+
+    assert host.play(scenario) == 0
+    assert host.systemd.started == [TWO, ONE]
+
+
+def test_the_bus_goes_and_comes_back(host: Host) -> None:
+    host.configure(FIRST)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        host.systemd.bus_refuses = True
+        host.systemd.lose_bus()
+        await until(lambda: "not connected to systemd" in host.status)
+        assert "1 live" in host.status
+        report(ONE, "reconnecting")
+        await until(lambda: "1 reconnecting" in host.status)
+        host.systemd.bus_refuses = False
+        await until(lambda: "not connected" not in host.status)
+
+    assert host.play(scenario) == 0
+    assert host.systemd.started == [ONE]
+    assert all(agent.closed for agent in host.systemd.agents)
+
+
+def test_a_bus_that_is_not_there_is_said_once(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    host.systemd.bus_refuses = True
+
+    async def scenario() -> None:
+        await until(lambda: host.systemd.watches > 4)
+        assert "not connected to systemd" in host.status
+
+    assert host.play(scenario) == 0
+    assert caplog.text.count("the bus is not there") == 1
+
+
+def test_the_agent_ends_and_another_takes_its_place(host: Host) -> None:
+    host.configure(FIRST)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        host.systemd.agents[0].ended.set()
+        await until(lambda: len(host.systemd.agents) == 2 and host.systemd.referenced == [ONE])
+        host.configure(FIRST + SECOND)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: "2 live" in host.status)
+
+    assert host.play(scenario) == 0
+    assert host.systemd.started == [ONE, TWO]
+    assert all(agent.closed for agent in host.systemd.agents)
+
+
+# Restart --------------------------------------------------------------------------------------------------
+
+
+def test_a_restarted_supervisor_changes_nothing(host: Host) -> None:
+    host.configure(DISCOVERY)
+
+    async def first() -> None:
+        await until(lambda: "1 live" in host.status)
+        leave_log(entry(NQN.format(1)))
+        await until(lambda: "2 live" in host.status)
+
+    assert host.play(first) == 0
+    before = {path: path.read_bytes() for path in Path(state.CONTROLLERS).rglob("*") if path.is_file()}
+    host.messages.clear()
+
+    async def second() -> None:
+        await until(lambda: host.status == "2 controllers: 2 live")
+        await quiet()
+
+    assert host.play(second) == 0
+    assert host.systemd.started == [DC, ONE]
+    assert host.systemd.hung_up == []
+    assert {path: path.read_bytes() for path in Path(state.CONTROLLERS).rglob("*") if path.is_file()} == before
+
+
+def test_what_an_earlier_supervisor_started_is_kept_while_its_source_is_silent(host: Host) -> None:
+    host.configure(DISCOVERY)
+    tid = TransportId.make(IO, "tcp", "192.0.2.1", "", NQN.format(1))
+    options = (("nqn", tid.subsysnqn), ("transport", "tcp"))
+    leave_spec(Candidate(tid, IO, f"listed in the log page of {DC}", DC, options))
+    host.systemd.units[ONE] = UnitFact("loaded", "active")
+
+    async def scenario() -> None:
+        await until(lambda: "2 controllers" in host.status)
+        await quiet()
+
+    assert host.play(scenario) == 0
+    assert host.systemd.hung_up == []
+    assert spec_of(ONE).note == ""
+
+
+def test_rubbish_in_the_run_directory_is_passed_over(host: Host) -> None:
+    host.configure(FIRST)
+    for name, content in (("a", b"\xff"), ("b", b"discoverd-spec 99\nend\n")):
+        os.makedirs(state.directory(name))
+        for file in ("spec", "report", "log"):
+            (Path(state.directory(name)) / file).write_bytes(content)
+    (Path(state.CONTROLLERS) / "file").write_bytes(b"")
+
+    async def scenario() -> None:
+        await until(lambda: host.status == "1 controller: 1 live")
+
+    assert host.play(scenario) == 0
+
+
+# Log lines ------------------------------------------------------------------------------------------------
+
+
+def test_each_line_about_a_controller_names_it(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "discoverd")
+    host.configure(FIRST)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+
+    assert host.play(scenario) == 0
+    (record,) = [record for record in caplog.records if record.getMessage().startswith(f"starting {ONE}")]
+    fields = record.__dict__["fields"]
+    assert fields["NVME_CTRL"] == ONE
+    assert fields["NVME_SUBSYSNQN"] == NQN.format(1)
+    assert fields["NVME_TRADDR"] == "192.0.2.1"
+
+
+def test_the_detector_sees_a_file_read_in_the_loop(host: Host) -> None:
+    from blockbuster import BlockingError
+
+    async def read() -> None:
+        store.read_spec("x")
+
+    with pytest.raises(BlockingError):
+        asyncio.run(read())
