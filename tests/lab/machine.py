@@ -24,7 +24,7 @@ from tests.lab.channel import Channel, ChannelError
 from tests.lab.image import CACHE, Image
 
 # Software emulation on a busy machine is slow; a bound ends a wait that would never end, and nothing else.
-BOOT_SECONDS = 180
+BOOT_SECONDS = 300
 COMMAND_SECONDS = 60
 MEMORY_MIB = 2048
 KERNEL_ARGUMENTS = (
@@ -66,6 +66,7 @@ class Machine:
         self.folder = CACHE / "run" / f"{os.getpid()}-{next(self._numbers)}"
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
+        _drop_leftovers(self.folder.parent)
         # The path of a socket may have 107 bytes, and that of a work tree more.
         self._sockets = Path(tempfile.mkdtemp(prefix="lab-"))
         self._qemu: subprocess.Popen[bytes] | None = None
@@ -84,7 +85,8 @@ class Machine:
         server = "server=on,wait=off,logappend=on"
         console_log = self.folder / "console.log"
         command = [
-            "qemu-system-x86_64",
+            # A test run that is killed takes its machine along.
+            *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"),
             *accel.options(self._image.kernel),
             *("-machine", "q35", "-smp", "2", "-m", str(MEMORY_MIB), "-nodefaults", "-display", "none"),
             *("-kernel", str(self._image.kernel), "-initrd", str(self._image.initrd)),
@@ -319,6 +321,14 @@ class Machine:
 
     def _console_end(self) -> str:
         return "\n".join(self.console().splitlines()[-25:])
+
+
+def _drop_leftovers(folder: Path) -> None:
+    """Deletes the disks of machines whose process was killed before it could."""
+    for left in folder.iterdir():
+        process = left.name.partition("-")[0]
+        if process.isdigit() and not Path("/proc", process).exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _copy_to_terminal(console: socket.socket) -> None:

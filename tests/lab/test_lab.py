@@ -39,7 +39,7 @@ def test_runs_commands(machine: Machine) -> None:
 
 
 def test_moves_files(machine: Machine) -> None:
-    data = bytes(range(256)) * 8192
+    data = bytes(range(256)) * 4096
     machine.put("/tmp/folder/file", data, mode=0o600)
     assert machine.read("/tmp/folder/file") == data
     assert machine.run("stat -c %a /tmp/folder/file").stdout == "600\n"
@@ -71,7 +71,9 @@ def test_target_on_two_paths(host: Machine) -> None:
     assert controllers(host) == ["live"] * 8
     subsystems = json.loads(host.run("nvme list-subsys -o json").stdout)[0]["Subsystems"]
     assert {subsystem["NQN"]: len(subsystem["Paths"]) for subsystem in subsystems} == dict.fromkeys(VOLUMES, 2)
-    host.run("mkfs.ext4 -q /dev/nvme0n1 && mount /dev/nvme0n1 /mnt && echo kept >/mnt/file && umount /mnt")
+    disk = "/dev/disk/by-id/nvme-uuid.$(cat /sys/class/nvme-subsystem/*/nvme*n1/uuid | head -1)"
+    host.wait_until(f"test -b {disk}")
+    host.run(f"mkfs.ext4 -q {disk} && mount {disk} /mnt && echo kept >/mnt/file && umount /mnt")
 
 
 def test_host_fixture_cleans_up(host: Machine) -> None:
