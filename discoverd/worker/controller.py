@@ -301,6 +301,9 @@ class Worker:
 
     def _lost(self) -> None:
         notify.log(notify.WARNING, f"{self.device} is gone; connecting it again")
+        if self.call is not None and self.call_name == "log_page":
+            # It ends by itself, with nothing that still matters; the connect must not wait for it.
+            self.call = None
         self.device = ""
         self.foreign_owner = ""
         self.uevents.follow("")
