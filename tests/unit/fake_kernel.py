@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A kernel for the worker: a sysfs in a temporary directory, and connects that end as the test says."""
+
+import os
+import posix
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from discoverd import registry, state
+from discoverd.kernel import admin, controllers, fabrics
+from discoverd.worker import controller, links, notify
+
+from .log_pages import page
+
+PATIENCE = 5
+
+
+class Uevents:
+    """Stands for the netlink socket: the test says which events arrive."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        self.following: list[str] = []
+        self._events: list[dict[str, str]] = []
+
+    def fileno(self) -> int:
+        return self._read
+
+    def follow(self, device: str) -> None:
+        self.following.append(device)
+
+    def send(self, **event: str) -> None:
+        self._events.append(event)
+        os.write(self._write, b"\0")
+
+    def drain(self) -> list[dict[str, str]]:
+        os.read(self._read, 4096)
+        events, self._events = self._events, []
+        return events
+
+    def close(self) -> None:
+        os.close(self._read)
+        os.close(self._write)
+
+
+class Links:
+    """Stands for the rtnetlink socket of a waiting worker."""
+
+    opened: list["Links"]
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        self.closed = False
+        Links.opened.append(self)
+
+    def fileno(self) -> int:
+        return self._read
+
+    def news(self) -> None:
+        os.write(self._write, b"\0")
+
+    def came_up(self) -> bool:
+        return bool(os.read(self._read, 4096))
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            os.close(self._read)
+            os.close(self._write)
+
+
+class Kernel:
+    """What the worker takes for the kernel, and what the worker has told about itself."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.sysfs = root / "class"
+        self.sysfs.mkdir()
+        self.written: list[str] = []
+        self.deleted: list[str] = []
+        # An errno for each connect that is to fail; what follows succeeds. Cleared gate: a connect blocks.
+        self.failures: list[int] = []
+        self.fails_always = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.missing = False
+        self.known: set[str] | None = None
+        self.delete_fails = 0
+        self.log_pages: list[bytes | Exception] = []
+        self.log_reads = 0
+        self.log_gate = threading.Event()
+        self.log_gate.set()
+        self.uevents = Uevents()
+        self.told: list[str] = []
+        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.notify.bind(str(root / "notify"))
+        self._removed = 0
+
+    def add(self, device: str = "nvme0", **attributes: str) -> None:
+        """Put a controller into sysfs."""
+        given = {
+            "transport": "tcp",
+            "address": "traddr=192.0.2.1,trsvcid=4420",
+            "subsysnqn": "nqn.2024-08.com.example:vol1",
+            "state": "live",
+            **attributes,
+        }
+        making = self.root / "making"
+        making.mkdir()
+        for name, value in given.items():
+            (making / name).write_text(value + "\n")
+        making.rename(self.sysfs / device)
+
+    def set_state(self, device: str, text: str) -> None:
+        """Let the controller be in another state."""
+        making = self.root / "state"
+        making.write_text(text + "\n")
+        making.rename(self.sysfs / device / "state")
+
+    def remove(self, device: str = "nvme0", event: bool = True) -> None:
+        """Give the controller up. Its directory is kept elsewhere, so that no other gets its inode number."""
+        self._removed += 1
+        (self.sysfs / device).rename(self.root / f"removed{self._removed}")
+        if event:
+            self.uevents.send(ACTION="remove")
+
+    # What the worker calls.
+
+    def supported(self) -> set[str] | None:
+        if self.missing:
+            raise FileNotFoundError(2, "No such file or directory")
+        return self.known
+
+    def connect(self, text: str) -> str:
+        self.written.append(text)
+        self.gate.wait(PATIENCE)
+        number = self.failures.pop(0) if self.failures else self.fails_always
+        if number:
+            raise OSError(number, os.strerror(number))
+        options = dict(part.partition("=")[::2] for part in text.split(","))
+        names = {path.name for path in self.sysfs.iterdir()}
+        device = next(f"nvme{number}" for number in range(99) if f"nvme{number}" not in names)
+        address = f"traddr={options['traddr']},trsvcid={options['trsvcid']}"
+        self.add(device, subsysnqn=options["nqn"], address=address)
+        return device
+
+    def delete(self, device: str) -> None:
+        self.deleted.append(device)
+        if self.delete_fails:
+            raise OSError(self.delete_fails, os.strerror(self.delete_fails))
+        self.remove(device, event=False)
+
+    def read_discovery_log(self, device: str) -> tuple[int, int, bytes]:
+        assert device
+        self.log_reads += 1
+        self.log_gate.wait(PATIENCE)
+        result = self.log_pages.pop(0) if len(self.log_pages) > 1 else self.log_pages[0]
+        if isinstance(result, Exception):
+            raise result
+        return int.from_bytes(result[:8], "little"), int.from_bytes(result[8:16], "little"), result
+
+    # What the worker has told.
+
+    def hear(self) -> list[str]:
+        while True:
+            try:
+                self.told.append(self.notify.recv(8192).decode())
+            except BlockingIOError:
+                return self.told
+
+    @property
+    def status(self) -> str:
+        return next((text[7:] for text in reversed(self.hear()) if text.startswith("STATUS=")), "")
+
+    @property
+    def ready(self) -> bool:
+        return "READY=1" in self.hear()
+
+
+class Scenario(threading.Thread):
+    """Acts beside the worker, which needs the main thread for its signals, and tells it to stop in the end."""
+
+    def __init__(self, act: Callable[[], None], kernel: Kernel) -> None:
+        super().__init__()
+        self._act = act
+        self._kernel = kernel
+        self.error: BaseException | None = None
+        self.over = False
+
+    def run(self) -> None:
+        try:
+            self._act()
+        except BaseException as error:
+            self.error = error
+        self._kernel.gate.set()
+        self._kernel.log_gate.set()
+        if not self.over:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def play(instance: str, kernel: Kernel, act: Callable[[], None], spec: state.Spec) -> int:
+    """Run a worker until the scenario is over and SIGTERM has done its work; returns the exit status."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    worker = controller.Worker(instance, spec)
+    # Until the worker takes them, they must not end the tests.
+    for number in handlers:
+        signal.signal(number, lambda *_: None)
+    scenario = Scenario(act, kernel)
+    scenario.start()
+    try:
+        status = worker.run()
+        scenario.over = True
+    finally:
+        scenario.join()
+        signal.set_wakeup_fd(-1)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if worker.links is not None:
+            worker.links.close()
+        posix.close(worker.wake_read)
+        posix.close(worker.wake_write)
+    if scenario.error is not None:
+        raise scenario.error
+    return status
+
+
+def until(condition: Callable[[], object], what: str = "") -> None:
+    """Wait for a condition; fail when it does not come true."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"it never came true: {what or condition}")
+        time.sleep(0.002)
+
+
+def install(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the worker on the made-up kernel, and in a hurry."""
+    run = kernel.root / "run"
+    (run / "registry").mkdir(parents=True)
+    (run / "controllers").mkdir()
+    (kernel.root / "uevent_seqnum").write_text("4711\n")
+    make = registry._make_directory
+    for module, name, value in (
+        (state, "CONTROLLERS", str(run / "controllers")),
+        (state, "WAKE_SOCKET", str(run / "wake")),
+        (registry, "ROOT", str(run / "registry")),
+        (registry, "_SEQNUM", str(kernel.root / "uevent_seqnum")),
+        (registry, "_make_directory", lambda path: None if path == "/run/nvme" else make(path)),
+        (controllers, "CLASS", str(kernel.sysfs)),
+        (fabrics, "supported", kernel.supported),
+        (fabrics, "connect", kernel.connect),
+        (fabrics, "delete", kernel.delete),
+        (admin, "read_discovery_log", kernel.read_discovery_log),
+        (controller, "Uevents", lambda: kernel.uevents),
+        (links, "Links", Links),
+        (controller, "SHORT_WAIT", 0.02),
+        (controller, "LINK_PAUSE", 0.01),
+        (controller, "LIVE_CHECK", 0.05),
+        (controller, "RECONNECT_CHECK", 0.02),
+        (notify, "_last", ""),
+    ):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setitem(posix.environ, b"NOTIFY_SOCKET", str(kernel.root / "notify").encode())
+    Links.opened = []
+    kernel.log_pages = [page()]
+
+
+def remove_tree(path: Path) -> None:
+    """Take a directory away, as the supervisor does for a withdrawn controller."""
+    shutil.rmtree(path)

@@ -1,0 +1,628 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of one controller, on a made-up kernel."""
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from discoverd import registry, state
+from discoverd.worker import controller, main
+
+from .fake_kernel import Kernel, Links, install, play, remove_tree, until
+from .log_pages import entry, page
+
+NQN = "nqn.2024-08.com.example:vol1"
+INSTANCE = f"tcp:192.0.2.1:4420:{NQN}"
+UNIT = f"nvme-ctrl@{INSTANCE}.service"
+TEXT = f"nqn={NQN},transport=tcp,traddr=192.0.2.1,trsvcid=4420"
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
+    made = Kernel(tmp_path)
+    install(made, monkeypatch)
+    yield made
+    made.notify.close()
+    made.uevents.close()
+
+
+def leave_spec(role: str = "io", **changes: str) -> state.Spec:
+    """Write the specification as the supervisor does."""
+    options = [("nqn", NQN), ("transport", "tcp"), ("traddr", "192.0.2.1"), ("trsvcid", "4420")]
+    spec = state.Spec(role, options)
+    for name, value in changes.items():
+        setattr(spec, name, value)
+    os.makedirs(state.directory(INSTANCE), exist_ok=True)
+    state.write(state.directory(INSTANCE) + "/spec", spec.encode())
+    return spec
+
+
+def live(kernel: Kernel, act: Callable[[], None] = lambda: None, role: str = "io") -> int:
+    return play(INSTANCE, kernel, act, leave_spec(role))
+
+
+def report() -> dict[str, str]:
+    return dict(state.decode(state.REPORT, state.read(state.directory(INSTANCE) + "/report")))
+
+
+def owner(device: str = "nvme0") -> str | None:
+    return registry.retrieve(device, "owner")
+
+
+# Connect --------------------------------------------------------------------------------------------------
+
+
+def test_connect(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        until(lambda: kernel.ready)
+        assert (owner(), registry.retrieve("nvme0", "unit")) == ("nvme-ctrl", UNIT)
+        assert (report()["state"], report()["device"], report()["attempt"]) == ("live", "nvme0", "0")
+        assert report()["kernel-instance"] != "0"
+
+    assert live(kernel, act) == 0
+    assert kernel.written == [TEXT]
+    assert kernel.uevents.following == ["nvme0"]
+    assert "connected nvme0" in capsys.readouterr().err
+
+
+def test_stop(kernel: Kernel) -> None:
+    assert live(kernel, lambda: until(lambda: kernel.status == "live nvme0")) == 0
+    assert kernel.deleted == ["nvme0"]
+    assert owner() is None
+    assert os.listdir(registry.ROOT) == []
+    assert report()["state"] == "stopped"
+    assert "disconnecting nvme0" in "".join(kernel.hear())
+
+
+def test_a_refused_connect_is_tried_until_it_works(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
+    kernel.failures = [errno.ECONNREFUSED] * 3
+
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        texts = [text for text in kernel.told if text.startswith("STATUS=waiting")]
+        assert texts == [
+            f"STATUS=waiting 1 s, attempt {attempt}: connection refused: nothing listens there" for attempt in (1, 2, 3)
+        ]
+        # An absent target does not hold up boot.
+        assert kernel.told.index("READY=1") < kernel.told.index("STATUS=live nvme0")
+        assert (report()["attempt"], report()["cause"]) == ("0", "")
+
+    assert live(kernel, act) == 0
+    assert len(kernel.written) == 4
+    # A cause is logged when it is news.
+    assert capsys.readouterr().err.count("connection refused") == 1
+    assert all(one.closed for one in Links.opened)
+
+
+def test_a_report_tells_why_it_waits(kernel: Kernel) -> None:
+    kernel.fails_always = errno.EHOSTUNREACH
+
+    def act() -> None:
+        until(lambda: kernel.status.startswith("waiting"))
+        given = report()
+        assert (given["state"], given["device"], given["kernel-instance"]) == ("waiting", "", "0")
+        assert given["cause"] == "no route to the target"
+        assert int(given["attempt"]) >= 1
+
+    assert live(kernel, act) == 0
+
+
+def test_waits_grow_within_bounds(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controller, "SHORT_WAIT", 8)
+    now = 1000.0
+    monkeypatch.setattr(controller, "time", SimpleNamespace(monotonic=lambda: now))
+    worker = controller.Worker(INSTANCE, leave_spec())
+    for most in (1, 2, 4, 8, 8, 8):
+        worker._failed("refused", 111)
+        assert 0.75 * most <= worker.next_look - now <= most
+    now += controller.LONG_OUTAGE + 1
+    worker._failed("refused", 111)
+    assert 0.75 * 60 <= worker.next_look - now <= 60
+    for _ in range(50):
+        worker._failed("refused", 111)
+        kernel.hear()
+    assert worker.next_look - now <= 60
+    worker._stop_links()
+    os.close(worker.wake_read)
+    os.close(worker.wake_write)
+
+
+def test_a_link_that_comes_up_cuts_the_wait_short(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controller, "SHORT_WAIT", 3600)
+    monkeypatch.setattr(controller, "LONG_WAIT", 3600)
+    kernel.failures = [errno.ENETUNREACH]
+    wait = controller.Worker._failed
+
+    def fail(worker: controller.Worker, why: str, number: int) -> None:
+        worker.attempt = 11
+        wait(worker, why, number)
+
+    monkeypatch.setattr(controller.Worker, "_failed", fail)
+
+    def act() -> None:
+        until(lambda: kernel.status.startswith("waiting"))
+        Links.opened[0].news()
+        until(lambda: kernel.status == "live nvme0")
+
+    assert live(kernel, act) == 0
+
+
+def test_no_fabrics_device(kernel: Kernel) -> None:
+    kernel.missing = True
+
+    def act() -> None:
+        until(lambda: "/dev/nvme-fabrics is missing: load the module nvme-fabrics" in kernel.status)
+        kernel.missing = False
+        until(lambda: kernel.status == "live nvme0")
+
+    assert live(kernel, act) == 0
+
+
+def test_a_kernel_without_an_option(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
+    kernel.known = {"nqn", "transport", "traddr", "trsvcid"}
+    spec = leave_spec()
+    spec.options.append(("tos", "3"))
+    state.write(state.directory(INSTANCE) + "/spec", spec.encode())
+    assert play(INSTANCE, kernel, lambda: until(lambda: kernel.status == "live nvme0"), spec) == 0
+    assert kernel.written == [TEXT]
+    assert "this kernel knows no tos" in capsys.readouterr().err
+
+
+def test_a_first_attempt_without_an_end_does_not_hold_up_boot(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controller, "READY_AFTER", 0.05)
+    kernel.gate.clear()
+
+    def act() -> None:
+        until(lambda: kernel.ready)
+        assert kernel.status == "connecting"
+        kernel.gate.set()
+        until(lambda: kernel.status == "live nvme0")
+
+    assert live(kernel, act) == 0
+
+
+def test_a_registry_that_cannot_be_written(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
+    os.rmdir(registry.ROOT)
+    Path(registry.ROOT).write_text("a file")
+    assert live(kernel, lambda: until(lambda: kernel.status == "live nvme0")) == 0
+    assert "cannot enter nvme0 into" in capsys.readouterr().err
+
+
+def test_no_secret_is_told(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = leave_spec()
+    spec.options.append(("dhchap_secret", "DHHC-1:00:do-not-tell:"))
+    state.write(state.directory(INSTANCE) + "/spec", spec.encode())
+    kernel.failures = [errno.EKEYREJECTED]
+    assert play(INSTANCE, kernel, lambda: until(lambda: kernel.status == "live nvme0"), spec) == 0
+    assert "do-not-tell" in kernel.written[0]
+    told = capsys.readouterr().err + "".join(kernel.hear()) + repr(report())
+    assert "do-not-tell" not in told
+
+
+# Adopt ----------------------------------------------------------------------------------------------------
+
+
+def test_a_controller_that_is_there_is_adopted(kernel: Kernel) -> None:
+    kernel.add("nvme3")
+
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme3")
+        assert (owner("nvme3"), registry.retrieve("nvme3", "unit")) == ("nvme-ctrl", UNIT)
+
+    assert live(kernel, act) == 0
+    assert kernel.written == []
+
+
+def test_an_entry_of_ours_is_left_as_it_is(kernel: Kernel) -> None:
+    kernel.add("nvme3")
+    registry.claim("nvme3", registry.OWNER, UNIT)
+    before = (Path(registry.ROOT) / "nvme3").stat().st_ino
+
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme3")
+        assert (Path(registry.ROOT) / "nvme3").stat().st_ino == before
+
+    assert live(kernel, act) == 0
+
+
+def test_somebody_else_was_faster(kernel: Kernel) -> None:
+    kernel.gate.clear()
+    kernel.failures = [errno.EALREADY]
+
+    def act() -> None:
+        until(lambda: kernel.written)
+        kernel.add("nvme5")
+        kernel.gate.set()
+        until(lambda: kernel.status == "live nvme5")
+
+    assert live(kernel, act) == 0
+    assert kernel.deleted == ["nvme5"]
+
+
+def test_already_without_a_match_waits(kernel: Kernel) -> None:
+    kernel.failures = [errno.EALREADY]
+
+    def act() -> None:
+        until(lambda: "attempt 1: the kernel has this controller already" in kernel.status)
+        until(lambda: kernel.status == "live nvme0")
+
+    assert live(kernel, act) == 0
+
+
+def test_what_belongs_to_somebody_else_is_left_alone(kernel: Kernel) -> None:
+    kernel.add("nvme3")
+    registry.claim("nvme3", "stas", "theirs")
+
+    def act() -> None:
+        until(lambda: kernel.status == "left alone: nvme3 belongs to stas")
+        until(lambda: kernel.ready)
+        assert (report()["state"], report()["owner"]) == ("foreign", "stas")
+
+    assert live(kernel, act) == 0
+    assert kernel.deleted == []
+    assert owner("nvme3") == "stas"
+
+
+def test_what_belonged_to_somebody_else_is_ours_when_it_went(kernel: Kernel) -> None:
+    kernel.add("nvme3")
+    registry.claim("nvme3", "stas", "theirs")
+
+    def act() -> None:
+        until(lambda: kernel.status.startswith("left alone"))
+        kernel.remove("nvme3")
+        registry.delete("nvme3")
+        until(lambda: kernel.status == "live nvme0")
+
+    assert live(kernel, act) == 0
+    assert kernel.deleted == ["nvme0"]
+
+
+def test_what_another_unit_of_ours_holds_is_left_to_it(kernel: Kernel) -> None:
+    kernel.add("nvme3")
+    registry.claim("nvme3", registry.OWNER, "nvme-ctrl@other.service")
+    os.makedirs(state.directory("other"))
+    assert (
+        live(kernel, lambda: until(lambda: kernel.status == "left alone: nvme3 belongs to nvme-ctrl@other.service"))
+        == 0
+    )
+    assert kernel.deleted == []
+
+
+def test_firmware_keeps_its_name(kernel: Kernel) -> None:
+    kernel.add("nvme3")
+    registry.claim("nvme3", registry.FIRMWARE_OWNER, "")
+
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme3")
+        assert (owner("nvme3"), registry.retrieve("nvme3", "unit")) == ("nbft", UNIT)
+
+    assert live(kernel, act) == 0
+
+
+# Lose and come back ---------------------------------------------------------------------------------------
+
+
+def test_a_controller_that_the_kernel_gave_up_is_connected_again(kernel: Kernel) -> None:
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        kernel.remove()
+        until(lambda: len(kernel.written) == 2)
+        until(lambda: kernel.status == "live nvme0" and report()["state"] == "live")
+
+    assert live(kernel, act) == 0
+    assert kernel.uevents.following == ["nvme0", "", "nvme0"]
+
+
+def test_a_controller_that_went_unheard_is_missed_at_the_next_look(kernel: Kernel) -> None:
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        kernel.remove(event=False)
+        until(lambda: len(kernel.written) == 2)
+
+    assert live(kernel, act) == 0
+
+
+def test_a_name_that_is_used_again_is_another_controller(kernel: Kernel) -> None:
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        kernel.remove(event=False)
+        kernel.add("nvme0", subsysnqn="nqn.2024-08.com.example:another")
+        until(lambda: kernel.status == "live nvme1")
+
+    assert live(kernel, act) == 0
+    # What took its name is nobody's to disconnect.
+    assert kernel.deleted == ["nvme1"]
+
+
+def test_the_kernel_reconnects(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        kernel.set_state("nvme0", "connecting")
+        until(lambda: kernel.status == "reconnecting nvme0: the kernel lost the connection and retries")
+        assert report()["state"] == "reconnecting"
+        kernel.set_state("nvme0", "live")
+        until(lambda: kernel.status == "live nvme0")
+
+    assert live(kernel, act) == 0
+    assert len(kernel.written) == 1
+    said = capsys.readouterr().err
+    assert "nvme0: lost the connection; the kernel reconnects" in said
+    assert "nvme0: the connection is back" in said
+
+
+# Stop -----------------------------------------------------------------------------------------------------
+
+
+def test_stop_while_the_kernel_connects(kernel: Kernel) -> None:
+    kernel.gate.clear()
+
+    def act() -> None:
+        until(lambda: kernel.written)
+        os.kill(os.getpid(), signal.SIGTERM)
+        until(lambda: kernel.status.startswith("stopping: waiting for the kernel"))
+        kernel.gate.set()
+        until(lambda: kernel.deleted)
+
+    assert live(kernel, act) == 0
+    assert kernel.deleted == ["nvme0"]
+    assert report()["state"] == "stopped"
+
+
+def test_stop_while_the_kernel_fails_to_connect(kernel: Kernel) -> None:
+    kernel.gate.clear()
+    kernel.fails_always = errno.ETIMEDOUT
+
+    def act() -> None:
+        until(lambda: kernel.written)
+        os.kill(os.getpid(), signal.SIGTERM)
+        until(lambda: kernel.status.startswith("stopping"))
+
+    assert live(kernel, act) == 0
+    assert (len(kernel.written), kernel.deleted) == (1, [])
+    assert report()["state"] == "stopped"
+
+
+def test_stop_while_waiting(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controller, "SHORT_WAIT", 3600)
+    kernel.fails_always = errno.ECONNREFUSED
+    assert live(kernel, lambda: until(lambda: kernel.status.startswith("waiting"))) == 0
+    assert (len(kernel.written), kernel.deleted) == (1, [])
+    assert report()["state"] == "stopped"
+
+
+def test_a_disconnect_that_fails(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
+    kernel.delete_fails = errno.EPERM
+    assert live(kernel, lambda: until(lambda: kernel.status == "live nvme0")) == 1
+    assert "cannot disconnect nvme0" in capsys.readouterr().err
+
+
+def test_a_controller_that_goes_while_it_is_disconnected(kernel: Kernel) -> None:
+    kernel.delete_fails = errno.ENOENT
+    assert live(kernel, lambda: until(lambda: kernel.status == "live nvme0")) == 0
+
+
+def test_a_withdrawn_controller(kernel: Kernel) -> None:
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        os.unlink(state.directory(INSTANCE) + "/spec")
+
+    assert live(kernel, act) == 0
+    assert report()["state"] == "withdrawn"
+
+
+def test_a_withdrawn_controller_whose_directory_is_gone(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        remove_tree(Path(state.directory(INSTANCE)))
+
+    assert live(kernel, act) == 0
+    assert kernel.deleted == ["nvme0"]
+    assert "cannot report" not in capsys.readouterr().err
+
+
+# Specification --------------------------------------------------------------------------------------------
+
+
+def test_a_hang_up_brings_the_note_into_the_status(kernel: Kernel) -> None:
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        leave_spec(note="no longer listed anywhere")
+        os.kill(os.getpid(), signal.SIGHUP)
+        until(lambda: kernel.status == "live nvme0; no longer listed anywhere")
+        leave_spec()
+        os.kill(os.getpid(), signal.SIGHUP)
+        until(lambda: kernel.status == "live nvme0")
+
+    assert live(kernel, act) == 0
+    assert len(kernel.written) == 1
+
+
+def test_a_broken_specification_keeps_the_one_from_before(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        state.write(state.directory(INSTANCE) + "/spec", b"discoverd-spec 99\nend\n")
+        kernel.remove()
+        until(lambda: len(kernel.written) == 2)
+
+    assert live(kernel, act) == 0
+    assert kernel.written == [TEXT, TEXT]
+    assert "keeping the specification from before" in capsys.readouterr().err
+
+
+def test_the_next_connect_uses_the_latest_specification(kernel: Kernel) -> None:
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        spec = leave_spec()
+        spec.options.append(("tos", "3"))
+        state.write(state.directory(INSTANCE) + "/spec", spec.encode())
+        kernel.remove()
+        until(lambda: len(kernel.written) == 2)
+
+    assert live(kernel, act) == 0
+    assert kernel.written == [TEXT, TEXT + ",tos=3"]
+
+
+# Discovery ------------------------------------------------------------------------------------------------
+
+
+def log() -> bytes:
+    path = Path(state.directory(INSTANCE)) / "log"
+    return path.read_bytes() if path.exists() else b""
+
+
+def test_a_discovery_controllers_log_page_is_kept(kernel: Kernel) -> None:
+    kernel.log_pages = [page(entry("nqn.a"), entry("nqn.b"), generation=7)]
+
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0, 2 entries in its log page (generation 7)")
+        assert log() == kernel.log_pages[0]
+        assert (report()["log-generation"], report()["log-entries"]) == ("7", "2")
+
+    assert live(kernel, act, "discovery") == 0
+
+
+@pytest.mark.parametrize(
+    "event", [{"NVME_AEN": "0x70f002"}, {"NVME_EVENT": "rediscover"}, {"ACTION": "overflow"}], ids=str
+)
+def test_a_change_is_read(kernel: Kernel, event: dict[str, str]) -> None:
+    kernel.log_pages = [page(generation=1), page(entry("nqn.a"), generation=2)]
+
+    def act() -> None:
+        until(lambda: "generation 1" in kernel.status)
+        kernel.uevents.send(**event)
+        until(lambda: "1 entries in its log page (generation 2)" in kernel.status)
+
+    assert live(kernel, act, "discovery") == 0
+
+
+def test_another_event_reads_nothing(kernel: Kernel) -> None:
+    kernel.log_pages = [page(generation=1)]
+
+    def act() -> None:
+        until(lambda: "generation 1" in kernel.status)
+        kernel.uevents.send(ACTION="change", NVME_AEN="0x000002")
+        until(lambda: not kernel.uevents._events)
+
+    assert live(kernel, act, "discovery") == 0
+    assert kernel.log_reads == 1
+
+
+def test_a_change_during_a_reading_is_read_after_it(kernel: Kernel) -> None:
+    kernel.log_pages = [page(generation=1), page(generation=2)]
+    kernel.log_gate.clear()
+
+    def act() -> None:
+        until(lambda: kernel.log_reads == 1)
+        for _ in range(3):
+            kernel.uevents.send(NVME_AEN="0x70f002")
+        until(lambda: not kernel.uevents._events)
+        kernel.log_gate.set()
+        until(lambda: "generation 2" in kernel.status)
+
+    assert live(kernel, act, "discovery") == 0
+    assert kernel.log_reads == 2
+
+
+def test_a_failed_reading_is_repeated_and_takes_nothing_away(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("discoverd.worker.discovery.RETRY", (0.05,))
+    good = page(entry("nqn.a"), generation=1)
+    kernel.log_pages = [good, OSError(5, "Input/output error"), page(generation=2)]
+
+    def act() -> None:
+        until(lambda: "generation 1" in kernel.status)
+        kernel.uevents.send(NVME_AEN="0x70f002")
+        until(lambda: "log page not read: [Errno 5] Input/output error" in kernel.status)
+        assert log() == good
+        assert report()["log-generation"] == "1"
+        until(lambda: "generation 2" in kernel.status)
+
+    assert live(kernel, act, "discovery") == 0
+
+
+def test_a_log_page_is_read_again_when_the_connection_is_back(kernel: Kernel) -> None:
+    kernel.log_pages = [page(generation=1), page(generation=2)]
+
+    def act() -> None:
+        until(lambda: "generation 1" in kernel.status)
+        kernel.set_state("nvme0", "connecting")
+        until(lambda: kernel.status.startswith("reconnecting"))
+        kernel.set_state("nvme0", "live")
+        until(lambda: "generation 2" in kernel.status)
+
+    assert live(kernel, act, "discovery") == 0
+
+
+def test_a_controller_that_goes_during_a_reading_is_connected_again(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("discoverd.worker.discovery.RETRY", (0.02,))
+    kernel.log_pages = [OSError(19, "No such device"), page(generation=2)]
+    kernel.log_gate.clear()
+
+    def act() -> None:
+        until(lambda: kernel.log_reads == 1)
+        kernel.remove()
+        # The reading takes longer than the connect.
+        until(lambda: len(kernel.written) == 2)
+        kernel.log_gate.set()
+        until(lambda: "generation 2" in kernel.status)
+
+    assert live(kernel, act, "discovery") == 0
+
+
+def test_stop_during_a_reading_does_not_wait_for_it(kernel: Kernel) -> None:
+    kernel.log_gate.clear()
+
+    def act() -> None:
+        until(lambda: kernel.log_reads == 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        until(lambda: kernel.deleted == ["nvme0"])
+
+    assert live(kernel, act, "discovery") == 0
+
+
+def test_an_io_controllers_log_page_is_nobodys_business(kernel: Kernel) -> None:
+    assert live(kernel, lambda: until(lambda: kernel.status == "live nvme0")) == 0
+    assert kernel.log_reads == 0
+
+
+# The entry ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_main(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["nvme-ctrl-worker", *arguments])
+        return main.main()
+
+    return run
+
+
+@pytest.mark.parametrize("arguments", [(), ("a", "b"), ("../etc",), ("a/b",)])
+def test_usage(kernel: Kernel, run_main: Callable[..., int], arguments: tuple[str, ...]) -> None:
+    assert run_main(*arguments) == main.EXIT_USAGE
+
+
+@pytest.mark.parametrize("content", [None, b"", b"discoverd-spec 1\nrole=io\nend\n", b"discoverd-spec 2\nend\n"])
+def test_no_specification(kernel: Kernel, run_main: Callable[..., int], content: bytes | None) -> None:
+    if content is not None:
+        leave_spec()
+        state.write(state.directory(INSTANCE) + "/spec", content)
+    assert run_main(INSTANCE) == main.EXIT_NO_SPEC
+    assert "restart discoverd.service" in kernel.status
+    assert kernel.written == []
+
+
+def test_held(kernel: Kernel, run_main: Callable[..., int]) -> None:
+    leave_spec(held=True)  # type: ignore[arg-type]
+    assert run_main(INSTANCE) == 0
+    assert "READY=1\nSTATUS=stopped by the administrator" in kernel.hear()
+    assert kernel.written == []
+    assert not state.Spec.decode(state.read(state.directory(INSTANCE) + "/spec")).held
