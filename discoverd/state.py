@@ -20,7 +20,7 @@ REPORT = "discoverd-report 1"
 
 
 class StateError(Exception):
-    """A state file that is missing, truncated, of another version, or not to be written; the text says which and why."""
+    """A state file that is missing, truncated, of another version or unwritable; the text says which and why."""
 
 
 def directory(instance: str) -> str:

@@ -101,6 +101,6 @@ def _sock_fprog(code: bytes) -> bytes:
 
 
 def address_of(data: bytes) -> int:
-    """Return where the content of a bytes object is in memory: CPython keeps it inside the object, before a closing NUL."""
+    """Return where the content of a bytes object is in memory: inside the object, before a closing NUL (CPython)."""
     address: int = id(data) + data.__sizeof__() - len(data) - 1
     return address

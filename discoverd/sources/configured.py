@@ -79,7 +79,8 @@ def _candidate(connection: Connection, host: HostIdentity, addresses: Mapping[st
         except TidError:
             if traddr not in addresses:
                 raise ConfigError(
-                    f"the host name {traddr!r} has no address; check the name, or the host's resolver; it is looked up again"
+                    f"the host name {traddr!r} has no address; check the name, or the host's resolver; "
+                    "it is looked up again"
                 ) from None
             traddr = addresses[traddr]
     tid = TransportId.make(
