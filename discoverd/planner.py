@@ -47,14 +47,6 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class ForeignController:
-    """A controller in the kernel that matches a candidate and that another orchestrator owns."""
-
-    device: str
-    owner: str
-
-
-@dataclass(frozen=True, slots=True)
 class Known:
     """A controller we have state for: what asked for it last, and which source that was (see Candidate)."""
 
@@ -73,7 +65,6 @@ class Facts:
     candidates: tuple[Candidate, ...] = ()
     units: Mapping[str, UnitFact] = field(default_factory=dict)
     reports: Mapping[str, Report] = field(default_factory=dict)
-    foreign: Mapping[str, ForeignController] = field(default_factory=dict)
     known: Mapping[str, Known] = field(default_factory=dict)
     complete: frozenset[str] = frozenset()
 
@@ -112,9 +103,6 @@ def _wanted(instance: str, asked: list[Candidate], facts: Facts) -> Decision:
         return Decision(instance, Action.KEEP, sources, candidate)
     if report and report.state == "stopped":
         return Decision(instance, Action.HOLD, f"{sources}, but an administrator stopped its unit", candidate)
-    if foreign := facts.foreign.get(instance):
-        reason = f"{sources}, but {foreign.device} is this controller and belongs to {foreign.owner}"
-        return Decision(instance, Action.LEAVE, reason, candidate)
     return Decision(instance, Action.START, sources, candidate)
 
 

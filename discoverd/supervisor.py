@@ -71,8 +71,10 @@ class Supervisor:
         self._starting: dict[str, asyncio.Event] = {}
         self._not_before: dict[str, float] = {}
         self._refusals_said: set[Refusal] = set()
-        # Why a unit could not be started when it was tried last.
+        # Why a unit could not be started, or its worker not be told, when it was tried last.
         self._failures: dict[str, str] = {}
+        # systemd lists a masked unit only while it is loaded, so what a start has shown is kept until it reloads.
+        self._masked: set[str] = set()
 
     async def run(self) -> int:
         """Run until SIGTERM or SIGINT; the controllers' units live on. Returns the exit status."""
@@ -169,6 +171,8 @@ class Supervisor:
     def _signalled(self, news: unit_signals.Signal) -> None:
         if isinstance(news, unit_signals.JobRemoved) and news.instance in self._starting:
             self._starting[news.instance].set()
+        elif isinstance(news, unit_signals.ManagerChanged):
+            self._masked.clear()
         self._units_stale = True
         self._changed.set()
 
@@ -294,7 +298,8 @@ class Supervisor:
             complete.add(instance)
         self._refusals = tuple(refusals)
         self._say_refusals()
-        return Facts(tuple(candidates), self._unit_facts, self._reports, {}, self._known, frozenset(complete))
+        units = self._unit_facts | {instance: UnitFact("masked", "inactive") for instance in self._masked}
+        return Facts(tuple(candidates), units, self._reports, self._known, frozenset(complete))
 
     def _say_refusals(self) -> None:
         for refusal in self._refusals:
@@ -352,14 +357,14 @@ class Supervisor:
             properties = unit_properties(candidate.tid, candidate.role, self._libexec + "/nvme-ctrl-worker")
             result = await self._units.start(instance, properties)
             self._failures.pop(instance, None)
-            if result == "started":
+            if result == "masked":
+                self._masked.add(instance)
+            elif result == "started":
                 await asyncio.wait_for(ended.wait(), FIRST_ATTEMPT)
         except TimeoutError:
             pass  # It goes on; only its place is free for the next one.
         except (UnitError, state.StateError) as error:
-            if self._failures.get(instance) != str(error):
-                log.error("cannot start %s: %s", instance, error, extra=_about(instance, candidate))
-            self._failures[instance] = str(error)
+            self._failed(instance, f"cannot start {instance}: {error}")
             self._postpone(instance)
         finally:
             del self._starting[instance]
@@ -390,7 +395,14 @@ class Supervisor:
                     if self._units is not None:
                         await self._units.hang_up(instance)
         except state.StateError as error:
-            log.warning("cannot tell %s's worker: %s", instance, error, extra=_about(instance))
+            self._failed(instance, f"cannot tell the worker of {instance}: {error}")
+        else:
+            self._failures.pop(instance, None)
+
+    def _failed(self, instance: str, why: str) -> None:
+        if self._failures.get(instance) != why:
+            self._failures[instance] = why
+            log.error("%s", why, extra=_about(instance))
 
     async def _write_spec(self, candidate: Candidate, held: bool = False) -> bool:
         spec = state.Spec(candidate.role, list(candidate.options))
@@ -422,9 +434,7 @@ class Supervisor:
             text += "; not connected to systemd, trying again"
         errors = [str(one) for one in self._complaints if one.severity == "error"]
         problems = errors + [f"{one.what} ({one.source}): {one.reason}" for one in self._refusals]
-        for instance, why in self._failures.items():
-            if instance in self._decisions and self._decisions[instance].action in (Action.START, Action.HOLD):
-                problems.append(f"cannot start {instance}: {why}")
+        problems += [why for instance, why in self._failures.items() if instance in self._decisions]
         if problems:
             text += f"; {problems[0]}" + (f" (and {len(problems) - 1} more, see the journal)" if problems[1:] else "")
         return text

@@ -39,6 +39,9 @@ class Agent:
         try:
             self._manager.StartTransientUnit(unit.encode(), b"fail", values)
         except DBusBaseError as error:
+            if abs(error.errno) == errno.ERFKILL:
+                # systemd's word for a masked unit that is not loaded.
+                return "masked"
             if abs(error.errno) != errno.EEXIST:
                 raise
             return self._start_loaded(unit)
@@ -85,6 +88,10 @@ def _native(signature: str, value: Any) -> Any:
     return value
 
 
+def _sentence(error: DBusBaseError) -> str:
+    return (error.err_message or error.err_name or str(error).encode()).decode("utf-8", "replace")
+
+
 def main() -> int:
     """Serve until standard input ends, or the bus does."""
     agent = Agent()
@@ -94,7 +101,7 @@ def main() -> int:
         try:
             answer: dict[str, Any] = {"result": operation(*request["arguments"])}
         except DBusBaseError as error:
-            answer = {"error": str(error)}
+            answer = {"error": _sentence(error)}
             if abs(error.errno) in _LOST:
                 return 1
         print(json.dumps({"id": request["id"], **answer}), flush=True)  # noqa: T201

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What scenarios ask of a machine on which discoverd runs."""
 
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tests.lab.machine import Machine
@@ -48,21 +48,27 @@ def start(machine: Machine, text: str = ONE_DISCOVERY_CONTROLLER) -> None:
 
 def units(machine: Machine) -> dict[str, Unit]:
     """Every controller's unit that systemd has loaded, running or not."""
-    listed = machine.run("systemctl list-units --all --output=json 'nvme-ctrl@*'").stdout
-    return {row["unit"]: unit(machine, row["unit"]) for row in json.loads(listed)}
+    return {unit.name: unit for unit in _show(machine, "--all", "nvme-ctrl@*")}
 
 
 def unit(machine: Machine, name: str) -> Unit:
-    text = machine.run(["systemctl", "show", "-p", "LoadState,ActiveState,SubState,StatusText,MainPID", name]).stdout
-    shown = dict(line.split("=", 1) for line in text.splitlines())
-    return Unit(
-        name,
-        shown["LoadState"],
-        shown["ActiveState"],
-        shown["SubState"],
-        shown.get("StatusText", ""),
-        int(shown["MainPID"]),
-    )
+    return next(_show(machine, name))
+
+
+def _show(machine: Machine, *arguments: str) -> Iterator[Unit]:
+    properties = "Id,LoadState,ActiveState,SubState,StatusText,MainPID"
+    text = machine.run(["systemctl", "show", "-p", properties, *arguments]).stdout
+    for block in text.strip().split("\n\n"):
+        shown = dict(line.split("=", 1) for line in block.splitlines())
+        if shown:
+            yield Unit(
+                shown["Id"],
+                shown["LoadState"],
+                shown["ActiveState"],
+                shown["SubState"],
+                shown.get("StatusText", ""),
+                int(shown["MainPID"]),
+            )
 
 
 def status(machine: Machine) -> str:

@@ -93,9 +93,8 @@ def test_full_run(host: Machine, allow_journal: Callable[[str], None]) -> None:
     scenario.start(host)
     scenario.wait_live(host, 3)
     before = scenario.controllers(host)
-    host.run(
-        "mount -t tmpfs -o size=4k,mode=700 full /run/discoverd/controllers && cat /dev/zero >/run/discoverd/controllers/fill || true"
-    )
+    full = "/run/discoverd/controllers"
+    host.run(f"mount -t tmpfs -o size=4k,mode=700 full {full}; cat /dev/zero >{full}/fill || true")
     try:
         host.run("systemctl restart discoverd.service", timeout=GENEROUS)
         host.run("lab-target add-subsystem vol3 && lab-target link vol3 1")
@@ -103,7 +102,7 @@ def test_full_run(host: Machine, allow_journal: Callable[[str], None]) -> None:
         print(scenario.status(host))
         assert scenario.controllers(host) == before
     finally:
-        host.run("umount /run/discoverd/controllers")
+        host.run(f"umount {full}")
     host.run("systemctl restart discoverd.service", timeout=GENEROUS)
     scenario.wait_live(host, 4)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discoverd.candidate import CONFIGURATION, Candidate
-from discoverd.planner import Action, Facts, ForeignController, Known, Report, UnitFact, plan
+from discoverd.planner import Action, Facts, Known, Report, UnitFact, plan
 from discoverd.tid import IO, TransportId
 
 DC = "tcp:192.0.2.1:8009:nqn.2014-08.org.nvmexpress.discovery"
@@ -58,17 +58,6 @@ NAME = A.tid.instance
             Facts((A,), units={NAME: UnitFact("masked", "active")}),
             Action.LEAVE,
             "configured at f:1, but its unit is masked",
-        ),
-        (
-            Facts((A,), foreign={NAME: ForeignController("nvme3", "stas")}),
-            Action.LEAVE,
-            "configured at f:1, but nvme3 is this controller and belongs to stas",
-        ),
-        # What runs already runs.
-        (
-            Facts((A,), units={NAME: RUNNING}, foreign={NAME: ForeignController("nvme3", "stas")}),
-            Action.KEEP,
-            "configured at f:1",
         ),
         (
             Facts((candidate(origin=DC), A)),
