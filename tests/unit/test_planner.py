@@ -147,7 +147,6 @@ facts_of_all_kinds = st.builds(
     st.dictionaries(
         instances, st.builds(Report, st.sampled_from(["live", "stopped", "withdrawn", "waiting", "foreign", ""]))
     ),
-    st.dictionaries(instances, st.just(ForeignController("nvme1", "stas"))),
     st.dictionaries(instances, st.builds(Known, st.just("listed somewhere"), origins)),
     st.frozensets(origins),
 )
