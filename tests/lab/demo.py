@@ -73,7 +73,7 @@ class Demo:
 
     def _look(self) -> None:
         say("One unit for each controller: two discovery controllers, and four subsystems on two paths each.")
-        output = self._show("systemctl list-units --no-legend 'nvme-ctrl@*'")
+        output = self._show("systemctl list-units --plain --no-legend 'nvme-ctrl@*'")
         expect(output.count(" active ") == UNITS, f"{UNITS} active units")
         say("The status of a unit says where its controller is.")
         output = self._show(f"systemctl status {unit(PATHS[0])}")
