@@ -37,20 +37,20 @@ class Agent:
             KNOWN_UNIT_SIGNATURES.setdefault(name.encode(), signature.encode())
             values[name.encode()] = _native(signature, value)
         try:
-            self._manager.StartTransientUnit(unit.encode(), b"fail", values)
+            try:
+                self._manager.StartTransientUnit(unit.encode(), b"fail", values)
+            except DBusBaseError as error:
+                if abs(error.errno) != errno.EEXIST:
+                    raise
+                return self._start_loaded(unit)
         except DBusBaseError as error:
             if abs(error.errno) == errno.ERFKILL:
-                # systemd's word for a masked unit that is not loaded.
                 return "masked"
-            if abs(error.errno) != errno.EEXIST:
-                raise
-            return self._start_loaded(unit)
+            raise
         return "started"
 
     def _start_loaded(self, unit: str) -> str:
         listed = self.list().get(unit)
-        if listed and listed["load"] == "masked":
-            return "masked"
         if listed and listed["active"] in ("active", "activating", "reloading"):
             return "running"
         # Stopped, and loaded still because it is referenced; or failed.
