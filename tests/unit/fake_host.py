@@ -38,6 +38,8 @@ class Systemd:
         self.refuses = ""
         self.refuses_to_list = ""
         self.slow = False
+        # Masked units that are not loaded, so that only a start tells.
+        self.masked: set[str] = set()
         self.bus_refuses = False
         self.worker_state = "live"
         self.agents: list[Agent] = []
@@ -81,7 +83,7 @@ class Systemd:
         if self.refuses:
             raise UnitError(self.refuses)
         unit = self.units.get(instance)
-        if unit and unit.load == "masked":
+        if instance in self.masked or (unit and unit.load == "masked"):
             return "masked"
         if unit and unit.running:
             return "running"

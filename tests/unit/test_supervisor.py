@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from discoverd import state, store, supervisor
+from discoverd.bus import unit_signals
 from discoverd.candidate import Candidate
 from discoverd.planner import UnitFact
 from discoverd.tid import DISCOVERY_NQN, IO, TransportId
@@ -263,6 +264,21 @@ def test_a_masked_unit_is_left_alone(host: Host) -> None:
 
     assert host.play(scenario) == 0
     assert host.systemd.started == []
+
+
+def test_a_masked_unit_that_is_not_loaded_is_left_alone_until_systemd_reloads(host: Host) -> None:
+    host.configure(FIRST)
+    host.systemd.masked.add(ONE)
+
+    async def scenario() -> None:
+        await until(lambda: "1 left alone" in host.status)
+        await quiet()
+        assert host.systemd.started == []
+        host.systemd.masked.clear()
+        host.systemd.signal(unit_signals.ManagerChanged())
+        await until(lambda: "1 live" in host.status)
+
+    assert host.play(scenario) == 0
 
 
 # Bad configuration ----------------------------------------------------------------------------------------
