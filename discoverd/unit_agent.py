@@ -61,6 +61,10 @@ class Agent:
         """Stop a unit."""
         self._manager.StopUnit(unit.encode(), b"replace")
 
+    def restart(self, unit: str) -> None:
+        """Stop a unit and start it again; one that is stopped is started."""
+        self._manager.RestartUnit(unit.encode(), b"replace")
+
     def hang_up(self, unit: str) -> None:
         """Tell a unit's worker to read its specification again."""
         self._manager.KillUnit(unit.encode(), b"main", 1)

@@ -72,6 +72,10 @@ class Units:
         """Queue the stop of a unit. Raises UnitError."""
         await self._ask("stop", _unit(instance))
 
+    async def restart(self, instance: str) -> None:
+        """Queue the restart of a unit. Raises UnitError."""
+        await self._ask("restart", _unit(instance))
+
     async def hang_up(self, instance: str) -> None:
         """Make a worker read its specification again. Raises UnitError."""
         await self._ask("hang_up", _unit(instance))
