@@ -53,8 +53,10 @@ class Worker:
         self.spec = spec
         self.device = ""
         self.foreign_owner = ""
+        self.firmware = False
         self.kernel_instance = 0
         self.attempt = 0
+        self.wait = 0
         self.outage_began = 0.0
         self.state = "connecting"
         self.cause = ""
@@ -179,10 +181,11 @@ class Worker:
             return False
         try:
             owner = registry.retrieve(found.device, "owner")
+            sibling = self._sibling(found.device) if owner == registry.OWNER else ""
         except OSError as error:
-            owner = f"somebody (the registry is unreadable: {error.strerror})"
-        if owner == registry.OWNER and self._sibling(found.device):
-            self.foreign_owner = self._sibling(found.device)
+            owner, sibling = f"somebody (the registry is unreadable: {error.strerror})", ""
+        if sibling:
+            self.foreign_owner = sibling
         elif owner and owner not in (registry.OWNER, registry.FIRMWARE_OWNER):
             self.foreign_owner = owner
         self._live(found.device, "adopted")
@@ -204,7 +207,7 @@ class Worker:
         if self.foreign_owner:
             notify.log(notify.WARNING, f"{device} belongs to {self.foreign_owner}: left alone")
         else:
-            self._claim()
+            self._claim(adopted=how == "adopted")
             notify.log(notify.NOTICE, f"{how} {device}")
         # What happened before the filter was in place shows in sysfs only.
         self.look()
@@ -212,12 +215,14 @@ class Worker:
         if self.device and self.spec.role == "discovery" and not self.foreign_owner:
             self._discover()
 
-    def _claim(self) -> None:
+    def _claim(self, adopted: bool) -> None:
+        """Enter the controller into the registry. What is there about a name that was just given out is of the past."""
         try:
-            owner = registry.retrieve(self.device, "owner")
+            owner = registry.retrieve(self.device, "owner") if adopted else None
             if owner == registry.OWNER and registry.retrieve(self.device, "unit") == self.unit:
                 return
-            keep = owner if owner == registry.FIRMWARE_OWNER else registry.OWNER
+            self.firmware = owner == registry.FIRMWARE_OWNER
+            keep = registry.FIRMWARE_OWNER if self.firmware else registry.OWNER
             registry.claim(self.device, keep, self.unit)
         except OSError as error:
             notify.log(notify.ERROR, f"cannot enter {self.device} into {registry.ROOT}: {error.strerror}")
@@ -234,11 +239,12 @@ class Worker:
         wait -= wait / 4 * (posix.getrandom(1)[0] / 255)
         self.next_look = now + wait
         self.state = "waiting"
+        self.wait = max(1, round(wait))
         if why != self.cause:
             self.cause = why
             notify.log(notify.WARNING, f"cannot connect, errno {number}: {why}; trying again until it works")
         self._start_links()
-        self.show(f"{max(1, round(wait))} s, ")
+        self.show()
         self._ready()
 
     def _start_links(self) -> None:
@@ -341,7 +347,11 @@ class Worker:
             return
         if not self.device:
             return
-        if self.foreign_owner or controllers.kernel_instance(self.device) != self.kernel_instance:
+        if controllers.kernel_instance(self.device) != self.kernel_instance:
+            self.device = ""
+            return
+        if self.foreign_owner or self.firmware:
+            notify.log(notify.NOTICE, f"{self.device} stays: it is not ours to disconnect")
             self.device = ""
             return
         self.state = "disconnecting"
@@ -369,12 +379,12 @@ class Worker:
             self.ready = True
             notify.send("READY=1")
 
-    def text(self, wait: str = "") -> str:
+    def text(self) -> str:
         """Return the status line for the present state."""
         texts = {
             "live": f"live {self.device}",
             "reconnecting": f"reconnecting {self.device}: the kernel lost the connection and retries",
-            "waiting": f"waiting {wait}attempt {self.attempt}: {self.cause}",
+            "waiting": f"waiting {self.wait} s, attempt {self.attempt}: {self.cause}",
             "stopping": "stopping: waiting for the kernel to end an attempt to connect",
             "disconnecting": f"disconnecting {self.device}",
         }
@@ -385,9 +395,9 @@ class Worker:
             text += self.discovery.text()
         return text + (f"; {self.spec.note}" if self.spec.note else "")
 
-    def show(self, wait: str = "") -> None:
+    def show(self) -> None:
         """Bring unit status and report up to date."""
-        text = self.text(wait)
+        text = self.text()
         notify.status(text)
         self.report("foreign" if self.foreign_owner else self.state, text)
 
