@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A kernel for the worker: a sysfs in a temporary directory, and connects that end as the test says."""
 
+import _thread
 import os
 import posix
 import shutil
@@ -207,6 +208,7 @@ class Scenario(threading.Thread):
 
 def play(instance: str, kernel: Kernel, act: Callable[[], None], spec: state.Spec) -> int:
     """Run a worker until the scenario is over and SIGTERM has done its work; returns the exit status."""
+    threads = _thread._count()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     worker = controller.Worker(instance, spec)
     # Until the worker takes them, they must not end the tests.
@@ -219,6 +221,8 @@ def play(instance: str, kernel: Kernel, act: Callable[[], None], spec: state.Spe
         scenario.over = True
     finally:
         scenario.join()
+        # A call that the worker has given up still writes to its pipe.
+        until(lambda: _thread._count() <= threads)
         signal.set_wakeup_fd(-1)
         for number, handler in handlers.items():
             signal.signal(number, handler)
