@@ -8,8 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 from blockbuster import BlockBusterFunction, blockbuster_ctx
+from hypothesis import HealthCheck, settings
 
 from discoverd import state, store
+
+# A busy machine makes examples slow, and that is no fault of theirs.
+settings.register_profile("unit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unit")
 
 # Where PyGObject is installed, dbus-next imports it, and its importer is one that Python warns about.
 with warnings.catch_warnings():
