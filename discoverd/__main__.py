@@ -30,7 +30,7 @@ def main(libexec: str = LIBEXEC) -> int:
     arguments = parser.parse_args()
     if arguments.check is not None:
         text, status = check(arguments.check)
-        print(text)  # noqa: T201
+        print(text, end="")  # noqa: T201
         return status
     # The check must work without the D-Bus and systemd packages.
     from discoverd.supervisor import Supervisor

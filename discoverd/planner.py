@@ -43,7 +43,7 @@ class Report:
     state: str
     status: str = ""
     device: str = ""
-    generation: str = ""
+    log_read: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ def read_report(instance: str) -> Report | None:
         fields.get("state", ""),
         fields.get("status", ""),
         fields.get("device", ""),
-        fields.get("log-generation", ""),
+        fields.get("log-read", ""),
     )
 
 

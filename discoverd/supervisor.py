@@ -66,6 +66,7 @@ class Supervisor:
         self._unread_reports: set[str] = set()
         self._known: dict[str, Known] = {}
         self._log_pages: dict[str, LogPage] = {}
+        self._log_stamps: dict[str, str] = {}
         self._decisions: dict[str, Decision] = {}
         self._specs: dict[str, bytes] = {}
         self._starting: dict[str, asyncio.Event] = {}
@@ -107,7 +108,6 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._detach()
         await self._names.close()
         self._files.shutdown(wait=False)
 
@@ -177,51 +177,48 @@ class Supervisor:
         self._changed.set()
 
     async def _hold_bus(self) -> None:
-        """Stay connected to systemd: signals to the loop, calls through the agent.
-
-        Both go when the bus goes.
-        """
+        """Stay connected to systemd: signals to the loop, calls through the agent. Both go when the bus goes."""
         complained = False
         while True:
+            flowing = asyncio.Event()
+            agent = asyncio.create_task(self._hold_agent(flowing))
             try:
-                await unit_signals.watch(self._signalled, lambda: self._spawn(self._attach()))
-                log.warning("the connection to the bus ended; connecting again")
+                await unit_signals.watch(self._signalled, flowing.set)
                 complained = False
+                log.warning("the connection to the bus ended; connecting again")
             except Exception as error:
-                # The client raises all kinds; whatever it is, the answer is to try again, and to have said
-                # so once.
+                # The client raises all kinds; whatever it is, the answer is to try again, and to have said so once.
                 if not complained:
-                    log.warning(
-                        "cannot talk to the bus: %s; trying again every %d s", error or repr(error), RECONNECT_BUS
-                    )
+                    why = str(error) or repr(error)
+                    log.warning("cannot talk to the bus: %s; trying again every %d s", why, RECONNECT_BUS)
                 complained = True
-            await self._detach()
-            self._changed.set()
+            finally:
+                agent.cancel()
+                await asyncio.wait([agent])
             await asyncio.sleep(RECONNECT_BUS)
 
-    async def _attach(self) -> None:
-        """Start the agent, and keep referenced what is loaded, again whenever the agent ends."""
-        await self._detach()
-        units = await Units.connect(self._libexec + "/unit-agent")
-        try:
-            self._unit_facts = await units.list()
-            for instance in self._unit_facts:
-                await units.reference(instance)
-        except UnitError as error:
-            log.warning("cannot list the controllers' units: %s", error)
-        self._units = units
-        self._units_stale = True
-        self._changed.set()
-        await units.wait_lost()
-        if self._units is units:
-            log.warning("the process that talks to systemd ended; starting another")
+    async def _hold_agent(self, flowing: asyncio.Event) -> None:
+        """Keep the agent running once signals flow, and have it keep loaded what systemd has."""
+        await flowing.wait()
+        while True:
+            try:
+                units = await Units.connect(self._libexec + "/unit-agent")
+                try:
+                    self._unit_facts = await units.list()
+                    for instance in self._unit_facts:
+                        await units.reference(instance)
+                    self._units = units
+                    self._units_stale = True
+                    self._changed.set()
+                    await units.wait_lost()
+                finally:
+                    self._units = None
+                    self._changed.set()
+                    await units.close()
+                log.warning("the process that talks to systemd ended; starting another")
+            except UnitError as error:
+                log.warning("cannot list the controllers' units: %s", error)
             await asyncio.sleep(RECONNECT_BUS)
-            self._spawn(self._attach())
-
-    async def _detach(self) -> None:
-        units, self._units = self._units, None
-        if units is not None:
-            await units.close()
 
     # Rounds ------------------------------------------------------------------------------------------------
 
@@ -259,10 +256,10 @@ class Supervisor:
             self._reports[instance] = report
         for instance in self._configured.discovery:
             report = self._reports.get(instance)
-            page = self._log_pages.get(instance)
-            # A worker that has just started has read none yet; then the page that an earlier one left still
-            # counts.
-            if page is None or (report and report.generation not in ("", str(page.generation))):
+            stamp = report.log_read if report else ""
+            # A worker that has just started has read none yet: the page that an earlier one left still counts.
+            if instance not in self._log_stamps or stamp not in ("", self._log_stamps[instance]):
+                self._log_stamps[instance] = stamp
                 await self._read_log(instance)
 
     async def _read_log(self, instance: str) -> None:
@@ -381,9 +378,7 @@ class Supervisor:
         instance, candidate = decision.instance, decision.candidate
         try:
             if candidate is not None:
-                before = self._decisions.get(instance)
-                news = before is not None and before.note != ""
-                if await self._write_spec(candidate) and news and self._units is not None:
+                if await self._write_spec(candidate) and self._units is not None:
                     await self._units.hang_up(instance)
             elif decision.note:
                 spec = await self._blocking(store.read_spec, instance)

@@ -5,9 +5,14 @@ needs.
 Follows drivers/nvme/host/fabrics.c. The errno of a failed connect is the kernel's reason, and is kept.
 """
 
+import _socket
 import posix
 
 DEVICE = "/dev/nvme-fabrics"
+# As long as the kernel's own attempt takes, which sends a second SYN after a second (TCP_SYNCNT 1).
+REACH_TIMEOUT = 3
+
+_SO_BINDTODEVICE = 25
 
 
 def supported() -> set[str] | None:
@@ -58,6 +63,34 @@ _ESSENTIAL = frozenset(
         "dhchap_ctrl_secret",
     )
 )
+
+
+def reach(options: dict[str, str]) -> None:
+    """Raise OSError unless the target takes a TCP connection within REACH_TIMEOUT seconds. Other transports pass.
+
+    The kernel connects one controller at a time (nvmf_dev_mutex), and waits seconds for a target that does not answer:
+    the controllers of one dead array would keep those of all others waiting.
+    """
+    if options.get("transport") != "tcp":
+        return
+    address, _, zone = options.get("traddr", "").partition("%")
+    port = int(options.get("trsvcid", "0"))
+    family = _socket.AF_INET6 if ":" in address else _socket.AF_INET
+    probe = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        probe.settimeout(REACH_TIMEOUT)
+        if interface := options.get("host_iface"):
+            probe.setsockopt(_socket.SOL_SOCKET, _SO_BINDTODEVICE, interface.encode() + b"\0")
+        if source := options.get("host_traddr"):
+            probe.bind((source.partition("%")[0], 0))
+        if family == _socket.AF_INET:
+            probe.connect((address, port))
+        else:
+            probe.connect((address, port, 0, _socket.if_nametoindex(zone) if zone else 0))
+    except TimeoutError:
+        raise OSError(110, "timed out") from None
+    finally:
+        probe.close()
 
 
 def connect(text: str) -> str:

@@ -66,7 +66,8 @@ class Worker:
         self.started = time.monotonic()
         self.call: Call | None = None
         self.call_name = ""
-        self.log_page = ("", "")  # generation and number of entries of the log page in our directory
+        # Another value for each reading of the log page, since a target that starts anew repeats its generations.
+        self.log_read = ""
         self.links: Links | None = None
         self.discovery: Discovery | None = None
         self.exit_status = 0
@@ -162,7 +163,12 @@ class Worker:
             notify.log(notify.WARNING, f"this kernel knows no {', '.join(left_out)}: connecting without")
         self.state = "connecting"
         self.show()
-        self.start("connect", fabrics.connect, text)
+        self.start("connect", self._reach_and_connect, text)
+
+    def _reach_and_connect(self, text: str) -> str:
+        """Run in a thread: what the kernel would wait for in vain is not given to it."""
+        fabrics.reach(dict(self.spec.options))
+        return fabrics.connect(text)
 
     def _after_connect(self, call: Call) -> None:
         error = call.error
@@ -411,8 +417,7 @@ class Worker:
             ("attempt", str(self.attempt)),
             ("cause", self.cause),
             ("owner", self.foreign_owner),
-            ("log-generation", self.log_page[0]),
-            ("log-entries", self.log_page[1]),
+            ("log-read", self.log_read),
         ]
         try:
             state.write(self.directory + "/report", state.encode(state.REPORT, fields))

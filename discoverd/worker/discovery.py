@@ -29,6 +29,7 @@ class Discovery:
         self.retry_at = 0.0
         self.failures = 0
         self.cause = ""
+        self.page = ""
 
     def again(self) -> None:
         """Read the log page now, or once more after the reading that is under way."""
@@ -43,7 +44,7 @@ class Discovery:
         if call.error is None:
             self._keep(*call.result)
         elif isinstance(call.error, (OSError, admin.AdminError)):
-            self._failed(str(call.error))
+            self._failed(getattr(call.error, "strerror", None) or str(call.error))
         else:
             raise call.error
         if self.again_after:
@@ -57,7 +58,8 @@ class Discovery:
             return
         self.failures = 0
         self.cause = ""
-        self.worker.log_page = (str(generation), str(records))
+        self.page = f", {records} {'entry' if records == 1 else 'entries'} in its log page (generation {generation})"
+        self.worker.log_read = str(time.monotonic_ns())
         notify.log(notify.INFO, f"discovery log page: {records} entries, generation {generation}")
         self.worker.show()
 
@@ -73,5 +75,4 @@ class Discovery:
         """Return what to add to the status of a live discovery controller."""
         if self.cause:
             return f", log page not read: {self.cause}"
-        generation, records = self.worker.log_page
-        return f", {records} entries in its log page (generation {generation})" if records else ""
+        return self.page

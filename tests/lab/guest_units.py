@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs in the guest: drives discoverd.units and discoverd.bus.unit_signals against the real systemd, and prints JSON."""
+"""Runs in the guest: drives units and their signals against the real systemd, and prints JSON."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ async def main() -> None:
 
     async def active() -> str | None:
         fact = (await units.list()).get(INSTANCE)
-        return fact and f"{fact.load} {fact.active}"
+        return f"{fact.load} {fact.active}" if fact else None
 
     command = ["/bin/sh", "-c", "systemd-notify --ready && exec sleep 600"]
     properties: list[tuple[str, str, object]] = [

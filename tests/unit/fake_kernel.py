@@ -259,6 +259,7 @@ def install(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
         (registry, "_make_directory", lambda path: None if path == "/run/nvme" else make(path)),
         (controllers, "CLASS", str(kernel.sysfs)),
         (fabrics, "supported", kernel.supported),
+        (fabrics, "reach", lambda _: None),
         (fabrics, "connect", kernel.connect),
         (fabrics, "delete", kernel.delete),
         (admin, "read_discovery_log", kernel.read_discovery_log),

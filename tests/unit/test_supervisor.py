@@ -40,7 +40,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
 def leave_log(*entries: bytes, generation: int = 1, instance: str = DC) -> None:
     """Leave a log page as a discovery controller's worker does, and report it."""
     (Path(state.directory(instance)) / "log").write_bytes(page(*entries, generation=generation))
-    report(instance, "live", log_generation=str(generation), log_entries=str(len(entries)))
+    report(instance, "live", log_read=str(generation))
 
 
 # Start ----------------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def test_a_broken_log_page_takes_nothing_away(host: Host, broken: bytes) -> None
         leave_log(entry(NQN.format(1)))
         await until(lambda: "2 live" in host.status)
         (Path(state.directory(DC)) / "log").write_bytes(broken)
-        report(DC, "live", log_generation="2")
+        report(DC, "live", log_read="2")
         await quiet()
 
     assert host.play(scenario) == 0
