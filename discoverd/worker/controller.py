@@ -316,6 +316,7 @@ class Worker:
         if self.call is not None and self.call_name == "log_page":
             # It ends by itself, with nothing that still matters; the connect must not wait for it.
             self.call = None
+        self._forget(self.device)
         self.device = ""
         self.foreign_owner = ""
         self.uevents.follow("")
@@ -371,7 +372,10 @@ class Worker:
             self.exit_status = 1
             return
         notify.log(notify.NOTICE, f"disconnected {device}")
-        # The clean-up rule does it as well, a little later; the name may be another controller's by then.
+        self._forget(device)
+
+    def _forget(self, device: str) -> None:
+        """Take our entry out of the registry. The clean-up rule does it too, later; the name may be another's by then."""
         try:
             if not controllers.kernel_instance(device) and registry.retrieve(device, "unit") == self.unit:
                 registry.delete(device)

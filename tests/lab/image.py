@@ -311,7 +311,7 @@ def build() -> Image:
             build_disk(base, disk, sources)
         os.utime(base)
         # A machine that starts right now may still open the image before this one.
-        keep_newest("disk-*.img", 3)
+        keep_newest("disk-*.img", 5)
         keep_newest("base-*", 2)
         (kernel,) = (base / "boot").glob("vmlinuz-*")
         return Image(disk=disk, kernel=kernel, initrd=base / "boot/initrd.img")
