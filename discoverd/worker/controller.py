@@ -375,7 +375,7 @@ class Worker:
         self._forget(device)
 
     def _forget(self, device: str) -> None:
-        """Take our entry out of the registry. The clean-up rule does it too, later; the name may be another's by then."""
+        """Take our entry out of the registry, as the clean-up rule does a little later, unless the name is taken."""
         try:
             if not controllers.kernel_instance(device) and registry.retrieve(device, "unit") == self.unit:
                 registry.delete(device)
