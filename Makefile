@@ -10,7 +10,7 @@ lab_seconds := 900
 shell_wanted := $(if $(filter command line,$(origin SHELL)),--shell)
 override SHELL := /bin/sh
 
-.PHONY: help setup lint unit image lab test demo clean
+.PHONY: help setup lint unit image lab test demo bench clean
 
 help:
 	@echo "make test    everything: lint, unit tests, lab"
@@ -19,6 +19,7 @@ help:
 	@echo "make lab     scenarios in a virtual machine with a real kernel; ARGS= goes to pytest"
 	@echo "make image   only build the machine's image"
 	@echo "make demo    see it work; SHELL=1 leaves a shell in the machine open"
+	@echo "make bench   what it costs, beside nvme-stas, nvme connect-all and the kernel alone; ARGS=\"--rounds 1\" is quicker"
 	@echo "make setup   install what all of these need"
 	@echo "make clean   delete what they made, under .cache"
 
@@ -43,6 +44,9 @@ test: lint unit lab
 
 demo: setup
 	$(python) -m tests.lab.demo $(shell_wanted)
+
+bench: setup
+	@$(python) -m tests.bench $(ARGS)
 
 clean:
 	rm -rf .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

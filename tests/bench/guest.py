@@ -24,8 +24,8 @@ from pathlib import Path
 CLASS = Path("/sys/class/nvme")
 NQN = "nqn.2024-08.com.example:vol"
 ADDRESS = "192.0.2.1"
-# Nobody answers there, so a connect stays in the kernel for the three seconds in which the neighbour is looked for.
-NOBODY = "192.0.2.99"
+# This host's own end of the link. A listener there that says nothing keeps a connect in the kernel for seconds.
+SILENT = "192.0.2.2"
 WORKER = "/usr/libexec/discoverd/nvme-ctrl-worker"
 STATE = Path("/run/discoverd/controllers")
 KEPT = Path("/run/bench-spec")
@@ -261,10 +261,15 @@ def bare() -> float:
 def to_the_write(instance: str, notify: str) -> float:
     """CPU of a worker from its exec until it hangs in its write to the fabrics device."""
     pid = os.posix_spawn(PYTHON[0], [*PYTHON, WORKER, instance], {"NOTIFY_SOCKET": notify})
-    # The write has a thread of its own.
-    wait_for(lambda: len(os.listdir(f"/proc/{pid}/task")) == 2, "the worker connects", 0.05, 30)
-    time.sleep(0.3)
-    cpu = cpu_of(pid)
+    cpu = -1.0
+
+    def hangs() -> bool:
+        nonlocal cpu
+        before, cpu = cpu, cpu_of(pid)
+        # The write has a thread of its own.
+        return cpu == before and len(os.listdir(f"/proc/{pid}/task")) == 2
+
+    wait_for(hangs, "the worker connects", 0.2, 30)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     return cpu
@@ -277,9 +282,15 @@ def clean_up(_: str) -> dict[str, object]:
 
 def worker_start(rounds: str) -> dict[str, object]:
     clean()
-    instance = place_spec(NOBODY)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, tempfile.TemporaryDirectory() as folder:
+    instance = place_spec(SILENT)
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        socket.socket() as listener,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         manager.bind(folder + "/notify")
+        listener.bind((SILENT, 4420))
+        listener.listen(64)
         pairs = [(bare(), to_the_write(instance, folder + "/notify")) for _ in range(int(rounds) + 1)][1:]
     shutil.rmtree(STATE)
     empty, worker = (list(values) for values in zip(*pairs, strict=True))
