@@ -41,9 +41,11 @@ def retrieve(device: str, attribute: str) -> str | None:
     return data.decode("utf-8", "replace").rstrip("\r\n") if data else None
 
 
-def claim(device: str, owner: str, unit: str) -> None:
-    """Make the entry of ``device`` anew in one step: stamp, owner, and our attribute ``unit``. Raises
-    OSError.
+def claim(device: str, owner: str, unit: str, adopted: bool = False) -> None:
+    """Make the entry of ``device`` anew in one step. Raises OSError.
+
+    Our own attributes are ``unit``, the unit that takes care of it, and ``adopted`` for a controller that
+    nobody owned and that no administrator asked us for.
 
     It is built beside its place and renamed, because the clean-up rule must never see an entry without its
     stamp. An entry that is there already belongs to an earlier controller of the same name, or is ours, and
@@ -56,7 +58,12 @@ def claim(device: str, owner: str, unit: str) -> None:
     posix.mkdir(temporary, 0o755)
     posix.chmod(temporary, 0o755)
     try:
-        for attribute, value in (("seqnum", _uevent_seqnum()), ("owner", owner), ("unit", unit)):
+        for attribute, value in (
+            ("seqnum", _uevent_seqnum()),
+            ("owner", owner),
+            ("unit", unit),
+            ("adopted", "yes" if adopted else ""),
+        ):
             # A malformed stamp makes the clean-up rule remove the entry at once: better none than an empty
             # one.
             if value:

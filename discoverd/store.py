@@ -5,6 +5,7 @@ Every call blocks.
 """
 
 import os
+import shutil
 import socket
 from dataclasses import dataclass
 
@@ -89,6 +90,11 @@ def read_log(instance: str) -> LogPage | None:
         if os.path.exists(path):
             raise LogPageError(str(error)) from error
         return None
+
+
+def forget(instance: str) -> None:
+    """Remove a controller's state. What cannot be removed stays, and is found again by the next supervisor."""
+    shutil.rmtree(state.directory(instance), ignore_errors=True)
 
 
 def write_spec(instance: str, spec: state.Spec) -> bool:

@@ -16,17 +16,17 @@ from typing import Any, TypeVar
 
 from discoverd import journal, state, store
 from discoverd.bus import unit_signals
-from discoverd.candidate import Candidate, Refusal
-from discoverd.config.errors import ConfigError, Diagnostic
+from discoverd.candidate import CONFIGURATION, Candidate, Refusal
+from discoverd.config.errors import Diagnostic
 from discoverd.config.fabrics import load_fabrics
-from discoverd.config.identity import HostIdentity, identity_for, load_host_identity
+from discoverd.config.identity import HostIdentity, load_host_identity
 from discoverd.config.model import FabricsConfig
 from discoverd.config.settings import SETTINGS_CONF, Settings, load_settings
 from discoverd.notifier import Notifier
 from discoverd.planner import Action, Decision, Facts, Known, Report, UnitFact, plan
-from discoverd.sources import discovery_log
-from discoverd.sources.configured import Configured, configured, host_names, refuse_tls
-from discoverd.sources.discovery_log import LogPage, LogPageError
+from discoverd.sources.configured import Configured, configured, host_names
+from discoverd.sources.discovery_log import LogPageError
+from discoverd.sources.log_pages import LogPages
 from discoverd.sources.names import Names
 from discoverd.unit_properties import journal_fields, unit_properties
 from discoverd.units import UnitError, Units
@@ -41,6 +41,26 @@ FIRST_ATTEMPT = 10
 RECONNECT_BUS = 1
 RETRY_START = 5
 EXIT_SOFTWARE = 70
+# Refusals that are logged at once; a hostile log page has thousands.
+REFUSALS_SAID = 20
+
+
+def fair(decisions: tuple[Decision, ...]) -> list[Decision]:
+    """Return the decisions in an order in which no origin's many candidates keep those of another waiting.
+
+    Configured ones come first, then the first of each discovery controller, then the second of each, and so on.
+    """
+    ranks: Counter[str] = Counter()
+
+    def rank(decision: Decision) -> int:
+        candidate = decision.candidate
+        if candidate is None or candidate.configured or decision.action is not Action.START:
+            return 0
+        ranks[candidate.origin] += 1
+        return ranks[candidate.origin]
+
+    ranked = [(rank(decision), decision) for decision in decisions]
+    return [decision for _, decision in sorted(ranked, key=lambda pair: pair[0])]
 
 
 class Supervisor:
@@ -65,8 +85,7 @@ class Supervisor:
         self._reports: dict[str, Report] = {}
         self._unread_reports: set[str] = set()
         self._known: dict[str, Known] = {}
-        self._log_pages: dict[str, LogPage] = {}
-        self._log_stamps: dict[str, str] = {}
+        self._log_pages = LogPages()
         self._decisions: dict[str, Decision] = {}
         self._specs: dict[str, bytes] = {}
         self._starting: dict[str, asyncio.Event] = {}
@@ -236,6 +255,7 @@ class Supervisor:
                 if self._units_stale:
                     self._units_stale = False
                     self._unit_facts = await self._units.list()
+                    await self._read_ended()
                 await self._apply(plan(self._facts()))
             except UnitError as error:
                 log.warning("systemd: %s", error)
@@ -256,11 +276,19 @@ class Supervisor:
             self._reports[instance] = report
         for instance in self._configured.discovery:
             report = self._reports.get(instance)
-            stamp = report.log_read if report else ""
-            # A worker that has just started has read none yet: the page that an earlier one left still counts.
-            if instance not in self._log_stamps or stamp not in ("", self._log_stamps[instance]):
-                self._log_stamps[instance] = stamp
+            if self._log_pages.news(instance, report.log_read if report else ""):
                 await self._read_log(instance)
+
+    async def _read_ended(self) -> None:
+        """Read what the workers of units that do not run have said last.
+
+        A worker reports before its unit is inactive, so after the list its word is there, even if its wake-up was lost.
+        """
+        for instance, unit in self._unit_facts.items():
+            if not unit.running:
+                report = await self._blocking(store.read_report, instance)
+                if report is not None:
+                    self._reports[instance] = report
 
     async def _read_log(self, instance: str) -> None:
         try:
@@ -269,44 +297,28 @@ class Supervisor:
             log.warning("%s: its log page is not used: %s", instance, error, extra=_about(instance))
             return
         if page is not None:
-            self._log_pages[instance] = page
+            self._log_pages.put(instance, page)
 
     def _facts(self) -> Facts:
-        candidates = list(self._configured.candidates)
-        refusals = list(self._configured.refusals)
-        complete = {"configuration"} if self._configured.whole else set()
-        for instance, connection in self._configured.discovery.items():
-            page = self._log_pages.get(instance)
-            parent = next((one.tid for one in self._configured.candidates if one.tid.instance == instance), None)
-            if page is None or parent is None:
-                continue
-            scope = self._config.discovered(connection, "io")
-            try:
-                if scope.problem:
-                    raise ConfigError(scope.problem)
-                refuse_tls(scope)
-                hostnqn, hostid = identity_for(scope, self._host)
-            except ConfigError as error:
-                refusals.append(Refusal("everything", f"in the log page of {instance}", str(error)))
-                continue
-            found, refused = discovery_log.candidates(page, parent, instance, scope, hostnqn, hostid)
-            candidates += found
-            refusals += refused
-            complete.add(instance)
-        self._refusals = tuple(refusals)
+        found = self._log_pages.candidates(self._configured, self._config, self._host, self._known)
+        self._refusals = (*self._configured.refusals, *found.refusals)
         self._say_refusals()
+        complete = found.complete | ({CONFIGURATION} if self._configured.whole else set())
         units = self._unit_facts | {instance: UnitFact("masked", "inactive") for instance in self._masked}
-        return Facts(tuple(candidates), units, self._reports, self._known, frozenset(complete))
+        candidates = (*self._configured.candidates, *found.candidates)
+        return Facts(candidates, units, self._reports, self._known, complete)
 
     def _say_refusals(self) -> None:
-        for refusal in self._refusals:
-            if refusal not in self._refusals_said:
-                self._refusals_said.add(refusal)
-                log.warning("%s (%s): %s", refusal.what, refusal.source, refusal.reason)
+        news = [refusal for refusal in self._refusals if refusal not in self._refusals_said]
+        self._refusals_said = set(self._refusals)
+        for refusal in news[:REFUSALS_SAID]:
+            log.warning("%s (%s): %s", refusal.what, refusal.source, refusal.reason)
+        if news[REFUSALS_SAID:]:
+            log.warning("and %d more that cannot be connected", len(news) - REFUSALS_SAID)
 
     async def _apply(self, decisions: tuple[Decision, ...]) -> None:
         now = asyncio.get_running_loop().time()
-        for decision in decisions:
+        for decision in fair(decisions):
             instance = decision.instance
             self._say(decision)
             if decision.action is Action.START:
@@ -320,6 +332,8 @@ class Supervisor:
                     self._spawn(self._start(decision, held=True))
             elif decision.action is Action.KEEP and instance not in self._starting:
                 await self._update(decision)
+            elif decision.action is Action.LEAVE and decision.note and instance not in self._starting:
+                await self._forget(instance)
         self._decisions = {decision.instance: decision for decision in decisions}
 
     def _say(self, decision: Decision) -> None:
@@ -392,6 +406,16 @@ class Supervisor:
         except state.StateError as error:
             self._failed(instance, f"cannot tell the worker of {instance}: {error}")
         else:
+            self._failures.pop(instance, None)
+
+    async def _forget(self, instance: str) -> None:
+        """Sweep the state of what nobody asks for and nobody runs, unless it tells that an administrator stopped it."""
+        report = self._reports.get(instance)
+        if report is None or report.state != "stopped":
+            await self._blocking(store.forget, instance)
+            self._known.pop(instance, None)
+            self._reports.pop(instance, None)
+            self._specs.pop(instance, None)
             self._failures.pop(instance, None)
 
     def _failed(self, instance: str, why: str) -> None:

@@ -96,7 +96,11 @@ def check_hostid(text: str) -> str:
 
 def check_interface(name: str) -> str:
     """Return ``name`` if the kernel would take it for a network interface's name (dev_valid_name); else TidError."""
-    if not 0 < len(name.encode()) < 16 or name in (".", "..") or re.search(r"[/:,%\s\x00-\x1f\x7f]", name):
+    if (
+        not (0 < len(name) < 16 and name.isascii() and name.isprintable())
+        or name in (".", "..")
+        or re.search(r"[/:,%\s\x00-\x1f\x7f]", name)
+    ):
         raise TidError(f"{name!r} is not the name of a network interface")
     return name
 
@@ -240,6 +244,16 @@ class TransportId:
             cut = cut[: cut.rindex("\\")] if "\\" in cut[-3:] else cut
             name = f"{cut}-{_digest(name, 16)}"
         return name
+
+    @property
+    def target(self) -> tuple[str, str, str, str]:
+        """The target's side alone: transport, address, service, subsystem NQN."""
+        return self.transport, self.traddr, self.trsvcid, self.subsysnqn
+
+    @property
+    def any_source(self) -> bool:
+        """Tell whether any connection to the target will do, from whichever of this host's addresses."""
+        return not self.host_traddr and not self.host_iface
 
     @property
     def unit(self) -> str:

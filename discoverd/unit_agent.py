@@ -19,16 +19,30 @@ from pystemd.systemd1 import Manager
 from pystemd.systemd1.unit_signatures import KNOWN_UNIT_SIGNATURES
 
 PATTERN = b"nvme-ctrl@*.service"
-_LOST = (errno.ENOTCONN, errno.ECONNRESET, errno.ESHUTDOWN, errno.EPIPE, errno.EBADF)
+# ENOBUFS: the queue is full of messages that nobody asked for, which any user of the bus can send.
+_LOST = (
+    errno.ENOTCONN,
+    errno.ECONNRESET,
+    errno.ESHUTDOWN,
+    errno.EPIPE,
+    errno.EBADF,
+    errno.ENOBUFS,
+    errno.ENOMEM,
+)
 
 
 class Agent:
     """The operations, one method each. They raise DBusBaseError."""
 
     def __init__(self) -> None:
-        bus = DBus()
-        bus.open()
-        self._manager = Manager(bus=bus, _autoload=True).Manager
+        self._bus = DBus()
+        self._bus.open()
+        self._manager = Manager(bus=self._bus, _autoload=True).Manager
+
+    def drain(self) -> None:
+        """Drop the messages that came beside the answers: any user can send signals, and nothing else reads them."""
+        while not self._bus.process().is_empty():
+            pass
 
     def start(self, unit: str, properties: list[tuple[str, str, Any]]) -> str:
         """Start the unit, making it if need be. Returns what happened: started, running or masked."""
@@ -109,6 +123,7 @@ def main() -> int:
             if abs(error.errno) in _LOST:
                 return 1
         print(json.dumps({"id": request["id"], **answer}), flush=True)  # noqa: T201
+        agent.drain()
     return 0
 
 

@@ -11,6 +11,7 @@ from discoverd.tid import unit_instance
 _SYSTEMD = "org.freedesktop.systemd1"
 _MANAGER = _SYSTEMD + ".Manager"
 _DBUS = "org.freedesktop.DBus"
+_DBUS_PATH = "/org/freedesktop/DBus"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +36,25 @@ class ManagerChanged:
 
 Signal = JobRemoved | UnitChanged | ManagerChanged
 
-# The member, and where in the body the unit's name stands.
-_UNIT_POSITION = {"JobRemoved": 2, "UnitNew": 0, "UnitRemoved": 0}
+_SIGNATURES = {"JobRemoved": "uoss", "UnitNew": "so", "UnitRemoved": "so", "Reloading": "b"}
 
 
 async def watch(handler: Callable[[Signal], None], subscribed: Callable[[], None]) -> None:
-    """Deliver signals to ``handler`` until the bus goes away, then return. Calls ``subscribed`` once they
-    flow.
+    """Deliver signals to ``handler`` until the bus goes away, then return. Calls ``subscribed`` once they flow.
 
     Raises OSError, or what the D-Bus client raises, if the bus cannot be reached or refuses.
     """
     bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
+    receiver = Receiver(handler)
     try:
-        bus.add_message_handler(lambda message: _dispatch(message, handler))
-        for member in (*_UNIT_POSITION, "Reloading"):
+        bus.add_message_handler(receiver.receive)
+        for member in _SIGNATURES:
             rule = f"type='signal',sender='{_SYSTEMD}',interface='{_MANAGER}',member='{member}'"
-            await _call(bus, _DBUS, "/org/freedesktop/DBus", _DBUS, "AddMatch", "s", [rule])
+            await _call(bus, _DBUS, _DBUS_PATH, _DBUS, "AddMatch", "s", [rule])
         # A systemd that re-executes takes its name again.
         rule = f"type='signal',sender='{_DBUS}',member='NameOwnerChanged',arg0='{_SYSTEMD}'"
-        await _call(bus, _DBUS, "/org/freedesktop/DBus", _DBUS, "AddMatch", "s", [rule])
+        await _call(bus, _DBUS, _DBUS_PATH, _DBUS, "AddMatch", "s", [rule])
+        receiver.owner = (await _call(bus, _DBUS, _DBUS_PATH, _DBUS, "GetNameOwner", "s", [_SYSTEMD]))[0]
         await _call(bus, _SYSTEMD, "/org/freedesktop/systemd1", _MANAGER, "Subscribe")
         subscribed()
         await bus.wait_for_disconnect()
@@ -69,27 +70,43 @@ async def _call(
     member: str,
     signature: str = "",
     body: list[object] | None = None,
-) -> None:
+) -> list[str]:
     message = Message(
-        destination=destination,
-        path=path,
-        interface=interface,
-        member=member,
-        signature=signature,
-        body=body or [],
+        destination=destination, path=path, interface=interface, member=member, signature=signature, body=body or []
     )
     # PID 1 is busy for long at boot; but a call without an end would hide that the bus is gone.
     reply = await asyncio.wait_for(bus.call(message), timeout=60)
     if reply is None or reply.message_type is MessageType.ERROR:
         raise ConnectionError(f"{member}: {reply.body[0] if reply and reply.body else 'no answer'}")
+    return list(reply.body)
 
 
-def _dispatch(message: Message, handler: Callable[[Signal], None]) -> None:
-    if message.message_type is not MessageType.SIGNAL:
-        return
-    if message.member == "NameOwnerChanged" or (message.member == "Reloading" and not message.body[0]):
-        handler(ManagerChanged())
-    elif message.member in _UNIT_POSITION and message.interface == _MANAGER:
-        instance = unit_instance(message.body[_UNIT_POSITION[message.member]])
-        if instance is not None:
-            handler(JobRemoved(instance, message.body[3]) if message.member == "JobRemoved" else UnitChanged(instance))
+class Receiver:
+    """Takes systemd's signals and nobody else's: any user of the bus can send us one that looks the same."""
+
+    def __init__(self, handler: Callable[[Signal], None]) -> None:
+        self._handler = handler
+        # The unique name of systemd's connection.
+        self.owner = ""
+
+    def receive(self, message: Message) -> None:
+        """Hand on a message if it is one of systemd's, or of the bus about systemd."""
+        if message.message_type is not MessageType.SIGNAL:
+            return
+        member = message.member
+        if message.sender == _DBUS and member == "NameOwnerChanged" and message.signature == "sss":
+            if message.body[0] == _SYSTEMD:
+                self.owner = message.body[2]
+                self._handler(ManagerChanged())
+            return
+        ours = self.owner and message.sender == self.owner and message.interface == _MANAGER
+        if not ours or message.signature != _SIGNATURES.get(member):
+            return
+        if member == "Reloading":
+            if not message.body[0]:
+                self._handler(ManagerChanged())
+        elif member == "JobRemoved":
+            if (instance := unit_instance(message.body[2])) is not None:
+                self._handler(JobRemoved(instance, message.body[3]))
+        elif (instance := unit_instance(message.body[0])) is not None:
+            self._handler(UnitChanged(instance))

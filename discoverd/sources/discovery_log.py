@@ -4,12 +4,13 @@
 Layout: NVMe-oF 1.1 §5.3, NVMe Base Specification 2.0 figure 295 (1024-byte header, 1024-byte entries).
 """
 
+import ipaddress
 import struct
 from dataclasses import dataclass
 
 from discoverd.candidate import Candidate, Refusal, fabrics_options
 from discoverd.config.model import DiscoveredScope
-from discoverd.tid import IO, TidError, TransportId
+from discoverd.tid import DISCOVERY_NQN, IO, TidError, TransportId
 
 _HEADER = struct.Struct("<QQH")
 HEADER_SIZE = 1024
@@ -18,7 +19,6 @@ ENTRY_SIZE = 1024
 TRTYPES = {1: "rdma", 2: "fc", 3: "tcp", 254: "loop"}
 REFERRAL, NVM, SELF = 1, 2, 3
 DUPLICATE_RETURNED_INFORMATION = 0x1
-_ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,8 @@ def parse(data: bytes) -> LogPage:
     entries = []
     refused = []
     for number in range(records):
-        raw = data[HEADER_SIZE + number * ENTRY_SIZE :][:ENTRY_SIZE]
+        start = HEADER_SIZE + number * ENTRY_SIZE
+        raw = data[start : start + ENTRY_SIZE]
         try:
             entries.append(
                 Entry(
@@ -94,40 +95,50 @@ def candidates(
     A controller takes the host's side of the connection from the discovery controller only where the
     transport is the same.
     """
-    where = f"in the log page of {instance} (generation {page.generation})"
+    where = f"in the log page of {instance}"
     wanted = []
     refused = [Refusal(f"entry {number}", where, reason) for number, reason in page.refused]
     for entry in page.entries:
         if entry.subtype == SELF or entry.eflags & DUPLICATE_RETURNED_INFORMATION:
             continue
-        what = f"entry {entry.number}, {entry.subnqn[:80]!r}"
-        if entry.subtype != NVM:
-            kind = (
-                "a referral, and referrals are" if entry.subtype == REFERRAL else f"of type {entry.subtype}, which is"
-            )
-            refused.append(Refusal(what, where, f"it is {kind} not followed"))
-            continue
-        transport = TRTYPES.get(entry.trtype, "")
         try:
-            if not transport:
-                raise TidError(f"its transport type {entry.trtype} is unknown")
-            same = transport == parent.transport
-            tid = TransportId.make(
-                IO,
-                transport,
-                entry.traddr,
-                entry.trsvcid if transport in ("tcp", "rdma") else "",
-                entry.subnqn,
-                host_traddr=parent.host_traddr if same else "",
-                host_iface=parent.host_iface if same else "",
-                hostnqn=scope.hostnqn,
-            )
-            # Looked at in its one spelling, of which it may have been sent another.
-            if tid.traddr.partition("%")[0] in _ANY_ADDRESS:
-                raise TidError(f"{tid.traddr} is no address to connect to")
+            tid = _identify(entry, parent, scope.hostnqn)
         except TidError as error:
-            refused.append(Refusal(what, where, str(error)))
+            refused.append(Refusal(f"entry {entry.number}, {entry.subnqn[:80]!r}", where, str(error)))
             continue
         options = fabrics_options(tid, IO, scope.params, scope.secrets, hostnqn, hostid)
         wanted.append(Candidate(tid, IO, f"listed in the log page of {instance}", instance, options))
     return tuple(wanted), tuple(refused)
+
+
+def _identify(entry: Entry, parent: TransportId, hostnqn: str) -> TransportId:
+    if entry.subtype == REFERRAL:
+        raise TidError("it is a referral, and referrals are not followed")
+    if entry.subtype != NVM:
+        raise TidError(f"its subsystem type {entry.subtype} is unknown")
+    if entry.subnqn == DISCOVERY_NQN:
+        raise TidError("it is an I/O controller with the NQN of discovery controllers")
+    transport = TRTYPES.get(entry.trtype, "")
+    if not transport:
+        raise TidError(f"its transport type {entry.trtype} is unknown")
+    same = transport == parent.transport
+    if not same and transport in ("fc", "loop"):
+        # An FC controller needs a port of this host, and loop would attach the host's own disks a second time.
+        raise TidError(f"a discovery controller on {parent.transport} cannot refer to {transport}")
+    tid = TransportId.make(
+        IO,
+        transport,
+        entry.traddr,
+        entry.trsvcid if transport in ("tcp", "rdma") else "",
+        entry.subnqn,
+        host_traddr=parent.host_traddr if same else "",
+        host_iface=parent.host_iface if same else "",
+        hostnqn=hostnqn,
+    )
+    if transport in ("tcp", "rdma"):
+        address = ipaddress.ip_address(tid.traddr)
+        if address.is_unspecified or address.is_multicast:
+            raise TidError(f"{tid.traddr} is no address to connect to")
+        if address.is_loopback and not ipaddress.ip_address(parent.traddr).is_loopback:
+            raise TidError(f"{tid.traddr} is this host, and the discovery controller is not")
+    return tid

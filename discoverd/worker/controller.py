@@ -53,7 +53,7 @@ class Worker:
         self.spec = spec
         self.device = ""
         self.foreign_owner = ""
-        self.firmware = False
+        self.spared = False
         self.kernel_instance = 0
         self.attempt = 0
         self.wait = 0
@@ -222,16 +222,23 @@ class Worker:
             self._discover()
 
     def _claim(self, adopted: bool) -> None:
-        """Enter the controller into the registry. What is there about a name that was just given out is of the past."""
+        """Enter the controller into the registry. What is there about a name that was just given out is of the past.
+
+        Not ours to disconnect is what firmware asked for, and what somebody connected without a word to the registry
+        and only a log page, not an administrator, asks for.
+        """
+        device = self.device
         try:
-            owner = registry.retrieve(self.device, "owner") if adopted else None
-            if owner == registry.OWNER and registry.retrieve(self.device, "unit") == self.unit:
+            owner = registry.retrieve(device, "owner") if adopted else None
+            if owner == registry.OWNER and registry.retrieve(device, "unit") == self.unit:
+                self.spared = registry.retrieve(device, "adopted") is not None
                 return
-            self.firmware = owner == registry.FIRMWARE_OWNER
-            keep = registry.FIRMWARE_OWNER if self.firmware else registry.OWNER
-            registry.claim(self.device, keep, self.unit)
+            found = adopted and owner is None and self.spec.origin != "configuration"
+            self.spared = found or owner == registry.FIRMWARE_OWNER
+            keep = registry.FIRMWARE_OWNER if owner == registry.FIRMWARE_OWNER else registry.OWNER
+            registry.claim(device, keep, self.unit, found)
         except OSError as error:
-            notify.log(notify.ERROR, f"cannot enter {self.device} into {registry.ROOT}: {error.strerror}")
+            notify.log(notify.ERROR, f"cannot enter {device} into {registry.ROOT}: {error.strerror}")
 
     def _failed(self, why: str, number: int) -> None:
         """The attempt has ended without a controller: say why, and wait."""
@@ -357,8 +364,11 @@ class Worker:
         if controllers.kernel_instance(self.device) != self.kernel_instance:
             self.device = ""
             return
-        if self.foreign_owner or self.firmware:
-            notify.log(notify.NOTICE, f"{self.device} stays: it is not ours to disconnect")
+        if self.foreign_owner or self.spared:
+            notify.log(
+                notify.NOTICE,
+                f"{self.device} stays: others connected it; to disconnect: nvme disconnect -d {self.device}",
+            )
             self.device = ""
             return
         self.state = "disconnecting"

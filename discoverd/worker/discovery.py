@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Seconds until a failed reading is tried again; the last one for ever.
 RETRY = (1, 2, 5, 10, 30)
+# A storm of events costs one reading per so many seconds, and the last event is never lost.
+INTERVAL = 1
 
 
 class Discovery:
@@ -27,6 +29,7 @@ class Discovery:
         self.worker = worker
         self.again_after = False
         self.retry_at = 0.0
+        self.read_at = float(-INTERVAL)
         self.failures = 0
         self.cause = ""
         self.page = ""
@@ -36,11 +39,15 @@ class Discovery:
         worker = self.worker
         self.retry_at = 0.0
         self.again_after = worker.call is not None
+        if worker.call is None and time.monotonic() < self.read_at + INTERVAL:
+            self.retry_at = self.read_at + INTERVAL
+            return
         if worker.call is None and worker.device and not worker.stopping:
             worker.start("log_page", admin.read_discovery_log, worker.device)
 
     def read(self, call: Call) -> None:
         """Keep what a reading has brought. A failed one takes nothing away: the page from before stays."""
+        self.read_at = time.monotonic()
         if call.error is None:
             self._keep(*call.result)
         elif isinstance(call.error, (OSError, admin.AdminError)):
@@ -68,7 +75,7 @@ class Discovery:
         if why != self.cause:
             self.cause = why
             notify.log(notify.WARNING, f"cannot read the discovery log page: {why}; trying again")
-        self.retry_at = time.monotonic() + RETRY[min(self.failures, len(RETRY)) - 1]
+        self.retry_at = self.read_at + RETRY[min(self.failures, len(RETRY)) - 1]
         self.worker.show()
 
     def text(self) -> str:

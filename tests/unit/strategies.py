@@ -19,7 +19,7 @@ ipv6 = st.one_of(
 )
 wwns = st.integers(0, 2**64 - 1)
 fc_addresses = st.builds("nn-0x{:x}:pn-0x{:x}".format, wwns, wwns)
-interfaces = st.sampled_from(["", "eth0", "eth1", "bond0.12", "eth0@if2", "wl\u00fc"])
+interfaces = st.sampled_from(["", "eth0", "eth1", "bond0.12", "eth0@if2", "wl+1"])
 ports = st.sampled_from(["", "1", "4420", "8009", "65535"])
 
 

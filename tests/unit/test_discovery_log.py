@@ -90,12 +90,11 @@ def test_the_hosts_side_comes_from_the_discovery_controller() -> None:
     parent = TransportId.make(
         DISCOVERY, "tcp", "192.0.2.1", "", DISCOVERY_NQN, host_traddr="192.0.2.9", host_iface="eth0"
     )
-    data = page(entry(NQN), entry(NQN, trtype=RDMA), entry(NQN, "nn-0x1:pn-0x2", "none", trtype=FC))
-    (tcp, rdma, fc), refused = found(data, parent)
+    data = page(entry(NQN), entry(NQN, trtype=RDMA))
+    (tcp, rdma), refused = found(data, parent)
     assert refused == ()
     assert (tcp.tid.host_traddr, tcp.tid.host_iface) == ("192.0.2.9", "eth0")
     assert (rdma.tid.host_traddr, rdma.tid.host_iface) == ("", "")
-    assert fc.tid.instance == f"fc:nn-0x0000000000000001:pn-0x0000000000000002:{NQN}"
 
 
 def test_another_host_nqn_is_part_of_the_identity() -> None:
@@ -109,13 +108,31 @@ def test_the_controller_itself_and_its_twins_are_passed_over() -> None:
     assert found(data) == ((), ())
 
 
-@pytest.mark.parametrize(("subtype", "why"), [(1, "referral"), (0, "of type 0"), (255, "of type 255")])
+@pytest.mark.parametrize(("subtype", "why"), [(1, "referral"), (0, "type 0 is unknown"), (255, "type 255 is unknown")])
 def test_what_is_not_followed_is_told(subtype: int, why: str) -> None:
     wanted, (refusal,) = found(page(entry(DISCOVERY_NQN, subtype=subtype), generation=4))
     assert wanted == ()
     assert why in refusal.reason
     assert "entry 0" in refusal.what
-    assert refusal.source == f"in the log page of {PARENT.instance} (generation 4)"
+    assert refusal.source == f"in the log page of {PARENT.instance}"
+
+
+@pytest.mark.parametrize(
+    ("refused", "why"),
+    [
+        (entry(DISCOVERY_NQN), "the NQN of discovery controllers"),
+        (entry(NQN, "127.0.0.1"), "is this host"),
+        (entry(NQN, "::1"), "is this host"),
+        (entry(NQN, "224.0.0.1"), "no address to connect to"),
+        (entry(NQN, "", "none", trtype=254), "cannot refer to loop"),
+        (entry(NQN, "nn-0x1:pn-0x2", "none", trtype=FC), "cannot refer to fc"),
+        (entry(NQN, "fe80::1%\u202egnp"), "not the name of a network interface"),
+    ],
+)
+def test_what_a_peer_may_not_send_us_to(refused: bytes, why: str) -> None:
+    wanted, (refusal,) = found(page(refused))
+    assert wanted == ()
+    assert why in refusal.reason
 
 
 HOSTILE = [

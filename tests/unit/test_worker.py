@@ -234,7 +234,8 @@ def test_an_entry_of_ours_is_left_as_it_is(kernel: Kernel) -> None:
     assert live(kernel, act) == 0
 
 
-def test_somebody_else_was_faster(kernel: Kernel) -> None:
+@pytest.mark.parametrize("origin", ["configuration", "a discovery controller"])
+def test_somebody_else_was_faster(kernel: Kernel, origin: str) -> None:
     kernel.gate.clear()
     kernel.failures = [errno.EALREADY]
 
@@ -244,8 +245,17 @@ def test_somebody_else_was_faster(kernel: Kernel) -> None:
         kernel.gate.set()
         until(lambda: kernel.status == "live nvme5")
 
-    assert live(kernel, act) == 0
-    assert kernel.deleted == ["nvme5"]
+    assert play(INSTANCE, kernel, act, leave_spec(origin=origin)) == 0
+    # What others connected is ours to disconnect only if an administrator asked for it.
+    assert kernel.deleted == (["nvme5"] if origin == "configuration" else [])
+
+
+def test_an_adopted_controller_stays_adopted_after_a_restart(kernel: Kernel) -> None:
+    kernel.add("nvme5")
+    spec = leave_spec(origin="a discovery controller")
+    assert play(INSTANCE, kernel, lambda: until(lambda: kernel.status == "live nvme5"), spec) == 0
+    assert (Path(registry.ROOT) / "nvme5" / "adopted").read_text() == "yes\n"
+    assert kernel.deleted == []
 
 
 def test_already_without_a_match_waits(kernel: Kernel) -> None:
