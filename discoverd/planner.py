@@ -83,13 +83,13 @@ class Decision:
 def plan(facts: Facts) -> tuple[Decision, ...]:
     """Return a decision for each controller that is wanted, running or known: configured ones first, in their order."""
     wanted: dict[str, list[Candidate]] = {}
-    exact = {one.tid.target: one.tid.instance for one in facts.candidates if one.configured}
+    exact = {(one.tid.target, one.tid.hostnqn): one.tid.instance for one in facts.candidates if one.configured}
     # The sort is stable, and what an administrator wrote has the last word on how to connect.
     for candidate in sorted(facts.candidates, key=lambda one: not one.configured):
         instance = candidate.tid.instance
         if not candidate.configured and candidate.tid.any_source:
             # It would be content with the connection that an administrator wants made in a certain way, and take it.
-            instance = exact.get(candidate.tid.target, instance)
+            instance = exact.get((candidate.tid.target, candidate.tid.hostnqn), instance)
         wanted.setdefault(instance, []).append(candidate)
     decisions = [_wanted(instance, asked, facts) for instance, asked in wanted.items()]
     others = (facts.units.keys() | facts.known.keys()) - wanted.keys()
