@@ -102,7 +102,7 @@ def candidates(
         if entry.subtype == SELF or entry.eflags & DUPLICATE_RETURNED_INFORMATION:
             continue
         try:
-            tid = _identify(entry, parent, scope.hostnqn)
+            tid = _identify(entry, parent)
         except TidError as error:
             refused.append(Refusal(f"entry {entry.number}, {entry.subnqn[:80]!r}", where, str(error)))
             continue
@@ -111,7 +111,7 @@ def candidates(
     return tuple(wanted), tuple(refused)
 
 
-def _identify(entry: Entry, parent: TransportId, hostnqn: str) -> TransportId:
+def _identify(entry: Entry, parent: TransportId) -> TransportId:
     if entry.subtype == REFERRAL:
         raise TidError("it is a referral, and referrals are not followed")
     if entry.subtype != NVM:
@@ -133,7 +133,7 @@ def _identify(entry: Entry, parent: TransportId, hostnqn: str) -> TransportId:
         entry.subnqn,
         host_traddr=parent.host_traddr if same else "",
         host_iface=parent.host_iface if same else "",
-        hostnqn=hostnqn,
+        hostnqn=parent.hostnqn,
     )
     if transport in ("tcp", "rdma"):
         address = ipaddress.ip_address(tid.traddr)

@@ -98,9 +98,15 @@ def test_the_hosts_side_comes_from_the_discovery_controller() -> None:
 
 
 def test_another_host_nqn_is_part_of_the_identity() -> None:
-    scope = DiscoveredScope({}, Secrets(), "", "nqn.2024-08.com.example:other", HOSTID, "")
-    ((one,), _) = found(page(entry(NQN)), scope=scope)
-    assert one.tid.hostnqn == "nqn.2024-08.com.example:other"
+    other = "nqn.2024-08.com.example:other"
+    parent = TransportId.make(DISCOVERY, "tcp", "192.0.2.1", "", DISCOVERY_NQN, hostnqn=other)
+    ((one,), _) = found(page(entry(NQN)), parent, DiscoveredScope({}, Secrets(), "", other, HOSTID, ""))
+    assert one.tid.hostnqn == other
+
+
+def test_the_hosts_own_nqn_is_no_other_one_when_it_is_written_down() -> None:
+    ((one,), _) = found(page(entry(NQN)), scope=DiscoveredScope({}, Secrets(), "", HOST, HOSTID, ""))
+    assert one.tid.instance == f"tcp:192.0.2.1:4420:{NQN}"
 
 
 def test_the_controller_itself_and_its_twins_are_passed_over() -> None:
