@@ -127,6 +127,56 @@ def test_the_configured_come_first_in_their_order() -> None:
     assert order == [one.tid.instance for one in (*written, *found)] + ["y", "z"]
 
 
+# One target, written and found --------------------------------------------------------------------------
+
+
+def reach(origin: str = CONFIGURATION, iface: str = "", hostnqn: str = "", port: str = "") -> Candidate:
+    """Return a candidate for one and the same subsystem, reached in one way or another."""
+    tid = TransportId.make(IO, "tcp", "192.0.2.1", port, "nqn.a", host_iface=iface, hostnqn=hostnqn)
+    return Candidate(tid, IO, "configured at f:1" if origin == CONFIGURATION else f"listed by {origin}", origin, ())
+
+
+def test_what_is_found_without_a_host_side_is_the_configured_one_with_the_same_target() -> None:
+    written, found = reach(iface="eth0"), reach(DC)
+    assert written.tid.instance != found.tid.instance
+    (decision,) = plan(Facts((found, written)))
+    assert (decision.instance, decision.action) == (written.tid.instance, Action.START)
+    assert decision.candidate is written
+    assert decision.reason == f"configured at f:1 and listed by {DC}"
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        # Each asks for a connection of its own.
+        (reach(iface="eth0"), reach(DC, iface="eth1")),
+        (reach(), reach(DC, iface="eth1")),
+        (reach(iface="eth0"), reach(DC, port="4421")),
+        # To the target, these are two hosts.
+        (reach(), reach(DC, hostnqn="nqn.2024-08.com.example:other")),
+        (reach(hostnqn="nqn.2024-08.com.example:other"), reach(DC)),
+    ],
+)
+def test_what_is_found_otherwise_stays_another(written: Candidate, found: Candidate) -> None:
+    assert [decision.candidate for decision in plan(Facts((found, written)))] == [written, found]
+
+
+def test_two_that_are_written_or_two_that_are_found_stay_two() -> None:
+    for origin in (CONFIGURATION, DC):
+        both = (reach(origin, "eth0"), reach(origin))
+        assert [decision.candidate for decision in plan(Facts(both))] == list(both)
+
+
+def test_what_runs_under_the_found_name_is_no_longer_asked_for_by_that_name() -> None:
+    """The unit from before the administrator wrote the target down runs on, and is not started beside the other."""
+    written, found = reach(iface="eth0"), reach(DC)
+    name = found.tid.instance
+    facts = Facts((written, found), {name: RUNNING}, known={name: Known(found.source, DC)}, complete=frozenset({DC}))
+    first, second = plan(facts)
+    assert (first.instance, first.action) == (written.tid.instance, Action.START)
+    assert (second.instance, second.action) == (name, Action.KEEP)
+
+
 # Properties -----------------------------------------------------------------------------------------------
 
 names = st.sampled_from("abc")
