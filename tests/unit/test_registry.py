@@ -51,8 +51,18 @@ def test_an_entry_is_nvme_clis_byte_for_byte(root: Path, umask: int) -> None:
         assert path.is_file()
 
 
-def test_attributes_have_names_that_nvme_cli_takes(root: Path) -> None:
+def test_a_controller_that_was_adopted_is_told_apart(root: Path) -> None:
+    registry.claim("nvme3", registry.OWNER, UNIT, adopted=True)
+    assert entry(root)["adopted"] == b"yes\n"
+    assert sorted(entry(root)) == ["adopted", "owner", "seqnum", "unit"]
+    assert registry.retrieve("nvme3", "adopted") == "yes"
+    # Claimed again, it is ours.
     registry.claim("nvme3", registry.OWNER, UNIT)
+    assert registry.retrieve("nvme3", "adopted") is None
+
+
+def test_attributes_have_names_that_nvme_cli_takes(root: Path) -> None:
+    registry.claim("nvme3", registry.OWNER, UNIT, adopted=True)
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in entry(root))
 
 
