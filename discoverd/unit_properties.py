@@ -41,6 +41,8 @@ def unit_properties(tid: TransportId, role: str, worker: str) -> list[Property]:
         ("TimeoutStartUSec", "t", _INFINITY),
         ("TimeoutStopUSec", "t", STOP_TIMEOUT * _SECOND),
         ("KillMode", "s", "mixed"),
+        # Nothing asks for these units but the supervisor's call, and `systemctl isolate` stops what nothing asks for.
+        ("IgnoreOnIsolate", "b", True),
         ("OOMScoreAdjust", "i", -900),
         ("SyslogIdentifier", "s", "nvme-ctrl"),
         ("LogExtraFields", "aay", journal_fields(tid)),
@@ -52,16 +54,16 @@ def unit_properties(tid: TransportId, role: str, worker: str) -> list[Property]:
 
 def journal_fields(tid: TransportId) -> list[str]:
     """Return ``FIELD=value`` for each journal field that tells which controller a line is about."""
-    fields = [
-        f"NVME_CTRL={tid.instance}",
-        f"NVME_TRANSPORT={tid.transport}",
-        f"NVME_TRADDR={tid.traddr}",
-        f"NVME_TRSVCID={tid.trsvcid}",
-        f"NVME_SUBSYSNQN={tid.subsysnqn}",
-        f"NVME_HOST_IFACE={tid.host_iface}",
-        f"NVME_HOST_TRADDR={tid.host_traddr}",
-    ]
-    return [field for field in fields if not field.endswith("=")]
+    fields = {
+        "NVME_CTRL": tid.instance,
+        "NVME_TRANSPORT": tid.transport,
+        "NVME_TRADDR": tid.traddr,
+        "NVME_TRSVCID": tid.trsvcid,
+        "NVME_SUBSYSNQN": tid.subsysnqn,
+        "NVME_HOST_IFACE": tid.host_iface,
+        "NVME_HOST_TRADDR": tid.host_traddr,
+    }
+    return [f"{name}={value}" for name, value in fields.items() if value]
 
 
 def _ordering(transport: str) -> list[Property]:
