@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The properties of a unit: the ordering that mounts and shutdown depend on, and nothing that is secret."""
+
+import inspect
+import sys
+from dataclasses import fields
+
+import pytest
+from hypothesis import given
+
+from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
+from discoverd.unit_properties import Property, journal_fields, unit_properties
+
+from .strategies import tids
+
+NQN = "nqn.2024-08.com.example:vol1"
+WORKER = "/libexec/nvme-ctrl-worker"
+ADDRESSES = {"tcp": "192.0.2.1", "rdma": "192.0.2.1", "fc": "nn-0x1:pn-0x2", "loop": ""}
+ORDERING = ("DefaultDependencies", "After", "Before", "Wants", "Requires", "Conflicts", "BindsTo", "PartOf")
+
+
+def properties(transport: str = "tcp", role: str = IO, nqn: str = NQN) -> list[Property]:
+    return unit_properties(TransportId.make(role, transport, ADDRESSES[transport], "", nqn), role, WORKER)
+
+
+def values(given: list[Property]) -> dict[str, object]:
+    return {name: value for name, _, value in given}
+
+
+def ordering(transport: str) -> list[Property]:
+    return [one for one in properties(transport) if one[0] in ORDERING]
+
+
+@pytest.mark.parametrize("transport", ["tcp", "rdma"])
+def test_over_the_network_it_goes_between_network_and_remote_mounts(transport: str) -> None:
+    assert ordering(transport) == [
+        ("After", "as", ["network.target"]),
+        ("Before", "as", ["remote-fs-pre.target"]),
+        ("Wants", "as", ["remote-fs-pre.target"]),
+    ]
+
+
+def test_over_fibre_channel_it_goes_before_local_mounts_and_stops_at_shutdown() -> None:
+    assert ordering("fc") == [
+        ("DefaultDependencies", "b", False),
+        ("After", "as", ["systemd-udevd.service"]),
+        ("Before", "as", ["local-fs-pre.target", "shutdown.target"]),
+        ("Wants", "as", ["local-fs-pre.target"]),
+        ("Conflicts", "as", ["shutdown.target"]),
+    ]
+
+
+@pytest.mark.parametrize("role", [IO, DISCOVERY])
+def test_the_role_changes_no_more_than_the_description(role: str) -> None:
+    nqn = "nqn.2024-08.com.example:both"
+    tid = TransportId.make(IO, "tcp", "192.0.2.1", "8009", nqn)
+    given = values(unit_properties(tid, role, WORKER))
+    assert given.pop("Description") == (
+        "NVMe/TCP discovery controller" if role == DISCOVERY else "NVMe/TCP I/O controller"
+    )
+    other = values(unit_properties(tid, IO, WORKER))
+    del other["Description"]
+    assert given == other
+
+
+def test_a_name_that_was_cut_is_whole_in_the_description() -> None:
+    nqn = "nqn.2024-08.com.example:" + "x" * 190
+    tid = TransportId.make(IO, "tcp", "192.0.2.1", "", nqn)
+    assert nqn not in tid.instance
+    assert nqn in str(values(unit_properties(tid, IO, WORKER))["Description"])
+
+
+@pytest.mark.parametrize("transport", ADDRESSES)
+def test_each_property_is_given_once_in_a_known_form(transport: str) -> None:
+    given = properties(transport)
+    names = [name for name, _, _ in given]
+    assert len(set(names)) == len(names)
+    kinds = {"s": str, "b": bool, "t": int, "i": int, "as": list, "aay": list, "a(sasb)": list}
+    for name, signature, value in given:
+        assert type(value) is kinds[signature], name
+
+
+def test_how_it_is_run() -> None:
+    given = values(properties())
+    instance = f"tcp:192.0.2.1:4420:{NQN}"
+    assert given["ExecStart"] == [[sys.executable, [sys.executable, "-I", "-S", WORKER, instance], False]]
+    assert (given["Type"], given["NotifyAccess"], given["KillMode"]) == ("notify", "main", "mixed")
+    assert (given["Restart"], given["RestartUSec"], given["StartLimitIntervalUSec"]) == ("on-failure", 1_000_000, 0)
+    # No start is cut off, and a stop has five minutes.
+    assert (given["TimeoutStartUSec"], given["TimeoutStopUSec"]) == (2**64 - 1, 300_000_000)
+    assert given["AddRef"] is True
+
+
+# Secrets --------------------------------------------------------------------------------------------------
+
+
+def test_no_secret_is_within_reach() -> None:
+    """Any user can read a unit's properties: what they are made from is an identity, a role and a path."""
+    assert list(inspect.signature(unit_properties).parameters) == ["tid", "role", "worker"]
+    assert list(inspect.signature(journal_fields).parameters) == ["tid"]
+    assert {field.name for field in fields(TransportId)} == {
+        "transport",
+        "traddr",
+        "trsvcid",
+        "subsysnqn",
+        "host_traddr",
+        "host_iface",
+        "hostnqn",
+    }
+
+
+@given(tids())
+def test_the_command_carries_the_name_of_the_unit_and_nothing_else(tid: TransportId) -> None:
+    ((_, command, _),) = values(unit_properties(tid, IO, WORKER))["ExecStart"]  # type: ignore[attr-defined]
+    assert command == [sys.executable, "-I", "-S", WORKER, tid.instance]
+
+
+# The journal ----------------------------------------------------------------------------------------------
+
+
+def test_journal_fields() -> None:
+    tid = TransportId.make(IO, "tcp", "192.0.2.1", "4421", NQN, host_traddr="192.0.2.9", host_iface="eth0")
+    assert journal_fields(tid) == [
+        f"NVME_CTRL={tid.instance}",
+        "NVME_TRANSPORT=tcp",
+        "NVME_TRADDR=192.0.2.1",
+        "NVME_TRSVCID=4421",
+        f"NVME_SUBSYSNQN={NQN}",
+        "NVME_HOST_IFACE=eth0",
+        "NVME_HOST_TRADDR=192.0.2.9",
+    ]
+    assert values(unit_properties(tid, IO, WORKER))["LogExtraFields"] == journal_fields(tid)
+
+
+def test_a_discovery_controllers_journal_fields() -> None:
+    tid = TransportId.make(DISCOVERY, "tcp", "192.0.2.1", "", DISCOVERY_NQN)
+    assert f"NVME_SUBSYSNQN={DISCOVERY_NQN}" in journal_fields(tid)
+    assert "NVME_TRSVCID=8009" in journal_fields(tid)
+
+
+@given(tids())
+def test_a_journal_field_has_a_value_in_one_line(tid: TransportId) -> None:
+    for field in journal_fields(tid):
+        name, _, value = field.partition("=")
+        assert name.startswith("NVME_")
+        assert value
+        assert "\n" not in value
+
+
+def test_an_nqn_that_ends_in_an_equals_sign_is_kept() -> None:
+    tid = TransportId.make(IO, "tcp", "192.0.2.1", "", "nqn.2024-08.com.example:a=")
+    assert "NVME_SUBSYSNQN=nqn.2024-08.com.example:a=" in journal_fields(tid)
