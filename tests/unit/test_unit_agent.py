@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process that talks to systemd: what it sends, what its answers mean, and when it gives up."""
+
+import errno
+import io
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pystemd.dbusexc import DBusBaseError
+
+from discoverd import unit_agent
+from discoverd.tid import IO, TransportId
+from discoverd.unit_agent import Agent, _native, _sentence, main
+from discoverd.unit_properties import unit_properties
+
+UNIT = "nvme-ctrl@tcp:a.service"
+
+
+def refusal(number: int, message: bytes | None = b"No.", name: bytes = b"org.example.No") -> DBusBaseError:
+    """Return an error as pystemd raises it: sd-bus returns negative numbers."""
+    return DBusBaseError(-number, name, message)
+
+
+class Bus:
+    """A connection with messages in its queue that nobody asked for."""
+
+    def __init__(self) -> None:
+        self.opened = False
+        self.queued = 0
+
+    def open(self) -> None:
+        self.opened = True
+
+    def process(self) -> "Bus":
+        self.queued -= 1
+        return self
+
+    def is_empty(self) -> bool:
+        return self.queued < 0
+
+
+class Manager:
+    """systemd's manager. ``raises`` has, by method, what the next calls raise."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.raises: dict[str, list[DBusBaseError]] = {}
+        self.active = b"inactive"
+
+    @property
+    def Manager(self) -> "Manager":  # noqa: N802  # pystemd's name.
+        return self
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            self.calls.append((method, *arguments))
+            if errors := self.raises.get(method):
+                raise errors.pop(0)
+            if method == "ListUnitsByPatterns":
+                return [(UNIT.encode(), b"text", b"loaded", self.active, b"dead", b"", b"/u", 7, b"start", b"/j")]
+            return b"/job"
+
+        return call
+
+    @property
+    def called(self) -> list[str]:
+        return [method for method, *_ in self.calls]
+
+
+@pytest.fixture
+def bus(monkeypatch: pytest.MonkeyPatch) -> Bus:
+    made = Bus()
+    monkeypatch.setattr(unit_agent, "DBus", lambda: made)
+    return made
+
+
+@pytest.fixture
+def manager(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> Manager:
+    made = Manager()
+
+    def connect(**arguments: object) -> Manager:
+        assert arguments["bus"] is bus
+        assert bus.opened
+        return made
+
+    monkeypatch.setattr(unit_agent, "Manager", connect)
+    return made
+
+
+@pytest.fixture
+def serve(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, list[Any]]]:
+    def run(*requests: tuple[str, list[object]]) -> tuple[int, list[Any]]:
+        lines = [
+            json.dumps({"id": number, "operation": operation, "arguments": arguments})
+            for number, (operation, arguments) in enumerate(requests, 1)
+        ]
+        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(line + "\n" for line in lines)))
+        status = main()
+        return status, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    return run
+
+
+# Types ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("signature", "value", "packed"),
+    [
+        ("s", "é", "é".encode()),
+        ("b", True, True),
+        ("t", 2**64 - 1, 2**64 - 1),
+        ("i", -900, -900),
+        ("as", [], []),
+        ("as", ["a", "b"], [b"a", b"b"]),
+        ("aay", ["A=b", "C=d"], [b"A=b", b"C=d"]),
+        ("a(sasb)", [["/x", ["/x", "-I"], False]], [(b"/x", [b"/x", b"-I"], False)]),
+        ("a(sasb)", [["/x", [], True], ["/y", ["y"], False]], [(b"/x", [], True), (b"/y", [b"y"], False)]),
+        ("(st)", ["a", 1], (b"a", 1)),
+    ],
+)
+def test_native(signature: str, value: object, packed: object) -> None:
+    given = _native(signature, value)
+    assert given == packed
+    assert type(given) is type(packed)
+
+
+def texts(value: object) -> list[object]:
+    """Return the innermost values."""
+    return [one for item in value for one in texts(item)] if isinstance(value, (list, tuple)) else [value]
+
+
+def test_no_text_is_left_in_what_is_packed() -> None:
+    tid = TransportId.make(IO, "tcp", "192.0.2.1", "", "nqn.a")
+    # As it arrives: through JSON.
+    for name, signature, value in json.loads(json.dumps(unit_properties(tid, IO, "/worker"))):
+        assert not any(isinstance(one, str) for one in texts(_native(signature, value))), name
+
+
+# Errors ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (refusal(errno.EPERM, b"Access denied"), "Access denied"),
+        (refusal(errno.EPERM, b"\xff"), "\ufffd"),
+        (refusal(errno.EPERM, None), "org.example.No"),
+    ],
+)
+def test_sentence(error: DBusBaseError, text: str) -> None:
+    assert _sentence(error) == text
+
+
+def test_an_error_without_a_word_has_its_number() -> None:
+    assert f"-{errno.EPERM}" in _sentence(DBusBaseError(-errno.EPERM))
+
+
+# Start ----------------------------------------------------------------------------------------------------
+
+PROPERTIES: list[tuple[str, str, Any]] = [("Description", "s", "x"), ("ExecStart", "a(sasb)", [["/x", ["/x"], False]])]
+
+
+def test_start(manager: Manager) -> None:
+    assert Agent().start(UNIT, PROPERTIES) == "started"
+    values = {b"Description": b"x", b"ExecStart": [(b"/x", [b"/x"], False)]}
+    assert manager.calls == [("StartTransientUnit", UNIT.encode(), b"fail", values)]
+
+
+@pytest.mark.parametrize(
+    ("active", "result"),
+    [
+        (b"active", "running"),
+        (b"activating", "running"),
+        (b"reloading", "running"),
+        (b"inactive", "started"),
+        (b"failed", "started"),
+        # The start waits for the stop.
+        (b"deactivating", "started"),
+    ],
+)
+def test_a_unit_that_is_loaded_is_started_unless_it_runs(manager: Manager, active: bytes, result: str) -> None:
+    manager.raises["StartTransientUnit"] = [refusal(errno.EEXIST)]
+    manager.active = active
+    assert Agent().start(UNIT, PROPERTIES) == result
+    assert manager.calls[1:] == [
+        ("ListUnitsByPatterns", [], [b"nvme-ctrl@*.service"]),
+        *([("StartUnit", UNIT.encode(), b"replace")] if result == "started" else []),
+    ]
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_masked_either_way(manager: Manager, loaded: bool) -> None:
+    """A masked unit refuses to be made; one that was masked while it is loaded refuses to be started."""
+    masked = refusal(errno.ERFKILL, b"Unit is masked.")
+    if loaded:
+        manager.raises = {"StartTransientUnit": [refusal(errno.EEXIST)], "StartUnit": [masked]}
+    else:
+        manager.raises = {"StartTransientUnit": [masked]}
+    assert Agent().start(UNIT, PROPERTIES) == "masked"
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_any_other_refusal_is_one(manager: Manager, loaded: bool) -> None:
+    other = refusal(errno.EPERM)
+    if loaded:
+        manager.raises = {"StartTransientUnit": [refusal(errno.EEXIST)], "StartUnit": [other]}
+    else:
+        manager.raises = {"StartTransientUnit": [other]}
+    with pytest.raises(DBusBaseError) as raised:
+        Agent().start(UNIT, PROPERTIES)
+    assert raised.value is other
+
+
+# The queue ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("manager")
+@pytest.mark.parametrize("queued", [0, 1, 1000])
+def test_drain(bus: Bus, queued: int) -> None:
+    bus.queued = queued
+    Agent().drain()
+    assert bus.queued == -1
+
+
+def test_the_queue_is_emptied_after_each_answer(bus: Bus, serve: Callable[..., tuple[int, list[Any]]]) -> None:
+    bus.queued = 30
+    status, answers = serve(("list", []))
+    assert (status, len(answers), bus.queued) == (0, 1, -1)
+
+
+# Requests -------------------------------------------------------------------------------------------------
+
+
+def test_requests_and_answers(manager: Manager, serve: Callable[..., tuple[int, list[Any]]]) -> None:
+    status, answers = serve(("start", [UNIT, PROPERTIES]), ("list", []), ("hang_up", [UNIT]), ("reference", [UNIT]))
+    assert status == 0
+    assert answers == [
+        {"id": 1, "result": "started"},
+        {"id": 2, "result": {UNIT: {"load": "loaded", "active": "inactive", "job": True}}},
+        {"id": 3, "result": None},
+        {"id": 4, "result": None},
+    ]
+    assert manager.calls[2:] == [("KillUnit", UNIT.encode(), b"main", 1), ("RefUnit", UNIT.encode())]
+
+
+def test_stop_and_restart(manager: Manager, serve: Callable[..., tuple[int, list[Any]]]) -> None:
+    assert serve(("stop", [UNIT]), ("restart", [UNIT]))[0] == 0
+    assert manager.calls == [("StopUnit", UNIT.encode(), b"replace"), ("RestartUnit", UNIT.encode(), b"replace")]
+
+
+def test_a_refusal_is_an_answer_and_the_next_request_is_served(
+    manager: Manager, serve: Callable[..., tuple[int, list[Any]]]
+) -> None:
+    manager.raises["StopUnit"] = [refusal(errno.EPERM, b"Access denied")]
+    status, answers = serve(("stop", [UNIT]), ("stop", [UNIT]))
+    assert (status, answers) == (0, [{"id": 1, "error": "Access denied"}, {"id": 2, "result": None}])
+
+
+@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOTCONN, errno.ECONNRESET, errno.ENOMEM])
+def test_a_full_queue_or_a_lost_bus_ends_it(
+    manager: Manager, serve: Callable[..., tuple[int, list[Any]]], number: int
+) -> None:
+    """A connection that cannot be read from any more is no use; another process gets a new one."""
+    manager.raises["StopUnit"] = [refusal(number)]
+    assert serve(("stop", [UNIT]), ("list", [])) == (1, [])
+    assert manager.called == ["StopUnit"]
