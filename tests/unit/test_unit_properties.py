@@ -111,8 +111,8 @@ def test_no_secret_is_within_reach() -> None:
 
 @given(tids())
 def test_the_command_carries_the_name_of_the_unit_and_nothing_else(tid: TransportId) -> None:
-    ((_, command, _),) = values(unit_properties(tid, IO, WORKER))["ExecStart"]  # type: ignore[attr-defined]
-    assert command == [sys.executable, "-I", "-S", WORKER, tid.instance]
+    command = [sys.executable, "-I", "-S", WORKER, tid.instance]
+    assert values(unit_properties(tid, IO, WORKER))["ExecStart"] == [[sys.executable, command, False]]
 
 
 # The journal ----------------------------------------------------------------------------------------------
