@@ -20,6 +20,7 @@ class Notifier:
             # PID 1 may be too busy to empty the socket, and then a send would block the loop.
             self._notifier.socket.setblocking(False)
         self._status = ""
+        self._unsent: dict[str, str] = {}
         self._loop = asyncio.get_running_loop()
         self._watchdog_interval = int(os.environ.get("WATCHDOG_USEC", "0")) / 2_000_000
         if self._watchdog_interval:
@@ -52,10 +53,20 @@ class Notifier:
         self._loop.call_later(self._watchdog_interval, self._watchdog)
 
     def _send(self, text: str) -> None:
+        # Only the latest of each kind is of interest, and it must not be overtaken by an older one.
+        kind = text.partition("=")[0]
+        self._unsent.pop(kind, None)
         if self._notifier is None:
             return
         try:
             self._notifier.notify(text)
         except OSError:
             # The socket is full, or PID 1 is just being replaced.
-            self._loop.call_later(1, self._send, text)
+            if not self._unsent:
+                self._loop.call_later(1, self._send_again)
+            self._unsent[kind] = text
+
+    def _send_again(self) -> None:
+        unsent, self._unsent = self._unsent, {}
+        for text in unsent.values():
+            self._send(text)

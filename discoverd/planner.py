@@ -106,7 +106,10 @@ def _wanted(instance: str, asked: list[Candidate], facts: Facts) -> Decision:
         return Decision(instance, Action.LEAVE, f"{sources}, but its unit is masked", candidate)
     if unit and unit.running:
         return Decision(instance, Action.KEEP, sources, candidate)
-    if report and report.state == "stopped":
+    # We make a unit and start it in one call: one that is loaded and does not run was stopped by somebody, even if its
+    # worker had no chance to say so.
+    ended = unit and unit.load == "loaded" and unit.active == "inactive"
+    if ended or (report and report.state == "stopped"):
         return Decision(instance, Action.HOLD, f"{sources}, but an administrator stopped its unit", candidate)
     return Decision(instance, Action.START, sources, candidate)
 

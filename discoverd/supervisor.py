@@ -39,6 +39,8 @@ SETTLE = 0.05
 # A first attempt that takes longer gives its place to the next controller, and goes on.
 FIRST_ATTEMPT = 10
 RECONNECT_BUS = 1
+# Mounts that need a network wait for the first attempts, but no longer than this.
+READY_AFTER = 30
 RETRY_START = 5
 EXIT_SOFTWARE = 70
 # Refusals that are logged at once; a hostile log page has thousands.
@@ -71,6 +73,7 @@ class Supervisor:
         self._files = ThreadPoolExecutor(1, "files")
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
+        self._ready = False
         self._exit_status = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._units: Units | None = None
@@ -224,8 +227,8 @@ class Supervisor:
                 units = await Units.connect(self._libexec + "/unit-agent")
                 try:
                     self._unit_facts = await units.list()
-                    for instance in self._unit_facts:
-                        await units.reference(instance)
+                    for instance, unit in self._unit_facts.items():
+                        await self._keep_loaded(units, instance, unit)
                     self._units = units
                     self._units_stale = True
                     self._changed.set()
@@ -239,10 +242,17 @@ class Supervisor:
                 log.warning("cannot list the controllers' units: %s", error)
             await asyncio.sleep(RECONNECT_BUS)
 
+    async def _keep_loaded(self, units: Units, instance: str, unit: UnitFact) -> None:
+        if unit.load == "loaded":
+            try:
+                await units.reference(instance)
+            except UnitError as error:
+                log.warning("%s will be unloaded when it stops: %s", instance, error, extra=_about(instance))
+
     # Rounds ------------------------------------------------------------------------------------------------
 
     async def _rounds(self) -> None:
-        first = True
+        asyncio.get_running_loop().call_later(READY_AFTER, self._become_ready)
         while True:
             await self._changed.wait()
             await asyncio.sleep(SETTLE)
@@ -262,9 +272,22 @@ class Supervisor:
                 self._units_stale = True
                 asyncio.get_running_loop().call_later(RETRY_START, self._changed.set)
             self._show()
-            if first:
-                first = False
-                self._notifier.ready()
+            if self._settled():
+                self._become_ready()
+
+    def _settled(self) -> bool:
+        """Tell whether each first attempt has ended, also of what the discovery controllers that answered list."""
+        unread = (
+            instance
+            for instance in self._configured.discovery
+            if instance not in self._log_pages and self._state_of(self._decisions[instance]) == "live"
+        )
+        return not self._starting and not any(unread)
+
+    def _become_ready(self) -> None:
+        if not self._ready:
+            self._ready = True
+            self._notifier.ready()
 
     async def _read_reports(self) -> None:
         instances, self._unread_reports = self._unread_reports, set()
@@ -392,8 +415,8 @@ class Supervisor:
         instance, candidate = decision.instance, decision.candidate
         try:
             if candidate is not None:
-                if await self._write_spec(candidate) and self._units is not None:
-                    await self._units.hang_up(instance)
+                if await self._write_spec(candidate):
+                    await self._hang_up(instance)
             elif decision.note:
                 spec = await self._blocking(store.read_spec, instance)
                 if spec is not None and spec.note != decision.note:
@@ -401,12 +424,19 @@ class Supervisor:
                     # Asked for again, it is written again: the note must go.
                     self._specs.pop(instance, None)
                     await self._blocking(store.write_spec, instance, spec)
-                    if self._units is not None:
-                        await self._units.hang_up(instance)
+                    await self._hang_up(instance)
         except state.StateError as error:
             self._failed(instance, f"cannot tell the worker of {instance}: {error}")
         else:
             self._failures.pop(instance, None)
+
+    async def _hang_up(self, instance: str) -> None:
+        try:
+            if self._units is not None:
+                await self._units.hang_up(instance)
+        except UnitError as error:
+            # Between two processes there is none to tell, and the next one reads its specification anyway.
+            log.debug("%s was not told: %s", instance, error, extra=_about(instance))
 
     async def _forget(self, instance: str) -> None:
         """Sweep the state of what nobody asks for and nobody runs, unless it tells that an administrator stopped it."""

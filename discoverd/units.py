@@ -20,7 +20,7 @@ class UnitError(Exception):
 
 
 class Units:
-    """A connection to systemd. After an UnitError with ``lost`` set, make a new one."""
+    """A connection to systemd. When it is ``lost``, make a new one."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -90,7 +90,8 @@ class Units:
         facts = {}
         for name, row in rows.items():
             instance = unit_instance(name)
-            if instance is not None:
+            # systemd also lists names that are only mentioned somewhere, in an After= of an fstab entry perhaps.
+            if instance is not None and row["load"] != "not-found":
                 facts[instance] = UnitFact(row["load"], row["active"], row["job"])
         return facts
 

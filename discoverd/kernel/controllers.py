@@ -14,7 +14,6 @@ class Controller:
 
     __slots__ = (
         "cntrltype",
-        "dctype",
         "device",
         "host_iface",
         "host_traddr",
@@ -35,7 +34,6 @@ class Controller:
         self.hostnqn = attribute(device, "hostnqn")
         self.hostid = attribute(device, "hostid")
         self.cntrltype = attribute(device, "cntrltype")
-        self.dctype = attribute(device, "dctype")
         self.state = attribute(device, "state")
         address = {}
         for part in attribute(device, "address").split(","):
@@ -131,7 +129,8 @@ def _same_tcp_source(source: str, interface: str, live: Controller) -> bool:
     if not source and not interface:
         return True
     if live.src_addr:
-        if source and not same_address("tcp", live.src_addr, source):
+        # The kernel shows it without the zone.
+        if source and not same_address("tcp", live.src_addr.partition("%")[0], source.partition("%")[0]):
             return False
         return not interface or interface in _interfaces_of(live.src_addr)
     # Before kernel 6.1: what was asked for at connect is all there is to go by; where nothing was, assume a

@@ -73,24 +73,29 @@ def reach(options: dict[str, str]) -> None:
     """
     if options.get("transport") != "tcp":
         return
-    address, _, zone = options.get("traddr", "").partition("%")
     port = int(options.get("trsvcid", "0"))
-    family = _socket.AF_INET6 if ":" in address else _socket.AF_INET
-    probe = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    target = _socket_address(options.get("traddr", ""), port)
+    probe = _socket.socket(
+        _socket.AF_INET if len(target) == 2 else _socket.AF_INET6, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC
+    )
     try:
         probe.settimeout(REACH_TIMEOUT)
         if interface := options.get("host_iface"):
             probe.setsockopt(_socket.SOL_SOCKET, _SO_BINDTODEVICE, interface.encode() + b"\0")
         if source := options.get("host_traddr"):
-            probe.bind((source.partition("%")[0], 0))
-        if family == _socket.AF_INET:
-            probe.connect((address, port))
-        else:
-            probe.connect((address, port, 0, _socket.if_nametoindex(zone) if zone else 0))
+            probe.bind(_socket_address(source, 0))
+        probe.connect(target)
     except TimeoutError:
         raise OSError(110, "timed out") from None
     finally:
         probe.close()
+
+
+def _socket_address(address: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
+    if ":" not in address:
+        return address, port
+    address, _, zone = address.partition("%")
+    return address, port, 0, _socket.if_nametoindex(zone) if zone else 0
 
 
 def connect(text: str) -> str:

@@ -59,6 +59,9 @@ class LogPages:
         self._stamps[instance] = stamp
         return True
 
+    def __contains__(self, instance: str) -> bool:
+        return instance in self._pages
+
     def put(self, instance: str, page: LogPage) -> None:
         """Take a new page."""
         self._pages[instance] = page

@@ -24,11 +24,8 @@ READY_AFTER = 30
 # looked at every LIVE_CHECK seconds, and one that the kernel reconnects every RECONNECT_CHECK.
 LIVE_CHECK = 10
 RECONNECT_CHECK = 2
-# Waits double up to SHORT_WAIT, which is about the kernel's own reconnect delay, and after LONG_OUTAGE
-# seconds to LONG_WAIT.
-SHORT_WAIT = 8
-LONG_OUTAGE = 600
-LONG_WAIT = 60
+# Waits double up to this, which is about the kernel's own reconnect delay.
+LONGEST_WAIT = 8
 # Links that flap must not make waiting workers hammer the target.
 LINK_PAUSE = 2
 
@@ -57,7 +54,6 @@ class Worker:
         self.kernel_instance = 0
         self.attempt = 0
         self.wait = 0
-        self.outage_began = 0.0
         self.state = "connecting"
         self.cause = ""
         self.next_look = 0.0
@@ -69,6 +65,7 @@ class Worker:
         # Another value for each reading of the log page, since a target that starts anew repeats its generations.
         self.log_read = ""
         self.links: Links | None = None
+        self.came_up = False
         self.discovery: Discovery | None = None
         self.exit_status = 0
         self.left_out_said: list[str] = []
@@ -94,9 +91,7 @@ class Worker:
                 elif self.links is not None and self.links.came_up():
                     self._hurry()
             self._tick()
-        # Held or withdrawn: the supervisor takes the specification away before it stops a unit that is not
-        # wanted.
-        self.report("stopped" if self._exists(self.directory + "/spec") else "withdrawn", "stopped")
+        self.report("stopped", "stopped")
         return self.exit_status
 
     # Waiting -----------------------------------------------------------------------------------------------
@@ -148,7 +143,6 @@ class Worker:
 
     def connect(self) -> None:
         """Adopt the controller if the kernel has it, else ask the kernel to connect it."""
-        self._stop_links()
         self._read_spec()
         if self._adopt():
             return
@@ -204,11 +198,11 @@ class Worker:
         return unit if instance not in ("", self.instance) and self._exists(state.directory(instance)) else ""
 
     def _live(self, device: str, how: str) -> None:
+        self._stop_links()
         self.device = device
         self.kernel_instance = controllers.kernel_instance(device)
         self.uevents.follow(device)
         self.attempt = 0
-        self.outage_began = 0.0
         self.cause = ""
         if self.foreign_owner:
             notify.log(notify.WARNING, f"{device} belongs to {self.foreign_owner}: left alone")
@@ -242,21 +236,21 @@ class Worker:
 
     def _failed(self, why: str, number: int) -> None:
         """The attempt has ended without a controller: say why, and wait."""
-        now = time.monotonic()
         self.attempt += 1
-        if not self.outage_began:
-            self.outage_began = now
-        limit = LONG_WAIT if now - self.outage_began > LONG_OUTAGE else SHORT_WAIT
-        wait: float = min(limit, 2 ** min(self.attempt - 1, 10))
+        wait: float = min(LONGEST_WAIT, 2 ** min(self.attempt - 1, 10))
         # Less by up to a quarter, so that the controllers of a failed array do not come back in step.
         wait -= wait / 4 * (posix.getrandom(1)[0] / 255)
-        self.next_look = now + wait
+        self.next_look = time.monotonic() + wait
         self.state = "waiting"
         self.wait = max(1, round(wait))
         if why != self.cause:
             self.cause = why
             notify.log(notify.WARNING, f"cannot connect, errno {number}: {why}; trying again until it works")
         self._start_links()
+        if self.came_up:
+            # While the attempt was under way; it may have come too early.
+            self.came_up = False
+            self._hurry()
         self.show()
         self._ready()
 
@@ -276,6 +270,9 @@ class Worker:
 
     def _hurry(self) -> None:
         """A link, address or route came up: try soon, at different moments in different workers."""
+        if self.call is not None:
+            self.came_up = True
+            return
         soon = time.monotonic() + LINK_PAUSE * (0.25 + posix.getrandom(1)[0] / 512)
         if self.next_look > soon:
             self.next_look = soon
@@ -327,7 +324,6 @@ class Worker:
         self.device = ""
         self.foreign_owner = ""
         self.uevents.follow("")
-        self.outage_began = time.monotonic()
         self.state = "connecting"
         # A quarter of a second at most, so that a whole array's controllers do not come back in step.
         self.next_look = time.monotonic() + posix.getrandom(1)[0] / 1024

@@ -73,5 +73,5 @@ def test_a_wrong_key_is_told(host: Machine) -> None:
         f"[Subsystem]\nnqn = {scenario.nqn(1)}\nkxchap-secret = {make_key()}\n"
         "controller = transport=tcp;traddr=192.0.2.1\n",
     )
-    scenario.wait_unit(host, unit_name(1), "keys")
+    scenario.wait_unit(host, unit_name(1), "authentication failed: check kxchap-secret")
     print(scenario.unit(host, unit_name(1)).status)

@@ -265,7 +265,7 @@ def install(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
         (admin, "read_discovery_log", kernel.read_discovery_log),
         (controller, "Uevents", lambda: kernel.uevents),
         (links, "Links", Links),
-        (controller, "SHORT_WAIT", 0.02),
+        (controller, "LONGEST_WAIT", 0.02),
         (controller, "LINK_PAUSE", 0.01),
         (controller, "LIVE_CHECK", 0.05),
         (controller, "RECONNECT_CHECK", 0.02),

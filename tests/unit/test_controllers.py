@@ -41,7 +41,6 @@ def live(tree: Path, device: str = "nvme3", **attributes: str) -> Controller:
         "hostnqn": HOST,
         "hostid": HOSTID,
         "cntrltype": "io",
-        "dctype": "none",
         "state": "live",
     }
     directory = tree / device
@@ -187,12 +186,12 @@ def test_reading(tree: Path) -> None:
         tree,
         address="traddr=192.0.2.1,trsvcid=4420,host_traddr=192.0.2.9,host_iface=eth0,src_addr=192.0.2.9",
         hostid="none",
-        dctype="(efault)",
+        cntrltype="(efault)",
     )
     assert (one.device, one.transport, one.subsysnqn, one.state) == ("nvme3", "tcp", NQN, "live")
     assert (one.traddr, one.trsvcid) == ("192.0.2.1", "4420")
     assert (one.host_traddr, one.host_iface, one.src_addr) == ("192.0.2.9", "eth0", "192.0.2.9")
-    assert (one.hostid, one.dctype) == ("", "")
+    assert (one.hostid, one.cntrltype) == ("", "")
 
 
 def test_a_controller_that_goes_while_it_is_read(tree: Path) -> None:

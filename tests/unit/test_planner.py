@@ -32,7 +32,12 @@ NAME = A.tid.instance
         (Facts((A,), units={NAME: UnitFact("loaded", "activating")}), Action.KEEP, "configured at f:1"),
         (Facts((A,), units={NAME: UnitFact("loaded", "inactive", job=True)}), Action.KEEP, "configured at f:1"),
         (Facts((A,), units={NAME: UnitFact("not-found", "active")}), Action.KEEP, "configured at f:1"),
-        (Facts((A,), units={NAME: STOPPED}), Action.START, "configured at f:1"),
+        (
+            # Stopped before its worker could say so.
+            Facts((A,), units={NAME: STOPPED}, reports={NAME: Report("live")}),
+            Action.HOLD,
+            "configured at f:1, but an administrator stopped its unit",
+        ),
         (Facts((A,), units={NAME: UnitFact("loaded", "failed")}), Action.START, "configured at f:1"),
         (Facts((A,), reports={NAME: Report("waiting")}), Action.START, "configured at f:1"),
         (Facts((A,), reports={NAME: Report("live")}), Action.START, "configured at f:1"),
