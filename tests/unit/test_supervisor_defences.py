@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one hostile or busy part of the host cannot do to the rest: crowd out, restart, pile up, flood the journal."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from discoverd import state, supervisor
+from discoverd.bus import unit_signals
+from discoverd.candidate import CONFIGURATION, Candidate
+from discoverd.planner import Action, Decision, UnitFact
+from discoverd.supervisor import fair
+from discoverd.tid import DISCOVERY_NQN, IO, TransportId
+
+from .fake_host import Agent, Host, install, quiet, report, spec_of, until
+from .log_pages import entry, page
+
+NQN = "nqn.2024-08.com.example:vol{}"
+DC = f"tcp:192.0.2.1:8009:{DISCOVERY_NQN}"
+ONE = f"tcp:192.0.2.1:4420:{NQN.format(1)}"
+TWO = f"tcp:192.0.2.1:4420:{NQN.format(2)}"
+DISCOVERY = "[Discovery Controller]\ncontroller = transport=tcp;traddr=192.0.2.1\n"
+SUBSYSTEM = "[Subsystem]\nnqn = {}\ncontroller = transport=tcp;traddr=192.0.2.1;trsvcid=4420\n"
+FIRST = SUBSYSTEM.format(NQN.format(1))
+SECOND = SUBSYSTEM.format(NQN.format(2))
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    made = Host(tmp_path)
+    install(made, monkeypatch)
+    yield made
+    made.notify.close()
+
+
+def leave_log(*entries: bytes, generation: int = 1) -> None:
+    """Leave a log page as the discovery controller's worker does, and report it."""
+    (Path(state.directory(DC)) / "log").write_bytes(page(*entries, generation=generation))
+    report(DC, "live", log_read=str(generation))
+
+
+# Fairness -------------------------------------------------------------------------------------------------
+
+
+def decision(name: str, origin: str = CONFIGURATION, action: Action = Action.START) -> Decision:
+    tid = TransportId.make(IO, "tcp", "192.0.2.1", "", "nqn." + name)
+    candidate = Candidate(tid, IO, "listed somewhere", origin, ())
+    return Decision(name, action, "asked for", candidate)
+
+
+def order(*decisions: Decision) -> list[str]:
+    given = fair(decisions)
+    assert sorted(map(id, given)) == sorted(map(id, decisions)), "each decision is there once"
+    return [one.instance for one in given]
+
+
+def test_each_discovery_controller_has_its_turn_after_the_configured() -> None:
+    many = [decision(f"a{number}", "a") for number in range(3)]
+    few = [decision(f"b{number}", "b") for number in range(2)]
+    assert order(*many, *few, decision("c0", "c")) == ["a0", "b0", "c0", "a1", "b1", "a2"]
+    assert order(*many, *few, decision("x"), decision("y")) == ["x", "y", "a0", "b0", "a1", "b1", "a2"]
+
+
+def test_the_order_of_one_origin_is_kept() -> None:
+    names = ["d", "a", "c", "b"]
+    assert order(*(decision(name, "a") for name in names)) == names
+    assert order(*(decision(name) for name in names)) == names
+    assert fair(()) == []
+
+
+@pytest.mark.parametrize("action", [Action.KEEP, Action.HOLD, Action.LEAVE])
+def test_only_starts_wait_for_their_turn(action: Action) -> None:
+    """What runs already is no reason for its origin to wait longer."""
+    runs = [decision(f"r{number}", "a", action) for number in range(3)]
+    starts = [decision("a0", "a"), decision("b0", "b"), decision("b1", "b")]
+    assert order(*runs, *starts) == ["r0", "r1", "r2", "a0", "b0", "b1"]
+    assert order(starts[2], *runs, starts[0]) == ["r0", "r1", "r2", "b1", "a0"]
+
+
+def test_what_nobody_asks_for_does_not_wait() -> None:
+    gone = Decision("gone", Action.LEAVE, "no longer listed", note="no longer listed")
+    assert order(decision("a0", "a"), gone) == ["gone", "a0"]
+
+
+def test_a_thousand_of_one_page_do_not_keep_the_other_pages_waiting() -> None:
+    given = order(*(decision(f"a{number}", "a") for number in range(1000)), decision("b0", "b"))
+    assert given.index("b0") == 1
+
+
+# A stop that nobody heard of ------------------------------------------------------------------------------
+
+
+def leave_report(instance: str, worker_state: str) -> None:
+    """Report as a worker whose wake-up is lost."""
+    (Path(state.directory(instance)) / "report").write_bytes(state.encode(state.REPORT, [("state", worker_state)]))
+
+
+def test_a_stop_whose_wake_up_was_lost_is_no_reason_to_start(host: Host) -> None:
+    host.configure(FIRST + SECOND)
+
+    async def scenario() -> None:
+        await until(lambda: host.status == "2 controllers: 2 live")
+        leave_report(ONE, "stopped")
+        host.systemd.units[ONE] = UnitFact("loaded", "inactive")
+        host.systemd.signal(unit_signals.UnitChanged(ONE))
+        await until(lambda: "1 live, 1 stopped" in host.status)
+        await quiet()
+
+    assert host.play(scenario) == 0
+    assert host.systemd.started == [ONE, TWO]
+
+
+@pytest.mark.parametrize("after", [UnitFact("loaded", "inactive"), None])
+def test_a_stop_in_the_middle_of_a_round_is_no_reason_to_start(
+    host: Host, monkeypatch: pytest.MonkeyPatch, after: UnitFact | None
+) -> None:
+    """The reports were read before the stop, the units are listed after it. An unloaded one is loaded, not started."""
+    host.configure(FIRST + SECOND)
+    busy = False
+    ask = Agent.list
+
+    async def list_after_a_stop(agent: Agent) -> dict[str, UnitFact]:
+        nonlocal busy
+        if busy:
+            busy = False
+            await asyncio.to_thread(leave_report, ONE, "stopped")
+            host.systemd.units[ONE] = UnitFact("loaded", "inactive")
+        return await ask(agent)
+
+    monkeypatch.setattr(Agent, "list", list_after_a_stop)
+
+    async def scenario() -> None:
+        nonlocal busy
+        await until(lambda: host.status == "2 controllers: 2 live")
+        busy = True
+        host.systemd.signal(unit_signals.UnitChanged(TWO))
+        await until(lambda: "1 live, 1 stopped" in host.status)
+        if after is None:
+            # Nobody holds it any more, and what was read of it still counts.
+            del host.systemd.units[ONE]
+            host.systemd.signal(unit_signals.UnitChanged(ONE))
+            await until(lambda: host.systemd.started == [ONE, TWO, ONE])
+            await until(lambda: host.systemd.units.get(ONE) == UnitFact("loaded", "inactive"))
+        await quiet()
+        assert "1 live, 1 stopped" in host.status
+
+    assert host.play(scenario) == 0
+    assert host.systemd.started == [ONE, TWO] + ([ONE] if after is None else [])
+    assert not host.systemd.units[ONE].running
+
+
+def test_a_failed_unit_is_started_again(host: Host) -> None:
+    """The other side: no stop was reported, so the wish stands."""
+    host.configure(FIRST)
+
+    async def scenario() -> None:
+        await until(lambda: host.status == "1 controller: 1 live")
+        host.systemd.units[ONE] = UnitFact("loaded", "failed")
+        host.systemd.signal(unit_signals.UnitChanged(ONE))
+        await until(lambda: host.systemd.started == [ONE, ONE])
+        await until(lambda: host.status == "1 controller: 1 live")
+
+    assert host.play(scenario) == 0
+
+
+# What nobody asks for any more ----------------------------------------------------------------------------
+
+
+def kept(instance: str) -> bool:
+    return Path(state.directory(instance)).is_dir()
+
+
+@pytest.mark.parametrize("last", ["live", "withdrawn", "waiting"])
+def test_the_state_of_what_is_neither_wanted_nor_running_is_swept(host: Host, last: str) -> None:
+    host.configure(DISCOVERY)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        leave_log(entry(NQN.format(1)), entry(NQN.format(2)))
+        await until(lambda: "3 live" in host.status)
+        leave_log(entry(NQN.format(2)), generation=2)
+        await until(lambda: ONE in host.systemd.hung_up)
+        # It runs still, and is kept.
+        assert kept(ONE)
+        report(ONE, last)
+        del host.systemd.units[ONE]
+        host.systemd.signal(unit_signals.UnitChanged(ONE))
+        await until(lambda: not kept(ONE))
+        # The next round, whatever for, knows nothing of it.
+        host.systemd.signal(unit_signals.UnitChanged(TWO))
+        await until(lambda: host.status == "2 controllers: 2 live")
+        assert kept(DC)
+        assert kept(TWO)
+        # Listed again, it is a new one.
+        leave_log(entry(NQN.format(1)), entry(NQN.format(2)), generation=3)
+        await until(lambda: host.status == "3 controllers: 3 live")
+        assert spec_of(ONE).note == ""
+
+    assert host.play(scenario) == 0
+    assert host.systemd.started == [DC, ONE, TWO, ONE]
+
+
+def test_that_an_administrator_stopped_it_is_not_forgotten(host: Host) -> None:
+    """Else a log page that drops an entry and brings it back would undo the stop."""
+    host.configure(DISCOVERY)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        leave_log(entry(NQN.format(1)))
+        await until(lambda: "2 live" in host.status)
+        host.systemd.stop(ONE)
+        await until(lambda: "1 live, 1 stopped" in host.status)
+        leave_log(generation=2)
+        await until(lambda: "1 left alone" in host.status)
+        await quiet()
+        assert kept(ONE)
+        leave_log(entry(NQN.format(1)), generation=3)
+        await until(lambda: "1 live, 1 stopped" in host.status)
+        await quiet()
+
+    assert host.play(scenario) == 0
+    assert host.systemd.started == [DC, ONE]
+
+
+def test_nothing_is_swept_while_its_source_is_silent(host: Host) -> None:
+    host.configure(DISCOVERY)
+
+    async def first() -> None:
+        await until(lambda: "1 live" in host.status)
+        leave_log(entry(NQN.format(1)))
+        await until(lambda: "2 live" in host.status)
+
+    assert host.play(first) == 0
+    (Path(state.directory(DC)) / "log").unlink()
+    del host.systemd.units[ONE]
+    host.messages.clear()
+
+    async def second() -> None:
+        await until(lambda: "1 left alone" in host.status)
+        await quiet()
+
+    assert host.play(second) == 0
+    assert kept(ONE)
+
+
+# Refusals -------------------------------------------------------------------------------------------------
+
+
+def refused(number: int, mark: str = "a") -> list[bytes]:
+    return [entry(f"nqn.{mark}{one},host_traddr=x") for one in range(number)]
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize(
+    ("number", "lines", "rest"), [(20, 20, None), (21, 20, "and 1 more"), (300, 20, "and 280 more")]
+)
+def test_a_page_full_of_nonsense_costs_few_lines_and_costs_them_once(
+    host: Host, caplog: pytest.LogCaptureFixture, number: int, lines: int, rest: str | None
+) -> None:
+    assert supervisor.REFUSALS_SAID == 20
+    host.configure(DISCOVERY)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        leave_log(*refused(number), entry(NQN.format(1)))
+        await until(lambda: "2 live" in host.status)
+        # The same again, in another reading, and in rounds for other reasons.
+        leave_log(*refused(number), entry(NQN.format(1)), generation=2)
+        await quiet()
+        host.systemd.signal(unit_signals.ManagerChanged())
+        await quiet()
+        assert f"(and {number - 1} more, see the journal)" in host.status
+
+    assert host.play(scenario) == 0
+    given = said(caplog)
+    assert sum("is not allowed" in text for text in given) == lines
+    assert [text for text in given if text.startswith("and ")] == ([f"{rest} that cannot be connected"] if rest else [])
+
+
+def test_a_new_refusal_is_said_beside_the_old_ones(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    host.configure(DISCOVERY)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        leave_log(*refused(30))
+        await until(lambda: "(and 29 more" in host.status)
+        caplog.clear()
+        leave_log(*refused(30), *refused(31, "b")[30:], generation=2)
+        await until(lambda: "(and 30 more" in host.status)
+
+    assert host.play(scenario) == 0
+    # Not those either that were only counted the first time.
+    (line,) = said(caplog)
+    assert "nqn.b30" in line
