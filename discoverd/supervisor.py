@@ -10,7 +10,7 @@ import asyncio
 import logging
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -47,22 +47,23 @@ EXIT_SOFTWARE = 70
 REFUSALS_SAID = 20
 
 
-def fair(decisions: tuple[Decision, ...]) -> list[Decision]:
+def fair(decisions: tuple[Decision, ...], served: Mapping[str, float]) -> list[Decision]:
     """Return the decisions in an order in which no origin's many candidates keep those of another waiting.
 
-    Configured ones come first, then the first of each discovery controller, then the second of each, and so on.
+    Configured ones come first, then the first of each discovery controller, then the second of each, and so on. Those
+    that ``served`` says had a turn longest ago come first among them: there may be room for one only.
     """
     ranks: Counter[str] = Counter()
 
-    def rank(decision: Decision) -> int:
+    def place(decision: Decision) -> tuple[int, float]:
         candidate = decision.candidate
         if candidate is None or candidate.configured or decision.action is not Action.START:
-            return 0
+            return 0, 0
         ranks[candidate.origin] += 1
-        return ranks[candidate.origin]
+        return ranks[candidate.origin], served.get(candidate.origin, 0)
 
-    ranked = [(rank(decision), decision) for decision in decisions]
-    return [decision for _, decision in sorted(ranked, key=lambda pair: pair[0])]
+    placed = [(place(decision), decision) for decision in decisions]
+    return [decision for _, decision in sorted(placed, key=lambda pair: pair[0])]
 
 
 class Supervisor:
@@ -93,6 +94,8 @@ class Supervisor:
         self._specs: dict[str, bytes] = {}
         self._starting: dict[str, asyncio.Event] = {}
         self._not_before: dict[str, float] = {}
+        # When one of an origin's controllers was started last.
+        self._served: dict[str, float] = {}
         self._refusals_said: set[Refusal] = set()
         # Why a unit could not be started, or its worker not be told, when it was tried last.
         self._failures: dict[str, str] = {}
@@ -341,7 +344,7 @@ class Supervisor:
 
     async def _apply(self, decisions: tuple[Decision, ...]) -> None:
         now = asyncio.get_running_loop().time()
-        for decision in fair(decisions):
+        for decision in fair(decisions, self._served):
             instance = decision.instance
             self._say(decision)
             if decision.action is Action.START:
@@ -384,6 +387,7 @@ class Supervisor:
         instance, candidate = decision.instance, decision.candidate
         assert candidate is not None  # noqa: S101  # Only what a source asks for is started.
         ended = self._starting[instance]
+        self._served[candidate.origin] = asyncio.get_running_loop().time()
         try:
             await self._write_spec(candidate, held)
             if self._units is None:
