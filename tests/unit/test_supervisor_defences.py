@@ -2,7 +2,7 @@
 """What one hostile or busy part of the host cannot do to the rest: crowd out, restart, pile up, flood the journal."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -50,8 +50,8 @@ def decision(name: str, origin: str = CONFIGURATION, action: Action = Action.STA
     return Decision(name, action, "asked for", candidate)
 
 
-def order(*decisions: Decision) -> list[str]:
-    given = fair(decisions)
+def order(*decisions: Decision, served: Mapping[str, float] | None = None) -> list[str]:
+    given = fair(decisions, served or {})
     assert sorted(map(id, given)) == sorted(map(id, decisions)), "each decision is there once"
     return [one.instance for one in given]
 
@@ -67,7 +67,14 @@ def test_the_order_of_one_origin_is_kept() -> None:
     names = ["d", "a", "c", "b"]
     assert order(*(decision(name, "a") for name in names)) == names
     assert order(*(decision(name) for name in names)) == names
-    assert fair(()) == []
+    assert order() == []
+
+
+def test_who_waited_longest_is_first() -> None:
+    """With room for one at a time, the first in the list would else have every turn."""
+    two = [decision(f"{name}{number}", name) for name in "abc" for number in range(2)]
+    assert order(*two, served={"a": 3.0, "b": 1.0}) == ["c0", "b0", "a0", "c1", "b1", "a1"]
+    assert order(*two, decision("x"), served={CONFIGURATION: 9.0, "a": 1.0})[0] == "x"
 
 
 @pytest.mark.parametrize("action", [Action.KEEP, Action.HOLD, Action.LEAVE])
@@ -89,6 +96,26 @@ def test_a_thousand_of_one_page_do_not_keep_the_other_pages_waiting() -> None:
     assert given.index("b0") == 1
 
 
+def test_a_long_page_does_not_keep_a_short_one_waiting(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_ATTEMPT", 60)
+    host.set("[Global]\nmax-connecting = 1\n")
+    host.configure(DISCOVERY + "controller = transport=tcp;traddr=192.0.2.2\n")
+    host.systemd.slow = True
+    both = [DC, DC.replace("192.0.2.1", "192.0.2.2")]
+    for parent, names in zip(both, (["a0", "a1", "a2"], ["b0"]), strict=True):
+        Path(state.directory(parent)).mkdir(parents=True)
+        (Path(state.directory(parent)) / "log").write_bytes(page(*(entry("nqn." + name) for name in names)))
+
+    async def scenario() -> None:
+        for number in range(1, 7):
+            await until(lambda number=number: len(host.systemd.started) == number)  # type: ignore[misc]
+            host.systemd.attempt_ends(host.systemd.started[-1])
+
+    assert host.play(scenario) == 0
+    assert host.systemd.started[:2] == both
+    assert [name.rpartition(".")[2] for name in host.systemd.started[2:]] == ["a0", "b0", "a1", "a2"]
+
+
 # A stop that nobody heard of ------------------------------------------------------------------------------
 
 
@@ -104,7 +131,7 @@ def test_a_stop_whose_wake_up_was_lost_is_no_reason_to_start(host: Host) -> None
         await until(lambda: host.status == "2 controllers: 2 live")
         leave_report(ONE, "stopped")
         host.systemd.units[ONE] = UnitFact("loaded", "inactive")
-        host.systemd.signal(unit_signals.UnitChanged(ONE))
+        host.systemd.signal(unit_signals.JobRemoved(ONE, "done"))
         await until(lambda: "1 live, 1 stopped" in host.status)
         await quiet()
 
@@ -135,12 +162,12 @@ def test_a_stop_in_the_middle_of_a_round_is_no_reason_to_start(
         nonlocal busy
         await until(lambda: host.status == "2 controllers: 2 live")
         busy = True
-        host.systemd.signal(unit_signals.UnitChanged(TWO))
+        host.systemd.signal(unit_signals.JobRemoved(TWO, "done"))
         await until(lambda: "1 live, 1 stopped" in host.status)
         if after is None:
             # Nobody holds it any more, and what was read of it still counts.
             del host.systemd.units[ONE]
-            host.systemd.signal(unit_signals.UnitChanged(ONE))
+            host.systemd.signal(unit_signals.JobRemoved(ONE, "done"))
             await until(lambda: host.systemd.started == [ONE, TWO, ONE])
             await until(lambda: host.systemd.units.get(ONE) == UnitFact("loaded", "inactive"))
         await quiet()
@@ -158,7 +185,7 @@ def test_a_failed_unit_is_started_again(host: Host) -> None:
     async def scenario() -> None:
         await until(lambda: host.status == "1 controller: 1 live")
         host.systemd.units[ONE] = UnitFact("loaded", "failed")
-        host.systemd.signal(unit_signals.UnitChanged(ONE))
+        host.systemd.signal(unit_signals.JobRemoved(ONE, "done"))
         await until(lambda: host.systemd.started == [ONE, ONE])
         await until(lambda: host.status == "1 controller: 1 live")
 
@@ -186,10 +213,10 @@ def test_the_state_of_what_is_neither_wanted_nor_running_is_swept(host: Host, la
         assert kept(ONE)
         report(ONE, last)
         del host.systemd.units[ONE]
-        host.systemd.signal(unit_signals.UnitChanged(ONE))
+        host.systemd.signal(unit_signals.JobRemoved(ONE, "done"))
         await until(lambda: not kept(ONE))
         # The next round, whatever for, knows nothing of it.
-        host.systemd.signal(unit_signals.UnitChanged(TWO))
+        host.systemd.signal(unit_signals.JobRemoved(TWO, "done"))
         await until(lambda: host.status == "2 controllers: 2 live")
         assert kept(DC)
         assert kept(TWO)
