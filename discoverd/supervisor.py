@@ -34,8 +34,10 @@ from discoverd.units import UnitError, Units
 log = logging.getLogger("discoverd")
 T = TypeVar("T")
 
-# News come in bursts; a round waits this long (seconds) for the rest of one.
+# News come in bursts; a round waits this long (seconds) for the rest of one, or four times as long as the last took,
+# so that a storm costs a fifth of a processor at most.
 SETTLE = 0.05
+SETTLE_MAX = 1.0
 # A first attempt that takes longer gives its place to the next controller, and goes on.
 FIRST_ATTEMPT = 10
 RECONNECT_BUS = 1
@@ -91,7 +93,8 @@ class Supervisor:
         self._known: dict[str, Known] = {}
         self._log_pages = LogPages()
         self._decisions: dict[str, Decision] = {}
-        self._specs: dict[str, bytes] = {}
+        # What the specifications on disk were made from.
+        self._specs: dict[str, Candidate] = {}
         self._starting: dict[str, asyncio.Event] = {}
         self._not_before: dict[str, float] = {}
         # When one of an origin's controllers was started last.
@@ -255,11 +258,14 @@ class Supervisor:
     # Rounds ------------------------------------------------------------------------------------------------
 
     async def _rounds(self) -> None:
-        asyncio.get_running_loop().call_later(READY_AFTER, self._become_ready)
+        loop = asyncio.get_running_loop()
+        loop.call_later(READY_AFTER, self._become_ready)
+        took = 0.0
         while True:
             await self._changed.wait()
-            await asyncio.sleep(SETTLE)
+            await asyncio.sleep(min(SETTLE_MAX, max(SETTLE, 4 * took)))
             self._changed.clear()
+            began = loop.time()
             await self._read_reports()
             if self._units is None:
                 self._show()
@@ -277,6 +283,7 @@ class Supervisor:
             self._show()
             if self._settled():
                 self._become_ready()
+            took = loop.time() - began
 
     def _settled(self) -> bool:
         """Tell whether each first attempt has ended, also of what the discovery controllers that answered list."""
@@ -458,16 +465,17 @@ class Supervisor:
             log.error("%s", why, extra=_about(instance))
 
     async def _write_spec(self, candidate: Candidate, held: bool = False) -> bool:
+        instance = candidate.tid.instance
+        if self._specs.get(instance) is candidate and not held:
+            return False
         spec = state.Spec(candidate.role, list(candidate.options))
         spec.source, spec.origin, spec.held = candidate.source, candidate.origin, held
-        instance = candidate.tid.instance
-        data = spec.encode()
-        if self._specs.get(instance) == data:
-            return False
         written: bool = await self._blocking(store.write_spec, instance, spec)
-        if not held:
-            # A held worker rewrites its specification.
-            self._specs[instance] = data
+        if held:
+            # The worker rewrites it.
+            self._specs.pop(instance, None)
+        else:
+            self._specs[instance] = candidate
         self._known[instance] = Known(candidate.source, candidate.origin)
         return written
 

@@ -6,6 +6,7 @@ before it reaches a unit name, a file name, the fabrics device or a terminal. Ru
 2.0 §4.5 (NQN), NVMe-oF transport binding (addresses), systemd.unit(5) (unit names).
 """
 
+import functools
 import hashlib
 import ipaddress
 import re
@@ -29,6 +30,7 @@ _INSTANCE_MAX = UNIT_NAME_MAX - len(UNIT_PREFIX) - len(UNIT_SUFFIX)
 
 _DOMAIN_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _WWN = re.compile(r"nn-0x([0-9a-f]{1,16})[:,]pn-0x([0-9a-f]{1,16})")
+_ALL_SAFE = re.compile(r"[A-Za-z0-9:\-_.@]*")
 _UNIT_SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789:-_.@")
 
 
@@ -226,24 +228,7 @@ class TransportId:
         The mark stands for a host NQN that is not the host's own. What a unit name cannot hold is written as
         ``\\xNN``.
         """
-        parts = [self.transport, self.traddr, self.trsvcid] if self.trsvcid else [self.transport, self.traddr]
-        nqn = escape(self.subsysnqn).replace("::", ":\\x3a")
-        if nqn.endswith(":"):
-            nqn = nqn[:-1] + "\\x3a"
-        name = ":".join(escape(part) for part in parts) + ":" + nqn
-        mark = "host-" + _digest(self.hostnqn, 8) if self.hostnqn else ""
-        host = [escape(self.host_iface), escape(self.host_traddr), mark]
-        while host and not host[-1]:
-            host.pop()
-        if host:
-            name += "::" + ":".join(host)
-        # No whole name is as long as a cut one, so no NQN can be made up to collide with a cut name.
-        if len(name) > _INSTANCE_MAX - 4:
-            cut = name[: _INSTANCE_MAX - 17]
-            # Never end inside an escape sequence.
-            cut = cut[: cut.rindex("\\")] if "\\" in cut[-3:] else cut
-            name = f"{cut}-{_digest(name, 16)}"
-        return name
+        return _instance(self)
 
     @property
     def target(self) -> tuple[str, str, str, str]:
@@ -270,12 +255,37 @@ class TransportId:
         return text + (f" as {self.hostnqn}" if self.hostnqn else "")
 
 
+# Asked for over and over, for each controller of each round.
+@functools.lru_cache(maxsize=16384)
+def _instance(tid: TransportId) -> str:
+    parts = [tid.transport, tid.traddr, tid.trsvcid] if tid.trsvcid else [tid.transport, tid.traddr]
+    nqn = escape(tid.subsysnqn).replace("::", ":\\x3a")
+    if nqn.endswith(":"):
+        nqn = nqn[:-1] + "\\x3a"
+    name = ":".join(escape(part) for part in parts) + ":" + nqn
+    mark = "host-" + _digest(tid.hostnqn, 8) if tid.hostnqn else ""
+    host = [escape(tid.host_iface), escape(tid.host_traddr), mark]
+    while host and not host[-1]:
+        host.pop()
+    if host:
+        name += "::" + ":".join(host)
+    # No whole name is as long as a cut one, so no NQN can be made up to collide with a cut name.
+    if len(name) > _INSTANCE_MAX - 4:
+        cut = name[: _INSTANCE_MAX - 17]
+        # Never end inside an escape sequence.
+        cut = cut[: cut.rindex("\\")] if "\\" in cut[-3:] else cut
+        name = f"{cut}-{_digest(name, 16)}"
+    return name
+
+
 def _digest(text: str, digits: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 
 def escape(text: str) -> str:
     """Escape what a unit name cannot hold, byte for byte as ``\\xNN``, so that different texts stay different."""
+    if _ALL_SAFE.fullmatch(text):
+        return text
     return "".join(chr(byte) if byte in _UNIT_SAFE else f"\\x{byte:02x}" for byte in text.encode())
 
 

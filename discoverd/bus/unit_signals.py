@@ -23,20 +23,14 @@ class JobRemoved:
 
 
 @dataclass(frozen=True, slots=True)
-class UnitChanged:
-    """A controller's unit was loaded or unloaded."""
-
-    instance: str
-
-
-@dataclass(frozen=True, slots=True)
 class ManagerChanged:
     """systemd was reloaded or restarted, and may know other units than before."""
 
 
-Signal = JobRemoved | UnitChanged | ManagerChanged
+Signal = JobRemoved | ManagerChanged
 
-_SIGNATURES = {"JobRemoved": "uoss", "UnitNew": "so", "UnitRemoved": "so", "Reloading": "b"}
+# Not UnitNew and UnitRemoved: they come for each device of the host too, and a job tells the same of our units.
+_SIGNATURES = {"JobRemoved": "uoss", "Reloading": "b"}
 
 
 async def watch(handler: Callable[[Signal], None], subscribed: Callable[[], None]) -> None:
@@ -105,8 +99,5 @@ class Receiver:
         if member == "Reloading":
             if not message.body[0]:
                 self._handler(ManagerChanged())
-        elif member == "JobRemoved":
-            if (instance := unit_instance(message.body[2])) is not None:
-                self._handler(JobRemoved(instance, message.body[3]))
-        elif (instance := unit_instance(message.body[0])) is not None:
-            self._handler(UnitChanged(instance))
+        elif (instance := unit_instance(message.body[2])) is not None:
+            self._handler(JobRemoved(instance, message.body[3]))

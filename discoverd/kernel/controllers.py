@@ -70,12 +70,6 @@ def names() -> list[str]:
         return []
 
 
-def fabrics() -> list[Controller]:
-    """Return the fabrics controllers of the kernel."""
-    found = [Controller(name) for name in names()]
-    return [one for one in found if one.transport not in ("", "pcie", "apple-nvme")]
-
-
 def kernel_instance(device: str) -> int:
     """Return a number that tells this controller from an earlier or later one of the same name; 0 if there
     is none.
@@ -89,9 +83,14 @@ def kernel_instance(device: str) -> int:
         return 0
 
 
-def find(wanted: dict[str, str], candidates: list[Controller]) -> "Controller | None":
+def find(wanted: dict[str, str]) -> Controller | None:
     """Return the controller that a connect with the fabrics options ``wanted`` would duplicate, or None."""
-    for one in candidates:
+    nqn = wanted.get("nqn", "")
+    for device in names():
+        # One file tells most of them apart; each worker of a host with hundreds of controllers looks at all.
+        if nqn not in (DISCOVERY_NQN, attribute(device, "subsysnqn")):
+            continue
+        one = Controller(device)
         if one.state not in _LEAVING and matches(wanted, one):
             return one
     return None

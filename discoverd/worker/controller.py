@@ -176,7 +176,7 @@ class Worker:
             raise error
 
     def _adopt(self) -> bool:
-        found = controllers.find(dict(self.spec.options), controllers.fabrics())
+        found = controllers.find(dict(self.spec.options))
         if found is None:
             return False
         try:

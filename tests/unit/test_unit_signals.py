@@ -4,7 +4,7 @@
 import pytest
 
 from discoverd.bus import Message, MessageType
-from discoverd.bus.unit_signals import JobRemoved, ManagerChanged, Receiver, Signal, UnitChanged
+from discoverd.bus.unit_signals import JobRemoved, ManagerChanged, Receiver, Signal
 
 SYSTEMD = ":1.1"
 MANAGER = "org.freedesktop.systemd1.Manager"
@@ -33,7 +33,6 @@ def receive(
 def test_systemds_signals() -> None:
     assert receive("JobRemoved", "uoss", [1, "/j", UNIT, "done"]) == [JobRemoved("tcp:a", "done")]
     assert receive("JobRemoved", "uoss", [1, "/j", "cron.service", "done"]) == []
-    assert receive("UnitRemoved", "so", [UNIT, "/u"]) == [UnitChanged("tcp:a")]
     assert receive("Reloading", "b", [True]) == []
     assert receive("Reloading", "b", [False]) == [ManagerChanged()]
 
@@ -46,7 +45,7 @@ def test_nobody_elses(sender: str) -> None:
 
 def test_no_other_form() -> None:
     assert receive("Reloading", "", []) == []
-    assert receive("UnitNew", "u", [5]) == []
+    assert receive("JobRemoved", "u", [5]) == []
     assert receive("JobRemoved", "uoss", [1, "/j", UNIT, "done"], interface="a.b") == []
 
 
