@@ -287,12 +287,11 @@ class Supervisor:
 
     def _settled(self) -> bool:
         """Tell whether each first attempt has ended, also of what the discovery controllers that answered list."""
-        unread = (
-            instance
-            for instance in self._configured.discovery
-            if instance not in self._log_pages and self._state_of(self._decisions[instance]) == "live"
-        )
-        return not self._starting and not any(unread)
+        for instance in self._configured.discovery:
+            decision = self._decisions.get(instance)
+            if decision is None or (instance not in self._log_pages and self._state_of(decision) == "live"):
+                return False
+        return not self._starting
 
     def _become_ready(self) -> None:
         if not self._ready:
@@ -458,6 +457,7 @@ class Supervisor:
             self._reports.pop(instance, None)
             self._specs.pop(instance, None)
             self._failures.pop(instance, None)
+            self._changed.set()
 
     def _failed(self, instance: str, why: str) -> None:
         if self._failures.get(instance) != why:

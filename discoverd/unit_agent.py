@@ -123,7 +123,10 @@ def main() -> int:
             if abs(error.errno) in _LOST:
                 return 1
         print(json.dumps({"id": request["id"], **answer}), flush=True)  # noqa: T201
-        agent.drain()
+        try:
+            agent.drain()
+        except DBusBaseError:
+            return 1
     return 0
 
 
