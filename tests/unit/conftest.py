@@ -5,6 +5,7 @@ import asyncio
 import os
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from blockbuster import BlockBusterFunction, blockbuster_ctx
@@ -20,6 +21,8 @@ settings.load_profile("unit")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ImportWarning)
     import discoverd.bus  # noqa: F401
+
+    from .fake_host import Host, install
 
 # (function, file, functions in it that may call it). This list only ever shrinks.
 MAY_BLOCK = [
@@ -65,3 +68,12 @@ def nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     except ChildProcessError:
         return
     pytest.fail(f"a child process was left behind: {child or 'it still runs'}")
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    """A made-up host, installed in place of the real one."""
+    made = Host(tmp_path)
+    install(made, monkeypatch)
+    yield made
+    made.notify.close()

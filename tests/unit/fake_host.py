@@ -18,9 +18,21 @@ from discoverd.config.fabrics import load_fabrics
 from discoverd.config.identity import load_host_identity
 from discoverd.planner import UnitFact
 from discoverd.supervisor import Supervisor
+from discoverd.tid import DISCOVERY_NQN
 from discoverd.unit_properties import Property
 from discoverd.units import UnitError
 from discoverd.worker import notify
+
+from .log_pages import page
+
+NQN = "nqn.2024-08.com.example:vol{}"
+DC = f"tcp:192.0.2.1:8009:{DISCOVERY_NQN}"
+ONE = f"tcp:192.0.2.1:4420:{NQN.format(1)}"
+TWO = f"tcp:192.0.2.1:4420:{NQN.format(2)}"
+DISCOVERY = "[Discovery Controller]\ncontroller = transport=tcp;traddr=192.0.2.1\n"
+SUBSYSTEM = "[Subsystem]\nnqn = {}\ncontroller = transport=tcp;traddr=192.0.2.1;trsvcid=4420\n"
+FIRST = SUBSYSTEM.format(NQN.format(1))
+SECOND = SUBSYSTEM.format(NQN.format(2))
 
 PATIENCE = 5
 
@@ -262,3 +274,9 @@ def install(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "FIRST_ATTEMPT", 0.2)
     monkeypatch.setenv("NOTIFY_SOCKET", str(host.root / "notify"))
     monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+
+
+def leave_log(*entries: bytes, generation: int = 1, instance: str = DC) -> None:
+    """Leave a log page as a discovery controller's worker does, and report it."""
+    (Path(state.directory(instance)) / "log").write_bytes(page(*entries, generation=generation))
+    report(instance, "live", log_read=str(generation))

@@ -5,7 +5,6 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,34 +13,26 @@ from discoverd import state, store, supervisor
 from discoverd.bus import unit_signals
 from discoverd.candidate import Candidate
 from discoverd.planner import UnitFact
-from discoverd.tid import DISCOVERY_NQN, IO, TransportId
+from discoverd.tid import IO, TransportId
 
-from .fake_host import Host, install, leave_spec, quiet, report, spec_of, until
+from .fake_host import (
+    DC,
+    DISCOVERY,
+    FIRST,
+    NQN,
+    ONE,
+    SECOND,
+    SUBSYSTEM,
+    TWO,
+    Host,
+    leave_log,
+    leave_spec,
+    quiet,
+    report,
+    spec_of,
+    until,
+)
 from .log_pages import entry, page
-
-NQN = "nqn.2024-08.com.example:vol{}"
-DC = f"tcp:192.0.2.1:8009:{DISCOVERY_NQN}"
-ONE = f"tcp:192.0.2.1:4420:{NQN.format(1)}"
-TWO = f"tcp:192.0.2.1:4420:{NQN.format(2)}"
-DISCOVERY = "[Discovery Controller]\ncontroller = transport=tcp;traddr=192.0.2.1\n"
-SUBSYSTEM = "[Subsystem]\nnqn = {}\ncontroller = transport=tcp;traddr=192.0.2.1;trsvcid=4420\n"
-FIRST = SUBSYSTEM.format(NQN.format(1))
-SECOND = SUBSYSTEM.format(NQN.format(2))
-
-
-@pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    made = Host(tmp_path)
-    install(made, monkeypatch)
-    yield made
-    made.notify.close()
-
-
-def leave_log(*entries: bytes, generation: int = 1, instance: str = DC) -> None:
-    """Leave a log page as a discovery controller's worker does, and report it."""
-    (Path(state.directory(instance)) / "log").write_bytes(page(*entries, generation=generation))
-    report(instance, "live", log_read=str(generation))
-
 
 # Start ----------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 """What one hostile or busy part of the host cannot do to the rest: crowd out, restart, pile up, flood the journal."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,34 +12,25 @@ from discoverd.bus import unit_signals
 from discoverd.candidate import CONFIGURATION, Candidate
 from discoverd.planner import Action, Decision, UnitFact
 from discoverd.supervisor import fair
-from discoverd.tid import DISCOVERY_NQN, IO, TransportId
+from discoverd.tid import IO, TransportId
 
-from .fake_host import Agent, Host, install, quiet, report, spec_of, until
+from .fake_host import (
+    DC,
+    DISCOVERY,
+    FIRST,
+    NQN,
+    ONE,
+    SECOND,
+    TWO,
+    Agent,
+    Host,
+    leave_log,
+    quiet,
+    report,
+    spec_of,
+    until,
+)
 from .log_pages import entry, page
-
-NQN = "nqn.2024-08.com.example:vol{}"
-DC = f"tcp:192.0.2.1:8009:{DISCOVERY_NQN}"
-ONE = f"tcp:192.0.2.1:4420:{NQN.format(1)}"
-TWO = f"tcp:192.0.2.1:4420:{NQN.format(2)}"
-DISCOVERY = "[Discovery Controller]\ncontroller = transport=tcp;traddr=192.0.2.1\n"
-SUBSYSTEM = "[Subsystem]\nnqn = {}\ncontroller = transport=tcp;traddr=192.0.2.1;trsvcid=4420\n"
-FIRST = SUBSYSTEM.format(NQN.format(1))
-SECOND = SUBSYSTEM.format(NQN.format(2))
-
-
-@pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    made = Host(tmp_path)
-    install(made, monkeypatch)
-    yield made
-    made.notify.close()
-
-
-def leave_log(*entries: bytes, generation: int = 1) -> None:
-    """Leave a log page as the discovery controller's worker does, and report it."""
-    (Path(state.directory(DC)) / "log").write_bytes(page(*entries, generation=generation))
-    report(DC, "live", log_read=str(generation))
-
 
 # Fairness -------------------------------------------------------------------------------------------------
 
