@@ -12,7 +12,7 @@ def test_it_all_comes_back_after_a_reboot(fresh_machine: Machine) -> None:
     scenario.start(machine)
     scenario.wait_live(machine, 3)
     machine.run("systemctl enable discoverd.service")
-    machine.put("/etc/lab-target.conf", "up --subsystems 2 --ports 192.0.2.1:4420\n")
+    machine.put("/etc/lab-target.conf", "TARGET=--subsystems 2 --ports 192.0.2.1:4420\n")
     # A stop by the administrator holds until the next boot.
     machine.run(f"systemctl stop '{unit_name(1)}'", timeout=GENEROUS)
     machine.reboot()
