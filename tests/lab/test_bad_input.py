@@ -121,7 +121,7 @@ def test_masked_unit(host: Machine) -> None:
 
 def test_somebody_elses_controller_is_left_alone(host: Machine) -> None:
     host.run("lab-target up --subsystems 2 --ports 192.0.2.1:4420")
-    host.run(f"nvme connect -t tcp -a 192.0.2.1 -s 4420 -n {scenario.nqn(1)}")
+    host.run(f"modprobe nvme-tcp && nvme connect -t tcp -a 192.0.2.1 -s 4420 -n {scenario.nqn(1)}")
     host.run("mkdir -p /run/nvme/registry/nvme0 && echo stas >/run/nvme/registry/nvme0/owner")
     # One that nobody owns and that we want is adopted as it is.
     host.run(f"nvme connect -t tcp -a 192.0.2.1 -s 4420 -n {scenario.nqn(2)}")

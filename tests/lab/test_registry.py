@@ -40,7 +40,7 @@ def test_which_entries_the_clean_up_takes(host: Machine) -> None:
 
 def test_the_rule_cleans_up_after_anybody(host: Machine) -> None:
     host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
-    host.run(f"nvme connect -t tcp -a 192.0.2.1 -s 4420 -n {scenario.nqn(1)}")
+    host.run(f"modprobe nvme-tcp && nvme connect -t tcp -a 192.0.2.1 -s 4420 -n {scenario.nqn(1)}")
     entry(host, "nvme0", owner="stas\n", seqnum="1\n")
     host.run("nvme disconnect -d nvme0")
     host.wait_until(lambda: not scenario.registry(host), what="the entry is gone")
