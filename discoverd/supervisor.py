@@ -279,7 +279,7 @@ class Supervisor:
             except UnitError as error:
                 log.warning("systemd: %s", error)
                 self._units_stale = True
-                asyncio.get_running_loop().call_later(RETRY_START, self._changed.set)
+                loop.call_later(RETRY_START, self._changed.set)
             self._show()
             if self._settled():
                 self._become_ready()
@@ -353,18 +353,18 @@ class Supervisor:
         for decision in fair(decisions, self._served):
             instance = decision.instance
             self._say(decision)
+            if instance in self._starting:
+                continue
+            due = self._not_before.get(instance, 0) <= now
             if decision.action is Action.START:
-                ready = self._not_before.get(instance, 0) <= now and instance not in self._starting
-                if ready and len(self._starting) < self._settings.max_connecting:
-                    self._starting[instance] = asyncio.Event()
-                    self._spawn(self._start(decision))
-            elif decision.action is Action.HOLD and instance not in self._unit_facts:
-                if instance not in self._starting and self._not_before.get(instance, 0) <= now:
-                    self._starting[instance] = asyncio.Event()
-                    self._spawn(self._start(decision, held=True))
-            elif decision.action is Action.KEEP and instance not in self._starting:
+                if due and len(self._starting) < self._settings.max_connecting:
+                    self._begin(decision)
+            elif decision.action is Action.HOLD:
+                if due and instance not in self._unit_facts:
+                    self._begin(decision, held=True)
+            elif decision.action is Action.KEEP:
                 await self._update(decision)
-            elif decision.action is Action.LEAVE and decision.note and instance not in self._starting:
+            elif decision.note:
                 await self._forget(instance)
         self._decisions = {decision.instance: decision for decision in decisions}
 
@@ -388,7 +388,11 @@ class Supervisor:
             extra=_about(decision.instance, decision.candidate),
         )
 
-    async def _start(self, decision: Decision, held: bool = False) -> None:
+    def _begin(self, decision: Decision, held: bool = False) -> None:
+        self._starting[decision.instance] = asyncio.Event()
+        self._spawn(self._start(decision, held))
+
+    async def _start(self, decision: Decision, held: bool) -> None:
         """Make or start a unit, and wait for the end of its first attempt, within bounds."""
         instance, candidate = decision.instance, decision.candidate
         assert candidate is not None  # noqa: S101  # Only what a source asks for is started.

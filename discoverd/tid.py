@@ -243,7 +243,7 @@ class TransportId:
     @property
     def unit(self) -> str:
         """The name of the systemd unit that stands for this controller."""
-        return UNIT_PREFIX + self.instance + UNIT_SUFFIX
+        return unit_name(self.instance)
 
     def __str__(self) -> str:
         text = f"{self.transport} {self.traddr}" + (f" port {self.trsvcid}" if self.trsvcid else "")
@@ -287,6 +287,11 @@ def escape(text: str) -> str:
     if _ALL_SAFE.fullmatch(text):
         return text
     return "".join(chr(byte) if byte in _UNIT_SAFE else f"\\x{byte:02x}" for byte in text.encode())
+
+
+def unit_name(instance: str) -> str:
+    """Return the name of the unit with this instance."""
+    return UNIT_PREFIX + instance + UNIT_SUFFIX
 
 
 def unit_instance(unit: str) -> str | None:

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from discoverd.planner import UnitFact
-from discoverd.tid import UNIT_PREFIX, UNIT_SUFFIX, unit_instance
+from discoverd.tid import unit_instance, unit_name
 from discoverd.unit_properties import Property
 
 # PID 1 answers in milliseconds, but at boot or shutdown it may be busy for long.
@@ -65,24 +65,24 @@ class Units:
 
         Raises UnitError.
         """
-        result: str = await self._ask("start", _unit(instance), properties)
+        result: str = await self._ask("start", unit_name(instance), properties)
         return result
 
     async def stop(self, instance: str) -> None:
         """Queue the stop of a unit. Raises UnitError."""
-        await self._ask("stop", _unit(instance))
+        await self._ask("stop", unit_name(instance))
 
     async def restart(self, instance: str) -> None:
         """Queue the restart of a unit. Raises UnitError."""
-        await self._ask("restart", _unit(instance))
+        await self._ask("restart", unit_name(instance))
 
     async def hang_up(self, instance: str) -> None:
         """Make a worker read its specification again. Raises UnitError."""
-        await self._ask("hang_up", _unit(instance))
+        await self._ask("hang_up", unit_name(instance))
 
     async def reference(self, instance: str) -> None:
         """Keep a unit loaded when it stops. Raises UnitError."""
-        await self._ask("reference", _unit(instance))
+        await self._ask("reference", unit_name(instance))
 
     async def list(self) -> dict[str, UnitFact]:
         """Return what systemd has, by instance. Raises UnitError."""
@@ -124,7 +124,3 @@ class Units:
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(UnitError("the process that talks to systemd has ended"))
-
-
-def _unit(instance: str) -> str:
-    return UNIT_PREFIX + instance + UNIT_SUFFIX

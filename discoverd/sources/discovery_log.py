@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 from discoverd.candidate import Candidate, Refusal, fabrics_options
 from discoverd.config.model import DiscoveredScope
+from discoverd.kernel.admin import ENTRY_SIZE, HEADER_SIZE
 from discoverd.tid import DISCOVERY_NQN, IO, TidError, TransportId
 
 _HEADER = struct.Struct("<QQH")
-HEADER_SIZE = 1024
-ENTRY_SIZE = 1024
 
 TRTYPES = {1: "rdma", 2: "fc", 3: "tcp", 254: "loop"}
 REFERRAL, NVM, SELF = 1, 2, 3
