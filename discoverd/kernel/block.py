@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The block devices that lie on a controller's namespaces, read from sysfs, and what a block device lies on.
+
+Up: partitions, device mapper (LVM, LUKS, multipath) and MD through ``holders``, loop devices through their backing
+file. Down: the same, through ``slaves``. Used by workers, so it imports only what they may.
+"""
+
+import posix
+
+SYS = "/sys"
+DEV = "/dev"
+# ANA states in which a path takes I/O (NVMe Base, Asymmetric Namespace Access); '' where the subsystem has no ANA.
+_ANA_USABLE = ("", "optimized", "non-optimized")
+
+
+def namespaces(device: str) -> list[str]:
+    """Return the block devices, such as ``nvme0n1``, whose I/O can go through the controller ``device``.
+
+    With native multipath a controller has a hidden ``nvme<subsystem>c<controller>n<namespace>`` for each, and the block
+    device belongs to the subsystem; otherwise the block device is the controller's own.
+    """
+    found = []
+    for entry in _entries(f"{SYS}/class/nvme/{device}"):
+        parts = _namespace_parts(entry)
+        if parts is not None and _exists(f"{SYS}/class/block/nvme{parts[0]}n{parts[2]}"):
+            found.append(f"nvme{parts[0]}n{parts[2]}")
+    return sorted(found)
+
+
+def controllers(namespace: str) -> list[str]:
+    """Return all controllers, in whatever state, through which the I/O of a namespace can go."""
+    folder = f"{SYS}/class/block/{namespace}/device"
+    if _exists(folder + "/transport"):
+        return [posix.readlink(folder).rpartition("/")[2]]
+    parts = _namespace_parts(namespace)
+    if parts is None:
+        return []
+    subsystem, _, number = parts
+    return sorted(
+        entry
+        for entry in _entries(folder)
+        if entry[:4] == "nvme"
+        and entry[4:].isdigit()
+        and _exists(f"{SYS}/class/nvme/{entry}/nvme{subsystem}c{entry[4:]}n{number}")
+    )
+
+
+def usable_paths(namespace: str) -> list[str]:
+    """Return the controllers through which a namespace takes I/O now: live ones that ANA does not forbid."""
+    parts = _namespace_parts(namespace)
+    usable = []
+    for device in controllers(namespace):
+        folder = f"{SYS}/class/nvme/{device}"
+        path = f"{folder}/nvme{parts[0]}c{device[4:]}n{parts[2]}" if parts else ""
+        if _text(folder + "/state") == "live" and _text(path + "/ana_state") in _ANA_USABLE:
+            usable.append(device)
+    return usable
+
+
+def transports(namespace: str) -> set[str]:
+    """Return the transports of all controllers of a namespace, such as ``tcp`` or ``pcie``."""
+    return {_text(f"{SYS}/class/nvme/{device}/transport") for device in controllers(namespace)}
+
+
+def stack(namespace: str) -> dict[str, list[str]]:
+    """Return all block devices on a namespace, itself included, each with those directly on top of it."""
+    loops = _loops()
+    found: dict[str, list[str]] = {}
+    waiting = [namespace]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        folder = f"{SYS}/class/block/{name}"
+        found[name] = _entries(folder + "/holders") + loops.get(_text(folder + "/dev"), [])
+        found[name] += [entry for entry in _entries(folder) if _exists(f"{folder}/{entry}/partition")]
+        waiting += found[name]
+    return found
+
+
+def number(name: str) -> str:
+    """Return the device number of a block device, as ``major:minor``; '' if there is none of this name."""
+    return _text(f"{SYS}/class/block/{name}/dev")
+
+
+def below(number: str) -> set[str]:
+    """Return the NVMe namespaces on which the block device ``major:minor`` lies, itself included."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    waiting = [number]
+    while waiting:
+        number = waiting.pop()
+        if number in seen:
+            continue
+        seen.add(number)
+        folder = f"{SYS}/dev/block/{number}"
+        try:
+            path = posix.readlink(folder)
+        except OSError:
+            continue  # No block device: a network file system, or one that lives in memory.
+        if _exists(folder + "/partition"):
+            waiting.append(_text(folder + "/../dev"))
+            continue
+        name = path.rpartition("/")[2]
+        if _namespace_parts(name) is not None:
+            found.add(name)
+        waiting += [_text(f"{folder}/slaves/{entry}/dev") for entry in _entries(folder + "/slaves")]
+        if backing := _text(folder + "/loop/backing_file"):
+            waiting.append(_number_under(backing))
+    return found
+
+
+def claimed(name: str) -> bool:
+    """Tell whether somebody has a block device to himself: a mounted file system, swap, another device on it.
+
+    The kernel refuses a second exclusive open (bd_may_claim in block/bdev.c). This knows what no table shows: a mount
+    in a namespace without a process, and one that was detached while files in it are open.
+
+    Raises OSError if it cannot tell.
+    """
+    try:
+        fd = posix.open(f"{DEV}/{name.replace('!', '/')}", posix.O_RDONLY | posix.O_EXCL | posix.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == 16:  # EBUSY
+            return True
+        if error.errno in (2, 6, 19, 123):  # ENOENT, ENXIO, ENODEV, ENOMEDIUM: there is nothing to claim.
+            return False
+        raise
+    posix.close(fd)
+    return False
+
+
+def _loops() -> dict[str, list[str]]:
+    """Return the loop devices by the device number of what their backing file is, or lies on."""
+    found: dict[str, list[str]] = {}
+    for name in _entries(f"{SYS}/class/block"):
+        if name[:4] == "loop" and (backing := _text(f"{SYS}/class/block/{name}/loop/backing_file")):
+            found.setdefault(_number_under(backing), []).append(name)
+    return found
+
+
+def _number_under(path: str) -> str:
+    try:
+        status = posix.stat(path)
+    except OSError:
+        return ""
+    device = status.st_rdev if status.st_mode & 0o170000 == 0o060000 else status.st_dev
+    return f"{posix.major(device)}:{posix.minor(device)}"
+
+
+def _namespace_parts(name: str) -> tuple[str, str, str] | None:
+    """Split ``nvme0n1`` and ``nvme0c3n1`` into the numbers of subsystem, controller ('' if absent) and namespace."""
+    if name[:4] != "nvme":
+        return None
+    first, separator, namespace = name[4:].partition("n")
+    first, c, controller = first.partition("c")
+    if not separator or not first.isdigit() or not namespace.isdigit() or (c and not controller.isdigit()):
+        return None
+    return first, controller, namespace
+
+
+def _entries(folder: str) -> list[str]:
+    try:
+        return posix.listdir(folder)
+    except OSError:
+        return []  # It has none, or is going away.
+
+
+def _exists(path: str) -> bool:
+    try:
+        posix.stat(path)
+    except OSError:
+        return False
+    return True
+
+
+def _text(path: str) -> str:
+    try:
+        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        return posix.read(fd, 4096).decode("utf-8", "surrogateescape").strip()
+    except OSError:
+        return ""  # It goes away while we read.
+    finally:
+        posix.close(fd)

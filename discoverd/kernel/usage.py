@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who uses a namespace: mounts in any mount namespace, swap, and whoever else has claimed a device on it.
+
+Used by workers, so it imports only what they may.
+"""
+
+from discoverd.kernel import block, mounts
+
+# Without these two the system does not run, whatever else may be said.
+SYSTEM = ("/", "/usr")
+
+
+class User:
+    """One use of a namespace. ``kind`` is mount, swap or claim; ``name`` the mount's target, or the device's path.
+
+    ``process`` is one in the mount namespace that has the mount, 0 if it is the host's.
+    """
+
+    __slots__ = ("kind", "name", "process")
+
+    def __init__(self, kind: str, name: str, process: int = 0) -> None:
+        self.kind = kind
+        self.name = name
+        self.process = process
+
+    @property
+    def text(self) -> str:
+        """Return a phrase for a status line: ``/data``, ``swap on /dev/nvme0n1``."""
+        name = "".join(one if one.isprintable() else "?" for one in self.name)
+        if self.kind == "swap":
+            return f"swap on {name}"
+        if self.kind == "claim":
+            return f"{name}, which a detached mount or another program has claimed"
+        return f"{name} in the mount namespace of process {self.process}" if self.process else name
+
+
+def users(namespace: str) -> list[User]:
+    """Return who uses a namespace, the host's mounts first; empty if nobody does. Raises OSError if it cannot tell.
+
+    A device on top of it (partition, LVM, LUKS, MD, loop) counts if it is used itself.
+    """
+    stack = block.stack(namespace)
+    # Claims first: they are complete, and nearly always nobody has one, so that the mount tables need not be read.
+    busy = [name for name, above in stack.items() if not above and block.claimed(name)]
+    if not busy:
+        return []
+    numbers = {block.number(name) for name in stack}
+    found = [
+        User("mount", mount.target, mount.process)
+        for mount in mounts.mounted()
+        if not numbers.isdisjoint(mount.numbers())
+    ]
+    found += [User("swap", path) for path, number in mounts.swaps() if number in numbers]
+    return found or [User("claim", f"/dev/{name}") for name in busy]
+
+
+def carries_system(used: list[User]) -> bool:
+    """Tell whether the root file system or /usr is among the users."""
+    return any(user.kind == "mount" and not user.process and user.name in SYSTEM for user in used)
