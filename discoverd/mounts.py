@@ -18,11 +18,8 @@ from discoverd.kernel import block, mounts, spawn
 from discoverd.worker import notify
 
 UTAB = "/run/mount/utab"
-FSTAB = "/etc/fstab"
 # Mounts come in bursts, at boot and when a host starts containers; the table is read once for a burst.
 SETTLE = 0.05
-# The root file system stays until the end, and what the initial RAM disk has mounted for it, too.
-_SYSTEM = ("/", "/usr")
 _REMOTE = ("tcp", "rdma")
 
 
@@ -33,7 +30,8 @@ class Table:
         # Each line of mountinfo that has been dealt with: whether the mount is on a remote namespace.
         self._lines: dict[bytes, bool] = {}
         self._failed: set[bytes] = set()
-        self._system = _system_numbers()
+        # The root file system stays until the end, and so does what the initial RAM disk has mounted for it.
+        self._system = mounts.system_numbers()
 
     @property
     def count(self) -> int:
@@ -86,12 +84,6 @@ class Table:
             )
 
 
-def _system_numbers() -> set[str]:
-    """Return the device numbers of what the system itself runs from, which was mounted before anything else."""
-    system = {*_SYSTEM, *_initrd_targets()}
-    return {number for mount in mounts.of(mounts.table()) if mount.target in system for number in mount.numbers()}
-
-
 def is_remote(mount: mounts.Mount) -> bool:
     """Tell whether a mount's block device lies on a namespace that is reached through TCP or RDMA."""
     return any(
@@ -104,31 +96,11 @@ def is_remote(mount: mounts.Mount) -> bool:
 def _entered() -> set[str]:
     """Return the targets that have _netdev in utab, of fstab's or of anybody else's doing."""
     found = set()
-    for line in _lines_of(UTAB):
+    for line in mounts.whole(UTAB).decode("utf-8", "surrogateescape").split("\n"):
         fields = dict(field.partition("=")[::2] for field in line.split(" "))
         if "_netdev" in fields.get("OPTS", "").split(","):
             found.add(mounts.unescape(fields.get("TARGET", "")))
     return found
-
-
-def _initrd_targets() -> set[str]:
-    """Return the mount points that fstab gives to the initial RAM disk."""
-    rows = [line.split() for line in _lines_of(FSTAB) if line[:1] != "#"]
-    return {mounts.unescape(row[1]) for row in rows if len(row) > 3 and "x-initrd.mount" in row[3].split(",")}
-
-
-def _lines_of(path: str) -> list[str]:
-    try:
-        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-    except OSError:
-        return []
-    try:
-        data = b""
-        while chunk := posix.read(fd, 65536):
-            data += chunk
-    finally:
-        posix.close(fd)
-    return data.decode("utf-8", "surrogateescape").split("\n")
 
 
 def main() -> int:

@@ -106,10 +106,15 @@ def _wanted(instance: str, asked: list[Candidate], facts: Facts) -> Decision:
         return Decision(instance, Action.LEAVE, f"{sources}, but its unit is masked", candidate)
     if unit and unit.running:
         return Decision(instance, Action.KEEP, sources, candidate)
+    if report and report.state == "refused":
+        # It failed, and stays so until somebody starts it: the administrator did not want it looked after.
+        return Decision(
+            instance, Action.HOLD, f"{sources}, but an administrator stopped its unit while in use", candidate
+        )
     # We make a unit and start it in one call: one that is loaded and does not run was stopped by somebody, even if its
-    # worker had no chance to say so.
+    # worker had no chance to say so. One that was killed because its stop took too long has said that it was stopping.
     ended = unit and unit.load == "loaded" and unit.active == "inactive"
-    if ended or (report and report.state == "stopped"):
+    if ended or (report and report.state in ("stopped", "stopping")):
         return Decision(instance, Action.HOLD, f"{sources}, but an administrator stopped its unit", candidate)
     return Decision(instance, Action.START, sources, candidate)
 

@@ -4,15 +4,21 @@
 Every call blocks.
 """
 
+import contextlib
+import json
 import os
 import shutil
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from discoverd import state
-from discoverd.planner import Known, Report
+from discoverd.candidate import Refusal
+from discoverd.config.errors import Diagnostic
+from discoverd.planner import Decision, Known, Report
 from discoverd.sources.discovery_log import LogPage, LogPageError, parse
 
+BOOT = "discoverd-boot 1"
 _LOG_LIMIT = 1 << 25
 
 
@@ -54,6 +60,52 @@ def find() -> Found:
         if spec is not None:
             known[instance] = Known(spec.source, spec.origin)
     return Found(known, reports)
+
+
+def new_boot(soft_reboots: int) -> bool:
+    """Tell whether user space was booted anew since the last call, and if so take away what the workers before said.
+
+    A soft-reboot keeps /run, but what an administrator stopped comes back with the next boot of any kind.
+    """
+    path = state.ROOT + "/boot"
+    data = state.encode(BOOT, [("soft-reboots", str(soft_reboots))])
+    try:
+        before = state.read(path)
+    except state.StateError:
+        before = data if not soft_reboots else b""
+    if before != data:
+        for instance in os.listdir(state.CONTROLLERS):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(state.directory(instance) + "/report")
+    with contextlib.suppress(state.StateError):  # A full /run is no reason to stand still; the next call tries again.
+        state.write(path, data)
+    return before != data
+
+
+def write_plan(decisions: Iterable[Decision], refusals: Iterable[Refusal], complaints: Iterable[Diagnostic]) -> None:
+    """Write what was decided, and why, for discoverctl. Raises state.StateError."""
+    plan = {
+        "version": 1,
+        "controllers": [_row(decision) for decision in decisions],
+        "refusals": [{"what": one.what, "source": one.source, "reason": one.reason} for one in refusals],
+        "complaints": [str(one) for one in complaints],
+    }
+    state.write(state.ROOT + "/plan", json.dumps(plan).encode())
+
+
+def _row(decision: Decision) -> dict[str, str]:
+    row = {
+        "instance": decision.instance,
+        "action": decision.action.value,
+        "reason": decision.reason,
+        "note": decision.note,
+    }
+    candidate = decision.candidate
+    for field in ("transport", "traddr", "trsvcid", "subsysnqn", "host_iface", "host_traddr"):
+        row[field] = getattr(candidate.tid, field) if candidate else ""
+    row["role"] = candidate.role if candidate else ""
+    row["sources"] = candidate.source if candidate else ""
+    return row
 
 
 def read_spec(instance: str) -> state.Spec | None:

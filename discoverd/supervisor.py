@@ -7,6 +7,7 @@ be killed at any moment.
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
 from collections import Counter
@@ -22,6 +23,7 @@ from discoverd.config.fabrics import load_fabrics
 from discoverd.config.identity import HostIdentity, load_host_identity
 from discoverd.config.model import FabricsConfig
 from discoverd.config.settings import SETTINGS_CONF, Settings, load_settings
+from discoverd.kernel import usage
 from discoverd.notifier import Notifier
 from discoverd.planner import Action, Decision, Facts, Known, Report, UnitFact, plan
 from discoverd.sources.configured import Configured, configured, host_names
@@ -104,6 +106,9 @@ class Supervisor:
         self._failures: dict[str, str] = {}
         # systemd lists a masked unit only while it is loaded, so what a start has shown is kept until it reloads.
         self._masked: set[str] = set()
+        # The NQNs of what the system itself runs from; known before anything else is connected.
+        self._system: set[str] = set()
+        self._written: tuple[Any, ...] = ()
 
     async def run(self) -> int:
         """Run until SIGTERM or SIGINT; the controllers' units live on. Returns the exit status."""
@@ -117,6 +122,7 @@ class Supervisor:
         try:
             wake = await self._blocking(store.prepare)
             found = await self._blocking(store.find)
+            self._system = await self._blocking(usage.system_subsystems)
         except OSError as error:
             log.error("cannot use %s: %s; free space there, or mount it writable", state.ROOT, error.strerror)
             return 1
@@ -201,8 +207,17 @@ class Supervisor:
             self._starting[news.instance].set()
         elif isinstance(news, unit_signals.ManagerChanged):
             self._masked.clear()
+        elif isinstance(news, unit_signals.Shutdown):
+            self._spawn(self._tell_shutdown(news.begun))
         self._units_stale = True
         self._changed.set()
+
+    async def _tell_shutdown(self, begun: bool) -> None:
+        """Tell all workers: one whose target is dead must end what waits for it, before its own turn to stop comes."""
+        for instance, unit in self._unit_facts.items():
+            if unit.running and self._units is not None:
+                with contextlib.suppress(UnitError):
+                    await (self._units.going_down(instance) if begun else self._units.hang_up(instance))
 
     async def _hold_bus(self) -> None:
         """Stay connected to systemd: signals to the loop, calls through the agent. Both go when the bus goes."""
@@ -232,6 +247,8 @@ class Supervisor:
             try:
                 units = await Units.connect(self._libexec + "/unit-agent")
                 try:
+                    if await self._blocking(store.new_boot, await units.soft_reboots()):
+                        self._reports.clear()
                     self._unit_facts = await units.list()
                     for instance, unit in self._unit_facts.items():
                         await self._keep_loaded(units, instance, unit)
@@ -244,7 +261,7 @@ class Supervisor:
                     self._changed.set()
                     await units.close()
                 log.warning("the process that talks to systemd ended; starting another")
-            except UnitError as error:
+            except (UnitError, OSError, state.StateError) as error:
                 log.warning("cannot list the controllers' units: %s", error)
             await asyncio.sleep(RECONNECT_BUS)
 
@@ -367,6 +384,18 @@ class Supervisor:
             elif decision.note:
                 await self._forget(instance)
         self._decisions = {decision.instance: decision for decision in decisions}
+        await self._write_plan(decisions)
+
+    async def _write_plan(self, decisions: tuple[Decision, ...]) -> None:
+        plan = (decisions, self._refusals, self._complaints)
+        if plan != self._written:
+            try:
+                await self._blocking(store.write_plan, *plan)
+            except state.StateError as error:
+                self._failed("", f"discoverctl will show old decisions: {error}")
+            else:
+                self._failures.pop("", None)
+                self._written = plan
 
     def _say(self, decision: Decision) -> None:
         before = self._decisions.get(decision.instance)
@@ -402,7 +431,9 @@ class Supervisor:
             await self._write_spec(candidate, held)
             if self._units is None:
                 raise UnitError("not connected to systemd")
-            properties = unit_properties(candidate.tid, candidate.role, self._libexec + "/nvme-ctrl-worker")
+            worker = self._libexec + "/nvme-ctrl-worker"
+            system = candidate.tid.subsysnqn in self._system
+            properties = unit_properties(candidate.tid, candidate.role, worker, system)
             result = await self._units.start(instance, properties)
             self._failures.pop(instance, None)
             if result == "masked":

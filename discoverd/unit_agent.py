@@ -49,7 +49,11 @@ class Agent:
         values = {}
         for name, signature, value in properties:
             KNOWN_UNIT_SIGNATURES.setdefault(name.encode(), signature.encode())
-            values[name.encode()] = _native(signature, value)
+            # A property that is set twice adds to the first; the package's table has room for one of each name.
+            if name.encode() in values:
+                values[b"_custom"] = (name.encode(), signature.encode(), _native(signature, value))
+            else:
+                values[name.encode()] = _native(signature, value)
         try:
             try:
                 self._manager.StartTransientUnit(unit.encode(), b"fail", values)
@@ -79,9 +83,13 @@ class Agent:
         """Stop a unit and start it again; one that is stopped is started."""
         self._manager.RestartUnit(unit.encode(), b"replace")
 
-    def hang_up(self, unit: str) -> None:
-        """Tell a unit's worker to read its specification again."""
-        self._manager.KillUnit(unit.encode(), b"main", 1)
+    def signal(self, unit: str, number: int) -> None:
+        """Send a signal to a unit's worker."""
+        self._manager.KillUnit(unit.encode(), b"main", number)
+
+    def soft_reboots(self) -> int:
+        """Return how often user space was booted anew while the kernel went on; 0 where systemd cannot (before 254)."""
+        return int(getattr(self._manager, "SoftRebootsCount", 0))
 
     def reference(self, unit: str) -> None:
         """Keep a unit that somebody else's connection made loaded while this one lives."""

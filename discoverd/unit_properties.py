@@ -16,8 +16,10 @@ _SECOND = 1_000_000
 _INFINITY = 2**64 - 1
 
 
-def unit_properties(tid: TransportId, role: str, worker: str) -> list[Property]:
+def unit_properties(tid: TransportId, role: str, worker: str, system: bool = False) -> list[Property]:
     """Return the properties for StartTransientUnit. ``worker`` is the path of the worker's launcher.
+
+    With ``system`` the system itself runs from the subsystem, and a shutdown does not stop the unit.
 
     Nothing in here is secret: any user can read a unit's properties.
     """
@@ -46,7 +48,7 @@ def unit_properties(tid: TransportId, role: str, worker: str) -> list[Property]:
         ("OOMScoreAdjust", "i", -900),
         ("SyslogIdentifier", "s", "nvme-ctrl"),
         ("LogExtraFields", "aay", journal_fields(tid)),
-        *_ordering(tid.transport),
+        *(_SYSTEM_ORDERING if system else _ordering(tid.transport)),
         *_SANDBOX,
     ]
     return properties
@@ -64,6 +66,10 @@ def journal_fields(tid: TransportId) -> list[str]:
         "NVME_HOST_TRADDR": tid.host_traddr,
     }
     return [f"{name}={value}" for name, value in fields.items() if value]
+
+
+# Nothing of what stops other units: it lives until the last signals of a shutdown, which its worker takes as such.
+_SYSTEM_ORDERING: list[Property] = [("DefaultDependencies", "b", False), ("After", "as", ["systemd-udevd.service"])]
 
 
 def _ordering(transport: str) -> list[Property]:
@@ -86,13 +92,30 @@ def _ordering(transport: str) -> list[Property]:
     ]
 
 
-# The worker writes the fabrics device, sysfs, the registry and /run/discoverd, and talks netlink and to two
-# sockets. ProtectKernelTunables= would make sysfs read-only, and delete_controller is there.
+# The worker writes the fabrics device, sysfs, the registry and /run/discoverd, talks netlink, opens one TCP connection
+# and runs systemctl. Nothing here gives it a mount namespace of its own, which would cost each start its time, make
+# sysfs with delete_controller read-only, and hide from it what is mounted.
 _SANDBOX: list[Property] = [
+    # CAP_SYS_ADMIN for the fabrics device and admin commands; root needs no right for its own files.
+    ("CapabilityBoundingSet", "t", 1 << 21),
     ("NoNewPrivileges", "b", True),
     ("LimitCORE", "t", 0),
     ("LimitCORESoft", "t", 0),
     ("RestrictRealtime", "b", True),
+    ("RestrictSUIDSGID", "b", True),
+    ("RestrictNamespaces", "t", 0),
     ("LockPersonality", "b", True),
     ("MemoryDenyWriteExecute", "b", True),
+    ("ProtectClock", "b", True),
+    ("ProtectHostname", "b", True),
+    ("KeyringMode", "s", "private"),
+    ("UMask", "u", 0o022),
+    ("RestrictAddressFamilies", "(bas)", [True, ["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"]]),
+    ("SystemCallArchitectures", "as", ["native"]),
+    ("SystemCallErrorNumber", "i", 1),
+    ("SystemCallFilter", "(bas)", [True, ["@system-service"]]),
+    ("SystemCallFilter", "(bas)", [False, ["@privileged", "@resources"]]),
+    ("DevicePolicy", "s", "closed"),
+    # /dev/nvme-fabrics by its class, for it may appear later; block devices to see whether somebody has claimed them.
+    ("DeviceAllow", "a(ss)", [["char-misc", "rw"], ["char-nvme", "rw"], ["block-*", "r"]]),
 ]

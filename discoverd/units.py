@@ -4,6 +4,7 @@
 import asyncio
 import itertools
 import json
+import signal
 import sys
 from typing import Any
 
@@ -78,7 +79,16 @@ class Units:
 
     async def hang_up(self, instance: str) -> None:
         """Make a worker read its specification again. Raises UnitError."""
-        await self._ask("hang_up", unit_name(instance))
+        await self._ask("signal", unit_name(instance), int(signal.SIGHUP))
+
+    async def going_down(self, instance: str) -> None:
+        """Tell a worker that a shutdown has begun. Raises UnitError."""
+        await self._ask("signal", unit_name(instance), int(signal.SIGUSR1))
+
+    async def soft_reboots(self) -> int:
+        """Return how often user space was booted anew since the kernel started. Raises UnitError."""
+        count: int = await self._ask("soft_reboots")
+        return count
 
     async def reference(self, instance: str) -> None:
         """Keep a unit loaded when it stops. Raises UnitError."""

@@ -27,10 +27,19 @@ class ManagerChanged:
     """systemd was reloaded or restarted, and may know other units than before."""
 
 
-Signal = JobRemoved | ManagerChanged
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """A shutdown, of whatever kind, has begun, or was called off."""
+
+    begun: bool
+
+
+Signal = JobRemoved | ManagerChanged | Shutdown
+
+_SHUTDOWN = "shutdown.target"
 
 # Not UnitNew and UnitRemoved: they come for each device of the host too, and a job tells the same of our units.
-_SIGNATURES = {"JobRemoved": "uoss", "Reloading": "b"}
+_SIGNATURES = {"JobNew": "uos", "JobRemoved": "uoss", "Reloading": "b"}
 
 
 async def watch(handler: Callable[[Signal], None], subscribed: Callable[[], None]) -> None:
@@ -44,6 +53,8 @@ async def watch(handler: Callable[[Signal], None], subscribed: Callable[[], None
         bus.add_message_handler(receiver.receive)
         for member in _SIGNATURES:
             rule = f"type='signal',sender='{_SYSTEMD}',interface='{_MANAGER}',member='{member}'"
+            if member == "JobNew":
+                rule += f",arg2='{_SHUTDOWN}'"
             await _call(bus, _DBUS, _DBUS_PATH, _DBUS, "AddMatch", "s", [rule])
         # A systemd that re-executes takes its name again.
         rule = f"type='signal',sender='{_DBUS}',member='NameOwnerChanged',arg0='{_SYSTEMD}'"
@@ -99,5 +110,7 @@ class Receiver:
         if member == "Reloading":
             if not message.body[0]:
                 self._handler(ManagerChanged())
-        elif (instance := unit_instance(message.body[2])) is not None:
+        elif message.body[2] == _SHUTDOWN:
+            self._handler(Shutdown(member == "JobNew"))
+        elif member == "JobRemoved" and (instance := unit_instance(message.body[2])) is not None:
             self._handler(JobRemoved(instance, message.body[3]))

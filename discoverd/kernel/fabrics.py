@@ -8,6 +8,8 @@ Follows drivers/nvme/host/fabrics.c. The errno of a failed connect is the kernel
 import _socket
 import posix
 
+from discoverd.kernel import controllers
+
 DEVICE = "/dev/nvme-fabrics"
 # As long as the kernel's own attempt takes, which sends a second SYN after a second (TCP_SYNCNT 1).
 REACH_TIMEOUT = 3
@@ -116,9 +118,19 @@ def connect(text: str) -> str:
     raise OSError(0, f"the kernel answered {reply[:80]!r} without an instance")
 
 
-def delete(device: str) -> None:
-    """Disconnect and remove a controller. Raises OSError; FileNotFoundError if it is gone already."""
-    fd = posix.open(f"/sys/class/nvme/{device}/delete_controller", posix.O_WRONLY | posix.O_CLOEXEC)
+def delete(device: str, kernel_instance: int) -> None:
+    """Disconnect and remove a controller. Raises OSError; FileNotFoundError if it is gone already.
+
+    ``kernel_instance`` (kernel/controllers.py) tells it from a later one of the same name, which is left alone.
+    """
+    folder = posix.open(f"{controllers.CLASS}/{device}", posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
+    try:
+        if posix.fstat(folder).st_ino != kernel_instance:
+            raise FileNotFoundError(2, "it is gone, and its name is another's")
+        # Through the open directory: if the name changes hands now, this is still the old one's, and fails.
+        fd = posix.open("delete_controller", posix.O_WRONLY | posix.O_CLOEXEC, dir_fd=folder)
+    finally:
+        posix.close(folder)
     try:
         posix.write(fd, b"1")
     finally:

@@ -8,6 +8,9 @@ import posix
 
 PROC = "/proc"
 BTRFS = "/sys/fs/btrfs"
+FSTAB = "/etc/fstab"
+# Without these two the system does not run.
+SYSTEM = ("/", "/usr")
 
 
 class Mount:
@@ -49,7 +52,7 @@ class Mount:
 
 def table(process: int | str = "self") -> bytes:
     """Return a process's mountinfo as it is, empty if the process is gone."""
-    return _whole(f"{PROC}/{process}/mountinfo")
+    return whole(f"{PROC}/{process}/mountinfo")
 
 
 def of(data: bytes, process: int = 0, seen: set[bytes] | None = None) -> list[Mount]:
@@ -76,10 +79,24 @@ def mounted() -> list[Mount]:
     return found
 
 
+def system_targets() -> set[str]:
+    """Return where the root file system is mounted, and what the initial RAM disk has mounted for it."""
+    lines = whole(FSTAB).decode("utf-8", "surrogateescape").split("\n")
+    rows = [line.split() for line in lines if line[:1] != "#"]
+    initrd = {unescape(row[1]) for row in rows if len(row) > 3 and "x-initrd.mount" in row[3].split(",")}
+    return {*SYSTEM, *initrd}
+
+
+def system_numbers() -> set[str]:
+    """Return the device numbers of what the system itself runs from."""
+    targets = system_targets()
+    return {number for mount in of(table()) if mount.target in targets for number in mount.numbers()}
+
+
 def swaps() -> list[tuple[str, str]]:
     """Return what is swapped to: path, and the device number of the device, or of the one that the file is on."""
     found = []
-    for line in _whole(f"{PROC}/swaps").decode("utf-8", "surrogateescape").split("\n")[1:]:
+    for line in whole(f"{PROC}/swaps").decode("utf-8", "surrogateescape").split("\n")[1:]:
         path = unescape(line.partition(" ")[0].rstrip("\t"))
         try:
             status = posix.stat(path)
@@ -117,7 +134,7 @@ def _btrfs_devices(number: str) -> list[str]:
             names = posix.listdir(folder)
         except OSError:
             continue  # "features" is no file system.
-        numbers = [_whole(f"{folder}/{name}/dev").decode().strip() for name in names]
+        numbers = [whole(f"{folder}/{name}/dev").decode().strip() for name in names]
         if number in numbers:
             return numbers
     return [number]
@@ -136,7 +153,8 @@ def _head(path: str) -> bytes:
         posix.close(fd)
 
 
-def _whole(path: str) -> bytes:
+def whole(path: str) -> bytes:
+    """Return a file's content, empty if it cannot be read."""
     try:
         fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     except OSError:

@@ -4,10 +4,7 @@
 Used by workers, so it imports only what they may.
 """
 
-from discoverd.kernel import block, mounts
-
-# Without these two the system does not run, whatever else may be said.
-SYSTEM = ("/", "/usr")
+from discoverd.kernel import block, controllers, mounts
 
 
 class User:
@@ -45,15 +42,27 @@ def users(namespace: str) -> list[User]:
     if not busy:
         return []
     numbers = {block.number(name) for name in stack}
+    used = [mount for mount in mounts.mounted() if not numbers.isdisjoint(mount.numbers())]
+    # Other namespaces have copies of the host's mounts, which go when those go.
+    of_host = {mount.number for mount in used if not mount.process}
     found = [
-        User("mount", mount.target, mount.process)
-        for mount in mounts.mounted()
-        if not numbers.isdisjoint(mount.numbers())
+        User("mount", mount.target, mount.process) for mount in used if not mount.process or mount.number not in of_host
     ]
     found += [User("swap", path) for path, number in mounts.swaps() if number in numbers]
     return found or [User("claim", f"/dev/{name}") for name in busy]
 
 
 def carries_system(used: list[User]) -> bool:
-    """Tell whether the root file system or /usr is among the users."""
-    return any(user.kind == "mount" and not user.process and user.name in SYSTEM for user in used)
+    """Tell whether the root file system is among the users, or what the initial RAM disk has mounted for it."""
+    targets = mounts.system_targets()
+    return any(user.kind == "mount" and not user.process and user.name in targets for user in used)
+
+
+def system_subsystems() -> set[str]:
+    """Return the NQNs of the subsystems that the system itself runs from."""
+    return {
+        controllers.attribute(device, "subsysnqn")
+        for number in mounts.system_numbers()
+        for namespace in block.below(number)
+        for device in block.controllers(namespace)
+    }

@@ -3,7 +3,7 @@
 
 One thread polls; what can block in the kernel runs in a :class:`Call`. The status, also the report's, has
 one grammar: ``live nvme3``, ``connecting``, ``reconnecting nvme3 …`` (the kernel is at it), ``waiting 8 s,
-attempt 4: <cause>``, ``left alone: …``, ``disconnecting nvme3``.
+attempt 4: <cause>``, ``left alone: …``, ``disconnecting nvme3``, ``waiting to disconnect nvme3: …``.
 """
 
 import _signal
@@ -11,11 +11,12 @@ import posix
 import select
 import time
 
-from discoverd import registry, state
+from discoverd import state
 from discoverd.kernel import controllers, fabrics
 from discoverd.kernel.uevents import Uevents
-from discoverd.worker import cause, notify
+from discoverd.worker import notify
 from discoverd.worker.call import Call
+from discoverd.worker.ownership import Ownership
 
 # An absent target never holds up boot: the unit counts as started after this many seconds, whatever the
 # kernel is at.
@@ -29,13 +30,14 @@ LONGEST_WAIT = 8
 # Links that flap must not make waiting workers hammer the target.
 LINK_PAUSE = 2
 
-_SIGTERM, _SIGHUP = 15, 1
+_SIGTERM, _SIGHUP, _SIGUSR1 = 15, 1, 10
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from discoverd.worker.departure import Departure
     from discoverd.worker.discovery import Discovery
     from discoverd.worker.links import Links
 
@@ -46,18 +48,20 @@ class Worker:
     def __init__(self, instance: str, spec: state.Spec) -> None:
         self.instance = instance
         self.directory = state.directory(instance)
-        self.unit = f"nvme-ctrl@{instance}.service"
         self.spec = spec
         self.device = ""
-        self.foreign_owner = ""
-        self.spared = False
+        self.ownership = Ownership(instance)
         self.kernel_instance = 0
         self.attempt = 0
         self.wait = 0
         self.state = "connecting"
         self.cause = ""
         self.next_look = 0.0
+        self.lost_at = 0.0
+        # When we were told that the system goes down, 0 while it does not.
+        self.going_down = 0.0
         self.stopping = False
+        self.departure: Departure | None = None
         self.ready = False
         self.started = time.monotonic()
         self.call: Call | None = None
@@ -67,6 +71,7 @@ class Worker:
         self.links: Links | None = None
         self.came_up = False
         self.discovery: Discovery | None = None
+        self.last_word = ("stopped", "stopped")
         self.exit_status = 0
         self.left_out_said: list[str] = []
         self.wake_read, self.wake_write = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
@@ -78,7 +83,7 @@ class Worker:
     def run(self) -> int:
         """Live until SIGTERM and the disconnect after it. Returns the exit status."""
         _signal.set_wakeup_fd(self.wake_write)
-        for number in (_SIGTERM, _SIGHUP):
+        for number in (_SIGTERM, _SIGHUP, _SIGUSR1):
             # The byte in the pipe is what counts; Python needs a handler all the same to write it.
             _signal.signal(number, lambda *_: None)
         self.connect()
@@ -91,7 +96,8 @@ class Worker:
                 elif self.links is not None and self.links.came_up():
                     self._hurry()
             self._tick()
-        self.report("stopped", "stopped")
+        notify.status(self.last_word[1])
+        self.report(*self.last_word)
         return self.exit_status
 
     # Waiting -----------------------------------------------------------------------------------------------
@@ -103,6 +109,8 @@ class Worker:
             deadlines.append(self.started + READY_AFTER)
         if self.discovery is not None and self.discovery.retry_at:
             deadlines.append(self.discovery.retry_at)
+        if self.departure is not None and self.departure.next_look:
+            deadlines.append(self.departure.next_look)
         return max(0, int((min(deadlines) - now) * 1000) + 1) if deadlines else -1
 
     def _tick(self) -> None:
@@ -110,7 +118,7 @@ class Worker:
         if not self.ready and now >= self.started + READY_AFTER:
             self._ready()
         if self.stopping:
-            self._stop()
+            self._stop(now)
         elif self.next_look and now >= self.next_look:
             self.next_look = 0.0
             if self.device:
@@ -126,10 +134,18 @@ class Worker:
         except BlockingIOError:
             return
         if _SIGHUP in received:
+            self.going_down = 0.0
             self._read_spec()
             self.show()
-        if _SIGTERM in received:
+        if _SIGUSR1 in received:
+            # From the supervisor, when a shutdown begins: long before our own stop, which waits for all mounts.
+            self.going_down = time.monotonic()
+            self.look()
+        if _SIGTERM in received and not self.stopping:
             self.stopping = True
+            self.state = "stopping"
+            # At once: should the stop take so long that systemd kills us, it tells that somebody wanted us to stop.
+            self.show()
         if self.call is not None and self.call.done:
             call, self.call = self.call, None
             getattr(self, "_after_" + self.call_name)(call)
@@ -149,7 +165,7 @@ class Worker:
         try:
             known = fabrics.supported()
         except OSError as error:
-            self._failed(cause.sentence(error), error.errno or 0)
+            self._failed(error)
             return
         text, left_out = fabrics.connect_string(self.spec.options, known)
         if left_out and left_out != self.left_out_said:
@@ -171,7 +187,7 @@ class Worker:
         elif isinstance(error, OSError) and error.errno == 114 and self._adopt():
             pass  # EALREADY: somebody else was faster.
         elif isinstance(error, OSError):
-            self._failed(cause.sentence(error), error.errno or 0)
+            self._failed(error)
         else:
             raise error
 
@@ -179,23 +195,8 @@ class Worker:
         found = controllers.find(dict(self.spec.options))
         if found is None:
             return False
-        try:
-            owner = registry.retrieve(found.device, "owner")
-            sibling = self._sibling(found.device) if owner == registry.OWNER else ""
-        except OSError as error:
-            owner, sibling = f"somebody (the registry is unreadable: {error.strerror})", ""
-        if sibling:
-            self.foreign_owner = sibling
-        elif owner and owner not in (registry.OWNER, registry.FIRMWARE_OWNER):
-            self.foreign_owner = owner
         self._live(found.device, "adopted")
         return True
-
-    def _sibling(self, device: str) -> str:
-        """Return the other unit of ours that holds this controller, asked for in another way, or ''."""
-        unit = registry.retrieve(device, "unit") or ""
-        instance = unit.removeprefix("nvme-ctrl@").removesuffix(".service")
-        return unit if instance not in ("", self.instance) and self._exists(state.directory(instance)) else ""
 
     def _live(self, device: str, how: str) -> None:
         self._stop_links()
@@ -204,38 +205,29 @@ class Worker:
         self.uevents.follow(device)
         self.attempt = 0
         self.cause = ""
-        if self.foreign_owner:
-            notify.log(notify.WARNING, f"{device} belongs to {self.foreign_owner}: left alone")
-        else:
-            self._claim(adopted=how == "adopted")
+        self.ownership.take(device, self._configured(), found=how == "adopted")
+        if not self._left_alone():
             notify.log(notify.NOTICE, f"{how} {device}")
         # What happened before the filter was in place shows in sysfs only.
         self.look()
         self._ready()
-        if self.device and self.spec.role == "discovery" and not self.foreign_owner:
-            self._discover()
+        self._discover()
 
-    def _claim(self, adopted: bool) -> None:
-        """Enter the controller into the registry. What is there about a name that was just given out is of the past.
+    def _configured(self) -> bool:
+        return self.spec.origin == "configuration"
 
-        Not ours to disconnect is what firmware asked for, and what somebody connected without a word to the registry
-        and only a log page, not an administrator, asks for.
-        """
-        device = self.device
-        try:
-            owner = registry.retrieve(device, "owner") if adopted else None
-            if owner == registry.OWNER and registry.retrieve(device, "unit") == self.unit:
-                self.spared = registry.retrieve(device, "adopted") is not None
-                return
-            found = adopted and owner is None and self.spec.origin != "configuration"
-            self.spared = found or owner == registry.FIRMWARE_OWNER
-            keep = registry.FIRMWARE_OWNER if owner == registry.FIRMWARE_OWNER else registry.OWNER
-            registry.claim(device, keep, self.unit, found)
-        except OSError as error:
-            notify.log(notify.ERROR, f"cannot enter {device} into {registry.ROOT}: {error.strerror}")
+    def _left_alone(self) -> bool:
+        """Tell whether the controller is somebody else's, and say so."""
+        if self.ownership.foreign:
+            notify.log(notify.WARNING, f"{self.device} belongs to {self.ownership.foreign}: left alone")
+        return bool(self.ownership.foreign)
 
-    def _failed(self, why: str, number: int) -> None:
+    def _failed(self, error: OSError) -> None:
         """The attempt has ended without a controller: say why, and wait."""
+        # Most workers never fail, and are spared the sentences.
+        from discoverd.worker import cause
+
+        why = cause.sentence(error)
         self.attempt += 1
         wait: float = min(LONGEST_WAIT, 2 ** min(self.attempt - 1, 10))
         # Less by up to a quarter, so that the controllers of a failed array do not come back in step.
@@ -245,7 +237,7 @@ class Worker:
         self.wait = max(1, round(wait))
         if why != self.cause:
             self.cause = why
-            notify.log(notify.WARNING, f"cannot connect, errno {number}: {why}; trying again until it works")
+            notify.log(notify.WARNING, f"cannot connect, errno {error.errno or 0}: {why}; trying again until it works")
         self._start_links()
         if self.came_up:
             # While the attempt was under way; it may have come too early.
@@ -300,11 +292,17 @@ class Worker:
         if controllers.kernel_instance(self.device) != self.kernel_instance or not self.kernel_instance:
             self._lost()
             return
+        if self.ready and self.ownership.check(self._configured()):
+            if not self._left_alone():
+                notify.log(notify.NOTICE, f"{self.device} was left to us")
+                self._discover()
+            self.show()
         before = self.state
         now = controllers.attribute(self.device, "state")
         self.state = "live" if now == "live" else "reconnecting"
         self.next_look = time.monotonic() + (LIVE_CHECK if now == "live" else RECONNECT_CHECK)
         if self.state != before or not self.ready:
+            self.lost_at = time.monotonic()
             if before in ("live", "reconnecting"):
                 text = (
                     "the connection is back" if self.state == "live" else "lost the connection; the kernel reconnects"
@@ -314,24 +312,48 @@ class Worker:
             if before == "reconnecting" and self.discovery is not None:
                 # Events were lost meanwhile, and kernels before 6.1 do not say `rediscover`.
                 self.discovery.again()
+        if self.going_down and self.state == "reconnecting" and self.call is None:
+            self._consider_giving_up()
+
+    def _consider_giving_up(self) -> None:
+        """The system goes down, and what is mounted here waits for a target that does not answer."""
+        from discoverd.worker import departure
+
+        if time.monotonic() > max(self.going_down, self.lost_at) + departure.SILENCE:
+            self.start("giving_up", lambda device: departure.give_up(device, self.kernel_instance), self.device)
+
+    def _after_giving_up(self, call: Call) -> None:
+        if call.result:
+            notify.log(
+                notify.ERROR,
+                f"{self.device} is given up: its target is silent, and the system goes down; what was not written "
+                "is lost",
+            )
+            self.look()
+        elif call.error is None:
+            self.going_down = 0.0  # The shutdown was called off.
 
     def _lost(self) -> None:
-        notify.log(notify.WARNING, f"{self.device} is gone; connecting it again")
+        then = "the system goes down" if self.going_down else "connecting it again"
+        notify.log(notify.WARNING, f"{self.device} is gone; {then}")
         if self.call is not None and self.call_name == "log_page":
             # It ends by itself, with nothing that still matters; the connect must not wait for it.
             self.call = None
-        self._forget(self.device)
-        self.device = ""
-        self.foreign_owner = ""
+        self.gone()
         self.uevents.follow("")
         self.state = "connecting"
         # A quarter of a second at most, so that a whole array's controllers do not come back in step.
         self.next_look = time.monotonic() + posix.getrandom(1)[0] / 1024
+        if self.going_down:
+            self.state = "gone"
+            self.next_look = 0.0
         self.show()
 
     # Discovery ---------------------------------------------------------------------------------------------
 
     def _discover(self) -> None:
+        if not self.device or self.spec.role != "discovery" or self.ownership.foreign:
+            return
         if self.discovery is None:
             # An I/O controller's worker is spared the admin commands.
             from discoverd.worker.discovery import Discovery
@@ -345,48 +367,43 @@ class Worker:
 
     # Stop --------------------------------------------------------------------------------------------------
 
-    def _stop(self) -> None:
+    def _stop(self, now: float) -> None:
         self.next_look = 0.0
         if self.call is not None and self.call_name == "log_page":
             # The disconnect ends it; waiting for it could take its whole time-out.
             self.call = None
-        if self.call is not None:
-            if self.call_name == "connect":
-                self.state = "stopping"
-                self.show()
-            return
-        if not self.device:
+        if self.call is not None or not self.device:
             return
         if controllers.kernel_instance(self.device) != self.kernel_instance:
-            self.device = ""
-            return
-        if self.foreign_owner or self.spared:
-            notify.log(
-                notify.NOTICE,
-                f"{self.device} stays: others connected it; to disconnect: nvme disconnect -d {self.device}",
-            )
-            self.device = ""
-            return
-        self.state = "disconnecting"
-        self.show()
-        self.start("disconnect", fabrics.delete, self.device)
+            self.gone()
+        elif self.ownership.foreign or self.ownership.spared:
+            text = f"{self.device} stays: others connected it; to disconnect: discoverctl disconnect {self.device}"
+            notify.log(notify.NOTICE, text)
+            self.leave("stopped", f"stopped; {text}", 0)
+        elif self.departure is None:
+            # Its modules are for the end of a worker's life.
+            from discoverd.worker.departure import Departure
 
-    def _after_disconnect(self, call: Call) -> None:
-        device, self.device = self.device, ""
-        if call.error is not None and not isinstance(call.error, FileNotFoundError):
-            notify.log(notify.ERROR, f"cannot disconnect {device}: {call.error}")
-            self.exit_status = 1
-            return
-        notify.log(notify.NOTICE, f"disconnected {device}")
-        self._forget(device)
+            self.departure = Departure(self)
+            self.departure.again()
+            self.show()
+        elif now >= self.departure.next_look:
+            self.departure.again()
 
-    def _forget(self, device: str) -> None:
-        """Take our entry out of the registry, as the clean-up rule does a little later, unless the name is taken."""
-        try:
-            if not controllers.kernel_instance(device) and registry.retrieve(device, "unit") == self.unit:
-                registry.delete(device)
-        except OSError as error:
-            notify.log(notify.WARNING, f"cannot remove {device} from {registry.ROOT}: {error.strerror}")
+    def _after_departure(self, call: Call) -> None:
+        if self.departure is not None:
+            self.departure.ended(call)
+
+    def gone(self) -> None:
+        """The controller is no more: take its entry out of the registry."""
+        self.device = ""
+        self.ownership.forget()
+
+    def leave(self, report: str, text: str, exit_status: int) -> None:
+        """End without disconnecting; ``report`` and ``text`` are the last that is heard."""
+        self.device = ""
+        self.last_word = (report, text)
+        self.exit_status = exit_status
 
     # Telling -----------------------------------------------------------------------------------------------
 
@@ -401,21 +418,29 @@ class Worker:
             "live": f"live {self.device}",
             "reconnecting": f"reconnecting {self.device}: the kernel lost the connection and retries",
             "waiting": f"waiting {self.wait} s, attempt {self.attempt}: {self.cause}",
-            "stopping": "stopping: waiting for the kernel to end an attempt to connect",
-            "disconnecting": f"disconnecting {self.device}",
+            "gone": "lost while the system goes down",
         }
         text = texts.get(self.state, self.state)
-        if self.foreign_owner:
-            text = f"left alone: {self.device} belongs to {self.foreign_owner}"
+        if self.state == "stopping":
+            return self._stopping_text()
+        if self.ownership.foreign:
+            text = f"left alone: {self.device} belongs to {self.ownership.foreign}"
         elif self.discovery is not None and self.state == "live":
             text += self.discovery.text()
         return text + (f"; {self.spec.note}" if self.spec.note else "")
+
+    def _stopping_text(self) -> str:
+        if self.call is not None and self.call_name == "connect":
+            return "stopping: waiting for the kernel to end an attempt to connect"
+        if self.departure is not None and self.departure.users:
+            return f"waiting to disconnect {self.device}: in use by {self.departure.users}"
+        return f"disconnecting {self.device}" if self.device else "stopping"
 
     def show(self) -> None:
         """Bring unit status and report up to date."""
         text = self.text()
         notify.status(text)
-        self.report("foreign" if self.foreign_owner else self.state, text)
+        self.report("foreign" if self.ownership.foreign and self.state != "stopping" else self.state, text)
 
     def report(self, name: str, text: str) -> None:
         """Write the report and wake the supervisor."""
@@ -426,7 +451,7 @@ class Worker:
             ("kernel-instance", str(self.kernel_instance if self.device else 0)),
             ("attempt", str(self.attempt)),
             ("cause", self.cause),
-            ("owner", self.foreign_owner),
+            ("owner", self.ownership.foreign),
             ("log-read", self.log_read),
         ]
         try:

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of a controller when its unit is stopped, or when the system goes down and the target is dead.
+
+A namespace in use is not taken away. At shutdown the worker waits for it to be released, and helps: systemd tries once
+to unmount, so it is asked again. An administrator's stop is refused, unless there is another path. systemd says which
+of the two it is: ``systemctl is-system-running`` answers ``stopping`` from the moment when a shutdown is queued. Where
+no systemd answers, this is the last signal of a shutdown (systemd-shutdown(8)), and there is nothing left to wait for.
+"""
+
+import fcntl
+import posix
+import time
+
+from discoverd.kernel import block, controllers, fabrics, spawn, usage
+from discoverd.worker import notify
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from discoverd.worker.call import Call
+    from discoverd.worker.controller import Worker
+
+# Seconds between two looks whether a namespace was released.
+LOOK = 1
+# The regular order of a shutdown has this long, before systemd is asked to unmount out of order.
+PATIENCE = 3
+# A target that is silent for so long while the system goes down is given up, so that what waits for it ends. Less than
+# the 90 seconds after which systemd gives up an unmount.
+SILENCE = 60
+# systemd kills the worker after 300 seconds; it says what it leaves behind before that.
+LAST_LOOK = 285
+# Unmounts that one look asks for.
+_URGED = 16
+
+DISCONNECTED, WAIT, REFUSE, LEAVE = "disconnected", "wait", "refuse", "leave"
+
+
+class Answer:
+    """What is to be done, and ``text``, why: who uses the controller."""
+
+    __slots__ = ("text", "verdict")
+
+    def __init__(self, verdict: str, text: str = "") -> None:
+        self.verdict = verdict
+        self.text = text
+
+
+class Departure:
+    """The end of a worker's controller. ``next_look`` is when :meth:`again` wants to be called, 0 for never."""
+
+    def __init__(self, worker: "Worker") -> None:
+        self._worker = worker
+        self._began = time.monotonic()
+        self._silent_since = 0.0
+        # Who keeps the controller from being disconnected, as a phrase.
+        self.users = ""
+        self.next_look = 0.0
+
+    def again(self) -> None:
+        """Look, in a thread, and disconnect if nothing speaks against it."""
+        self.next_look = 0.0
+        self._worker.start("departure", self._depart, self._worker.device)
+
+    def ended(self, call: "Call") -> None:
+        """Act on what a look has found."""
+        worker = self._worker
+        if isinstance(call.error, FileNotFoundError):
+            worker.gone()
+        elif isinstance(call.error, OSError):
+            why = f"cannot disconnect {worker.device}: {call.error.strerror or call.error}"
+            notify.log(notify.ERROR, why)
+            worker.leave("refused", why, 1)
+        elif call.error is not None:
+            raise call.error
+        elif call.result.verdict == DISCONNECTED:
+            notify.log(notify.NOTICE, f"disconnected {worker.device}{call.result.text}")
+            worker.gone()
+        elif call.result.verdict == WAIT:
+            self._wait(call.result.text)
+        elif call.result.verdict == REFUSE:
+            self._refuse(call.result.text)
+        else:
+            notify.log(notify.NOTICE, f"{worker.device} stays: {call.result.text}")
+            worker.leave("stopped", f"stopped; {worker.device} stays: {call.result.text}", 0)
+
+    def _wait(self, users: str) -> None:
+        worker = self._worker
+        if time.monotonic() > self._began + LAST_LOOK:
+            text = f"{worker.device} is still in use by {users} after {LAST_LOOK} s: left connected"
+            notify.log(notify.ERROR, text)
+            worker.leave("refused", text, 1)
+            return
+        if users != self.users:
+            self.users = users
+            notify.log(notify.NOTICE, f"the system goes down; {worker.text()}")
+            worker.show()
+        self.next_look = time.monotonic() + LOOK
+
+    def _refuse(self, users: str) -> None:
+        worker = self._worker
+        text = f"in use by {users}: {worker.device} stays connected, and nobody looks after it"
+        advice = f"unmount, or insist with: discoverctl disconnect --force '{worker.instance}'"
+        notify.log(notify.ERROR, f"{text}; {advice}")
+        worker.leave("refused", f"{text}; {advice}", 1)
+
+    # In a thread ------------------------------------------------------------------------------------------
+
+    def _depart(self, device: str) -> Answer:
+        kernel_instance = self._worker.kernel_instance
+        # The workers of all paths of a subsystem may be here at once, and each of two would take the other path for the
+        # one that stays.
+        lock = _lock_subsystem(device)
+        try:
+            if controllers.kernel_instance(device) != kernel_instance:
+                raise FileNotFoundError(2, "it is gone")
+            used = {namespace: usage.users(namespace) for namespace in block.namespaces(device)}
+            users = [user for found in used.values() for user in found]
+            if users:
+                answer = self._in_use(device, {one for one, found in used.items() if found}, users)
+                if answer is not None:
+                    return answer
+            fabrics.delete(device, kernel_instance)
+        finally:
+            if lock >= 0:
+                posix.close(lock)
+        return Answer(DISCONNECTED, f", though in use by {_phrase(users)}" if users else "")
+
+    def _in_use(self, device: str, namespaces: set[str], users: list[usage.User]) -> Answer | None:
+        """Return what to do about a controller in use, None to disconnect it."""
+        if usage.carries_system(users):
+            return Answer(LEAVE, "it carries the system itself")
+        manager = system_state()
+        if not manager:
+            return Answer(LEAVE, "the system is at its end")
+        if manager == "stopping":
+            if self._is_silent(device):
+                notify.log(
+                    notify.ERROR, f"{device} has been silent for {SILENCE} s, and the system goes down: given up"
+                )
+                return None
+            if time.monotonic() > self._began + PATIENCE:
+                _urge(users)
+            return Answer(WAIT, _phrase(users))
+        if all(set(block.usable_paths(namespace)) - {device} for namespace in namespaces):
+            return None
+        return Answer(REFUSE, _phrase(users))
+
+    def _is_silent(self, device: str) -> bool:
+        if controllers.attribute(device, "state") == "live":
+            self._silent_since = 0.0
+            return False
+        self._silent_since = self._silent_since or time.monotonic()
+        return time.monotonic() > self._silent_since + SILENCE
+
+
+def give_up(device: str, kernel_instance: int) -> bool:
+    """Delete a controller whose target is dead, if the system really goes down; tell whether it did. Raises OSError."""
+    if system_state() != "stopping":
+        return False
+    fabrics.delete(device, kernel_instance)
+    return True
+
+
+def system_state() -> str:
+    """Return what ``systemctl is-system-running`` says, such as ``stopping``; '' if no systemd answers."""
+    try:
+        _, output = spawn.run("systemctl", "is-system-running")
+    except OSError:
+        return ""
+    word = output.rpartition("\n")[2]
+    return "" if word in ("offline", "unknown") or not word.isalpha() else word
+
+
+def _urge(users: list[usage.User]) -> None:
+    """Have systemd unmount now: it tries once, and a mount that it takes for a local one waits for us, as we for it."""
+    for user in users[:_URGED]:
+        if user.kind == "mount" and not user.process:
+            unit = user.name
+        elif user.kind == "swap":
+            unit = _swap_unit(user.name)
+        else:
+            continue
+        spawn.run("systemctl", "stop", "--no-block", "--job-mode=ignore-dependencies", "--", unit)
+
+
+def _swap_unit(path: str) -> str:
+    """Return the unit of a swap device (systemd.unit(5), string escaping)."""
+    text = ""
+    for byte in path.strip("/").encode("utf-8", "surrogateescape"):
+        one = chr(byte)
+        text += "-" if one == "/" else one if one.isascii() and (one.isalnum() or one in ":_.") else f"\\x{byte:02x}"
+    return text + ".swap"
+
+
+def _phrase(users: list[usage.User]) -> str:
+    texts = list(dict.fromkeys(user.text for user in users))
+    return texts[0] + (f" and {len(texts) - 1} more" if texts[1:] else "")
+
+
+def _lock_subsystem(device: str) -> int:
+    """Wait for the lock of the controller's subsystem, and return its descriptor; -1 where there is no such thing."""
+    root = f"{block.SYS}/class/nvme-subsystem"
+    try:
+        for subsystem in posix.listdir(root):
+            if device in posix.listdir(f"{root}/{subsystem}"):
+                fd = posix.open(f"{root}/{subsystem}", posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                return fd
+    except FileNotFoundError:
+        pass  # The controller, and its subsystem with it, has just gone: the caller sees that.
+    return -1
