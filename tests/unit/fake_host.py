@@ -45,7 +45,9 @@ class Systemd:
         self.started: list[str] = []
         self.properties: dict[str, list[Property]] = {}
         self.hung_up: list[str] = []
+        self.going_down: list[str] = []
         self.referenced: list[str] = []
+        self.soft_reboots = 0
         # What to do wrong: refuse to start or to list, leave first attempts without an end, refuse the bus.
         self.refuses = ""
         self.refuses_to_list = ""
@@ -151,6 +153,12 @@ class Agent:
 
     async def hang_up(self, instance: str) -> None:
         self._systemd.hung_up.append(instance)
+
+    async def going_down(self, instance: str) -> None:
+        self._systemd.going_down.append(instance)
+
+    async def soft_reboots(self) -> int:
+        return self._systemd.soft_reboots
 
 
 class Host:

@@ -2,6 +2,7 @@
 """A kernel for the worker: a sysfs in a temporary directory, and connects that end as the test says."""
 
 import _thread
+import errno
 import os
 import posix
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from discoverd import registry, state
-from discoverd.kernel import admin, controllers, fabrics
+from discoverd.kernel import admin, block, controllers, fabrics
 from discoverd.worker import controller, links, notify
 
 from .log_pages import page
@@ -82,8 +83,8 @@ class Kernel:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.sysfs = root / "class"
-        self.sysfs.mkdir()
+        self.sysfs = root / "sys" / "class" / "nvme"
+        self.sysfs.mkdir(parents=True)
         self.written: list[str] = []
         self.deleted: list[str] = []
         # An errno for each connect that is to fail; what follows succeeds. Cleared gate: a connect blocks.
@@ -152,7 +153,9 @@ class Kernel:
         self.add(device, subsysnqn=options["nqn"], address=address)
         return device
 
-    def delete(self, device: str) -> None:
+    def delete(self, device: str, kernel_instance: int) -> None:
+        if controllers.kernel_instance(device) != kernel_instance:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         self.deleted.append(device)
         if self.delete_fails:
             raise OSError(self.delete_fails, os.strerror(self.delete_fails))
@@ -258,6 +261,7 @@ def install(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
         (registry, "_SEQNUM", str(kernel.root / "uevent_seqnum")),
         (registry, "_make_directory", lambda path: None if path == "/run/nvme" else make(path)),
         (controllers, "CLASS", str(kernel.sysfs)),
+        (block, "SYS", str(kernel.root / "sys")),
         (fabrics, "supported", kernel.supported),
         (fabrics, "reach", lambda _: None),
         (fabrics, "connect", kernel.connect),

@@ -122,10 +122,10 @@ def test_waits_grow_within_bounds(kernel: Kernel, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(controller, "time", SimpleNamespace(monotonic=lambda: now))
     worker = controller.Worker(INSTANCE, leave_spec())
     for most in (1, 2, 4, 8, 8, 8):
-        worker._failed("refused", 111)
+        worker._failed(OSError(errno.ECONNREFUSED, "refused"))
         assert 0.75 * most <= worker.next_look - now <= most
     for _ in range(50):
-        worker._failed("refused", 111)
+        worker._failed(OSError(errno.ECONNREFUSED, "refused"))
         kernel.hear()
     assert worker.next_look - now <= 8
     worker._stop_links()
@@ -138,9 +138,9 @@ def test_a_link_that_comes_up_cuts_the_wait_short(kernel: Kernel, monkeypatch: p
     kernel.failures = [errno.ENETUNREACH]
     wait = controller.Worker._failed
 
-    def fail(worker: controller.Worker, why: str, number: int) -> None:
+    def fail(worker: controller.Worker, error: OSError) -> None:
         worker.attempt = 11
-        wait(worker, why, number)
+        wait(worker, error)
 
     monkeypatch.setattr(controller.Worker, "_failed", fail)
 
