@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 # Seconds between two looks whether a namespace was released.
 LOOK = 1
-# The regular order of a shutdown has this long, before systemd is asked to unmount out of order.
+# The regular order of a shutdown has this many seconds before systemd is asked to unmount out of order, and each
+# unmount as many before it is asked again.
 PATIENCE = 3
 # A target that is silent for so long while the system goes down is given up, so that what waits for it ends. Less than
 # the 90 seconds after which systemd gives up an unmount.
@@ -51,6 +52,8 @@ class Departure:
         self._worker = worker
         self._began = time.monotonic()
         self._silent_since = 0.0
+        self._shutdown = False
+        self._urge_at = self._began + PATIENCE
         # Who keeps the controller from being disconnected, as a phrase.
         self.users = ""
         self.next_look = 0.0
@@ -128,28 +131,30 @@ class Departure:
         """Return what to do about a controller in use, None to disconnect it."""
         if usage.carries_system(users):
             return Answer(LEAVE, "it carries the system itself")
-        manager = system_state()
-        if not manager:
-            return Answer(LEAVE, "the system is at its end")
-        if manager == "stopping":
-            if self._is_silent(device):
-                notify.log(
-                    notify.ERROR, f"{device} has been silent for {SILENCE} s, and the system goes down: given up"
-                )
-                return None
-            if time.monotonic() > self._began + PATIENCE:
-                _urge(users)
-            return Answer(WAIT, _phrase(users))
+        if not self._shutdown:
+            manager = system_state()
+            if not manager:
+                return Answer(LEAVE, "the system is at its end")
+            self._shutdown = manager == "stopping"
+        if self._shutdown:
+            return self._wait_for(device, users)
         if all(set(block.usable_paths(namespace)) - {device} for namespace in namespaces):
             return None
         return Answer(REFUSE, _phrase(users))
 
-    def _is_silent(self, device: str) -> bool:
+    def _wait_for(self, device: str, users: list[usage.User]) -> Answer | None:
+        now = time.monotonic()
         if controllers.attribute(device, "state") == "live":
             self._silent_since = 0.0
-            return False
-        self._silent_since = self._silent_since or time.monotonic()
-        return time.monotonic() > self._silent_since + SILENCE
+            if now > self._urge_at:
+                _urge(users)
+                self._urge_at = time.monotonic() + PATIENCE
+            return Answer(WAIT, _phrase(users))
+        self._silent_since = self._silent_since or now
+        if now < self._silent_since + SILENCE:
+            return Answer(WAIT, f"{_phrase(users)}, and its target is silent")
+        notify.log(notify.ERROR, f"{device} has been silent for {SILENCE} s, and the system goes down: given up")
+        return None
 
 
 def give_up(device: str, kernel_instance: int) -> bool:
