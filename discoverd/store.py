@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from discoverd import state
+from discoverd import registry, state
 from discoverd.candidate import Refusal
 from discoverd.config.errors import Diagnostic
 from discoverd.planner import Decision, Known, Report
@@ -46,6 +46,30 @@ def prepare() -> socket.socket:
     # left.
     os.rename(temporary, state.WAKE_SOCKET)
     return wake
+
+
+def sweep() -> None:
+    """Take away what processes have left that were killed while they wrote, here and in the registry. Raises OSError."""
+    for folder in (state.ROOT, *(state.directory(instance) for instance in os.listdir(state.CONTROLLERS))):
+        for name in os.listdir(folder):
+            if ".tmp." in name and _is_dead(name):
+                os.unlink(f"{folder}/{name}")
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(registry.ROOT):
+            if name.startswith(".") and _is_dead(name):
+                shutil.rmtree(f"{registry.ROOT}/{name}", ignore_errors=True)
+
+
+def _is_dead(name: str) -> bool:
+    """Tell whether the process is gone whose number a temporary name ends in."""
+    number = name.rpartition(".")[2]
+    try:
+        os.kill(int(number), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except (ValueError, PermissionError):
+        pass  # Not one of ours, or not ours to ask.
+    return False
 
 
 def find() -> Found:

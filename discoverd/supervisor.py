@@ -121,6 +121,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload()))
         try:
             wake = await self._blocking(store.prepare)
+            await self._blocking(store.sweep)
             found = await self._blocking(store.find)
             self._system = await self._blocking(usage.system_subsystems)
         except OSError as error:
