@@ -111,6 +111,23 @@ class Machine:
         self.run("systemctl reboot --no-block")
         self._await_boot()
 
+    def soft_reboot(self) -> None:
+        """`systemctl soft-reboot`, then waits until the new user space is up. The kernel and /run stay as they are."""
+        count = "systemctl show -P SoftRebootsCount"
+        before = self.run(count).stdout
+        self.run("systemctl soft-reboot --no-block")
+        deadline = time.monotonic() + BOOT_SECONDS
+        while True:
+            # The kernel's boot is the same one, so its identity tells nothing.
+            self._boot_id = ""
+            with contextlib.suppress(LabError):
+                self._await_boot()
+                if self.run(count).stdout != before:
+                    return
+            if time.monotonic() > deadline:
+                raise LabError(f"no new user space after {BOOT_SECONDS} s; console:\n{self._console_end()}")
+            time.sleep(0.2)
+
     def poweroff(self, timeout: float = BOOT_SECONDS) -> float:
         """`systemctl poweroff`; waits for the end of the machine and returns how many seconds it took."""
         self.run("systemctl poweroff --no-block")
