@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``discoverctl start`` and ``stop``: jobs of systemd, and what the controllers are after them."""
+
+import sys
+import time
+
+from discoverd.cli import overview as overviews
+from discoverd.cli import text
+from discoverd.cli.exits import CliError, Exit
+from discoverd.cli.overview import Controller
+from discoverd.cli.systemd import Systemd, UnitMasked, UnitNotLoaded
+from discoverd.unit_properties import STOP_TIMEOUT
+
+# Seconds. A unit has started after 30 at the latest, when nothing it waits for holds it up.
+START_LIMIT = 120
+STOP_LIMIT = STOP_TIMEOUT + 30
+# A wait that takes longer than this is shown.
+_PATIENCE = 2.0
+_POLL_FIRST, _POLL_MOST = 0.02, 0.25
+
+
+def start(chosen: list[Controller], systemd: Systemd) -> Exit:
+    """Start the units, and wait until their first attempts have ended. Returns NOT_LIVE if one is not live then."""
+    queued = {_start(one, systemd): one for one in chosen}
+    _wait(queued, systemd, START_LIMIT)
+    results = [_started(overviews.refreshed(one, systemd)) for one in chosen]
+    return max(results, default=Exit.OK)
+
+
+def _start(controller: Controller, systemd: Systemd) -> int:
+    unit = controller.unit_name
+    try:
+        return systemd.start(unit)
+    except UnitMasked:
+        raise CliError(f"{unit} is masked; to allow it: systemctl unmask {text.quoted(unit)}") from None
+    except UnitNotLoaded:
+        raise CliError(_no_unit(controller), Exit.REFUSED if _foreign(controller) else Exit.FAILED) from None
+
+
+def _no_unit(controller: Controller) -> str:
+    if not controller.known and controller.device:
+        owner = controller.device.owner
+        whose = f"belongs to {owner}" if owner else "is nobody's"
+        return (
+            f"{controller.device.name} {whose} and has no unit; to have one, configure it in "
+            "/etc/nvme/nvme-fabrics.conf, then: systemctl reload discoverd"
+        )
+    return f"{controller.name} has no unit at the moment, because discoverd makes it; see: systemctl status discoverd"
+
+
+def _foreign(controller: Controller) -> bool:
+    return controller.device is not None and controller.device.foreign
+
+
+def _started(controller: Controller) -> Exit:
+    unit = controller.unit
+    if unit is None or unit.active == "failed":
+        text.remark(
+            f"{controller.name}: failed: {controller.status}; see: journalctl -u {text.quoted(controller.unit_name)}"
+        )
+        return Exit.FAILED
+    text.line(f"{controller.name}: {controller.status}")
+    return Exit.OK if controller.live else Exit.NOT_LIVE
+
+
+def stop(chosen: list[Controller], systemd: Systemd) -> Exit:
+    """Stop the units and wait for it. Returns REFUSED if a worker did not want to disconnect what is in use."""
+    for one in chosen:
+        if one.unit is None and one.device:
+            raise CliError(
+                f"{one.device.name} has no unit that could be stopped; to disconnect it: "
+                f"discoverctl disconnect {one.device.name}",
+                Exit.REFUSED,
+            )
+    queue_stop(chosen, systemd)
+    results = [_stopped(overviews.refreshed(one, systemd)) for one in chosen]
+    return max(results, default=Exit.OK)
+
+
+def queue_stop(chosen: list[Controller], systemd: Systemd) -> None:
+    """Stop those of the units that run, and wait until they have ended, whatever came of it."""
+    queued = {}
+    for one in chosen:
+        if one.unit and one.unit.running:
+            try:
+                queued[systemd.stop(one.unit_name)] = one
+            except UnitNotLoaded:
+                pass  # It has just ended by itself.
+    _wait(queued, systemd, STOP_LIMIT)
+
+
+def _stopped(controller: Controller) -> Exit:
+    unit = controller.unit
+    if unit is None or unit.active == "inactive":
+        text.line(f"{controller.name}: {controller.status or 'stopped'}")
+        return Exit.OK
+    if controller.state == "refused":
+        text.remark(f"{controller.name}: {controller.status}")
+        return Exit.REFUSED
+    text.remark(
+        f"{controller.name}: {unit.active}: {controller.status}; see: systemctl status {text.quoted(unit.name)}"
+    )
+    return Exit.FAILED
+
+
+def _wait(queued: dict[int, Controller], systemd: Systemd, limit: float) -> None:
+    """Wait until the jobs are gone. Raises CliError when the limit, in seconds, is over."""
+    began = time.monotonic()
+    pause = _POLL_FIRST
+    shown = False
+    try:
+        while left := queued.keys() & systemd.jobs():
+            waited = time.monotonic() - began
+            first = queued[min(left)]
+            if waited > limit:
+                raise CliError(
+                    f"{text.count(len(left), 'job')} not done after {limit:.0f} s, {first.name} among them; the wait "
+                    "goes on without this command; see: systemctl list-jobs",
+                    Exit.TIMED_OUT,
+                )
+            if waited > _PATIENCE and sys.stderr.isatty():
+                shown = True
+                text.progress(f"{waited:.0f} s: {len(left)} of {len(queued)} not done, {first.name} among them")
+            time.sleep(pause)
+            pause = min(_POLL_MOST, pause * 1.5)
+    finally:
+        if shown:
+            text.progress("")

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All controllers of this host at one moment: what systemd, the plan, the reports, the kernel and the registry say."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from discoverd import registry, state, store
+from discoverd.cli import plan_file
+from discoverd.cli.plan_file import PlanFile, Planned
+from discoverd.cli.systemd import Systemd, Unit
+from discoverd.kernel import controllers
+from discoverd.kernel.controllers import Controller as KernelController
+from discoverd.planner import Report
+from discoverd.tid import DISCOVERY, IO, TRANSPORTS, TidError, TransportId, unit_instance, unit_name
+
+_PLANNED = {"start": "starting", "hold": "stopped", "leave": "left alone", "keep": "stopped"}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A fabrics controller in the kernel. ``instance`` tells it from another that gets its name later.
+
+    ``owner`` is the registry's, '' for nobody's; ``stamp`` and ``adopted`` are other attributes of the entry.
+    """
+
+    kernel: KernelController
+    instance: int
+    owner: str
+    stamp: str
+    adopted: bool
+
+    @property
+    def name(self) -> str:
+        """The name, such as nvme3."""
+        return self.kernel.device
+
+    @property
+    def foreign(self) -> bool:
+        """Tell whether it belongs to another tool."""
+        return self.owner not in ("", registry.OWNER, registry.FIRMWARE_OWNER)
+
+
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """One controller. ``name`` is its instance, or what its instance would be if it had a unit.
+
+    ``spec`` can hold secrets, so its options are not shown.
+    """
+
+    name: str
+    unit: Unit | None = None
+    planned: Planned | None = None
+    report: Report | None = None
+    spec: state.Spec | None = None
+    device: Device | None = None
+
+    @property
+    def unit_name(self) -> str:
+        """The name of its unit, also if there is none."""
+        return unit_name(self.name)
+
+    @property
+    def known(self) -> bool:
+        """Tell whether discoverd has, or had, anything to do with it."""
+        return self.unit is not None or self.planned is not None or self.spec is not None
+
+    @property
+    def live(self) -> bool:
+        """Tell whether it is connected and does its work."""
+        return self.device is not None and self.device.kernel.state == "live"
+
+    @property
+    def subsysnqn(self) -> str:
+        """The subsystem's NQN, '' where nothing tells it."""
+        if self.device:
+            return self.device.kernel.subsysnqn
+        if self.spec:
+            return self.spec.option("nqn")
+        return self.planned.subsysnqn if self.planned else ""
+
+    @property
+    def transport(self) -> str:
+        """The transport: tcp, rdma, fc or loop."""
+        return self.name.partition(":")[0]
+
+    @property
+    def state(self) -> str:
+        """One word or two for where it is."""
+        unit, report = self.unit, self.report
+        if unit and unit.load == "masked":
+            return "masked"
+        if unit and unit.running:
+            return self._worker_state(report) if report else unit.active
+        if unit and unit.active == "failed":
+            return "refused" if report and report.state == "refused" else "failed"
+        if unit:
+            return "stopped"
+        if self.planned:
+            return _PLANNED.get(self.planned.action, self.planned.action)
+        return self.device.kernel.state if self.device else "gone"
+
+    def _worker_state(self, report: Report) -> str:
+        if report.state == "foreign":
+            return "left alone"
+        if report.state == "live" and not self.live:
+            # The worker looks at its controller every ten seconds.
+            return "reconnecting" if self.device else "connecting"
+        return report.state
+
+    @property
+    def status(self) -> str:
+        """What its worker says, or said last; without a word of it, what else there is to say."""
+        if self.unit and self.unit.status:
+            return self.unit.status
+        if self.unit and self.unit.load == "masked":
+            return "its unit is masked"
+        if self.report and self.report.status:
+            return self.report.status
+        if self.planned:
+            return self.planned.reason
+        if self.device and self.device.owner:
+            return f"belongs to {self.device.owner}, and has no unit"
+        return "nobody's: it has no unit, and no owner in the registry" if self.device else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """All controllers, and the plan with its complaints."""
+
+    controllers: tuple[Controller, ...]
+    plan: PlanFile
+
+
+def look(systemd: Systemd) -> Overview:
+    """Gather everything. Raises CliError where systemd cannot be asked, PermissionError without the privilege."""
+    plan = plan_file.read()
+    units = {}
+    for unit in systemd.controllers():
+        if instance := unit_instance(unit.name):
+            units[instance] = unit
+    specs = {instance: store.read_spec(instance) for instance in _state_directories()}
+    devices = {device.name: device for device in _devices()}
+    unclaimed = dict(devices)
+    names = [*plan.controllers, *sorted((units.keys() | specs.keys()) - plan.controllers.keys())]
+    found = []
+    for name in names:
+        report = store.read_report(name)
+        spec = specs.get(name)
+        device = _device_of(name, report, spec, unclaimed)
+        if device:
+            del unclaimed[device.name]
+        found.append(Controller(name, units.get(name), plan.controllers.get(name), report, spec, device))
+    # A directory without a specification that can be read, and without a unit, is nothing.
+    found = [one for one in found if one.known]
+    found += [Controller(_name(device.kernel), device=device) for device in unclaimed.values()]
+    return Overview(tuple(found), plan)
+
+
+def refreshed(controller: Controller, systemd: Systemd) -> Controller:
+    """Return the controller as it is now, as far as unit, report and kernel go."""
+    shown = None
+    if controller.known:
+        unit = systemd.units([controller.unit_name])[controller.unit_name]
+        shown = replace(unit, status=systemd.status(unit)) if unit.load != "not-found" else None
+    report = store.read_report(controller.name)
+    device = controller.device
+    if device is None or controllers.kernel_instance(device.name) != device.instance:
+        device = _device_of(controller.name, report, controller.spec, {one.name: one for one in _devices()})
+    else:
+        device = _device(device.name)
+    return Controller(controller.name, shown, controller.planned, report, controller.spec, device)
+
+
+def _state_directories() -> Iterable[str]:
+    try:
+        return sorted(os.listdir(state.CONTROLLERS))
+    except FileNotFoundError:
+        return ()
+
+
+def _devices() -> list[Device]:
+    found = [_device(name) for name in sorted(controllers.names(), key=lambda name: (len(name), name))]
+    return [device for device in found if device is not None]
+
+
+def _device(name: str) -> Device | None:
+    """Return a fabrics controller; None for one on PCIe, and for one that is gone."""
+    instance = controllers.kernel_instance(name)
+    kernel = KernelController(name)
+    if kernel.transport not in TRANSPORTS or not instance:
+        return None
+    owner = registry.retrieve(name, "owner") or ""
+    stamp = registry.retrieve(name, "seqnum") or ""
+    return Device(kernel, instance, owner, stamp, registry.retrieve(name, "adopted") == "yes")
+
+
+def _device_of(
+    instance: str, report: Report | None, spec: state.Spec | None, devices: dict[str, Device]
+) -> Device | None:
+    """Return the kernel's controller that is this one: by the registry, then by the report, then by its address."""
+    for device in devices.values():
+        if registry.retrieve(device.name, "unit") == unit_name(instance):
+            return device
+    wanted = dict(spec.options) if spec else {}
+    matching = [device for device in devices.values() if controllers.matches(wanted, device.kernel)]
+    reported = report.device if report else ""
+    # The entry of another unit says that it is that one's.
+    free = [device for device in matching if device.name == reported or not registry.retrieve(device.name, "unit")]
+    return next((device for device in free if device.name == reported), free[0] if free else None)
+
+
+def _name(kernel: KernelController) -> str:
+    """Return the instance that a unit for this controller would have."""
+    role = DISCOVERY if kernel.cntrltype == "discovery" else IO
+    try:
+        return TransportId.make(
+            role,
+            kernel.transport,
+            kernel.traddr,
+            kernel.trsvcid,
+            kernel.subsysnqn,
+            host_traddr=kernel.host_traddr,
+            host_iface=kernel.host_iface,
+        ).instance
+    except TidError:
+        parts = (kernel.transport, kernel.traddr, kernel.trsvcid, kernel.subsysnqn)
+        return ":".join(part for part in parts if part)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan that the supervisor leaves in /run/discoverd/plan: what it decided about each controller, and why."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from discoverd import state
+
+PATH = state.ROOT + "/plan"
+VERSION = 1
+_LIMIT = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A decision: ``action`` is start, keep, hold or leave, and ``reason`` completes "because it is …".
+
+    What identifies the controller is '' for one that no source asks for any more.
+    """
+
+    instance: str
+    action: str
+    reason: str
+    note: str = ""
+    transport: str = ""
+    traddr: str = ""
+    trsvcid: str = ""
+    subsysnqn: str = ""
+    host_iface: str = ""
+    host_traddr: str = ""
+    role: str = ""
+    sources: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Something that a source asks for and that cannot be connected."""
+
+    what: str
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFile:
+    """The plan; ``fault`` says why there is none to be had, and what to do, '' if there is one."""
+
+    controllers: Mapping[str, Planned] = field(default_factory=dict)
+    refusals: tuple[Refused, ...] = ()
+    complaints: tuple[str, ...] = ()
+    fault: str = ""
+
+
+def read() -> PlanFile:
+    """Return the plan, or one with a ``fault`` where it is missing, truncated or of another version."""
+    try:
+        data = state.read(PATH, _LIMIT)
+    except state.StateError as error:
+        if not os.path.exists(PATH):
+            return PlanFile(fault="discoverd has left no plan; if it does not run: systemctl start discoverd")
+        return PlanFile(fault=f"the plan cannot be read ({error}); see: systemctl status discoverd")
+    try:
+        return _understand(json.loads(data))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return PlanFile(
+            fault=f"{PATH} is truncated or makes no sense; to have it written again: systemctl restart discoverd"
+        )
+
+
+def _understand(plan: Any) -> PlanFile:
+    version = plan["version"]
+    if version != VERSION:
+        fault = f"{PATH} is of version {int(version)}, and this discoverctl understands {VERSION}"
+        return PlanFile(fault=f"{fault}; install both from one release, then: systemctl restart discoverd")
+    planned = [_take(Planned, entry) for entry in plan["controllers"]]
+    refusals = [_take(Refused, entry) for entry in plan["refusals"]]
+    complaints = [str(text) for text in plan["complaints"]]
+    return PlanFile({entry.instance: entry for entry in planned}, tuple(refusals), tuple(complaints))
+
+
+def _take(kind: Any, entry: Any) -> Any:
+    """Return the dataclass with the fields that it knows; those of a later release beside them are left out."""
+    known = {one.name: str(entry[one.name]) for one in fields(kind) if one.name in entry}
+    return kind(**known)

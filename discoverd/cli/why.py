@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``discoverctl why``: in whole sentences who asks for a controller, what was decided, and what would change it."""
+
+from discoverd.cli import text
+from discoverd.cli.choose import choose, matches
+from discoverd.cli.exits import CliError, Exit
+from discoverd.cli.overview import Controller, Overview
+
+_DECISIONS = {
+    "start": "discoverd wants it connected, because it is {}.",
+    "keep": "discoverd keeps it, because it is {}.",
+    "hold": "discoverd does not start it: it is {}.",
+    "leave": "discoverd leaves it as it is: it is {}.",
+}
+
+
+def explain(word: str, overview: Overview, json: bool) -> Exit:
+    """Print the explanation of each controller that the word means. Raises CliError if it means none."""
+    refused = _refusals(word, overview)
+    # What cannot be connected is no controller, and yet known.
+    chosen = matches(word, overview.controllers) if refused else choose([word], overview)
+    explained = [(one.name, sentences(one)) for one in chosen]
+    if refused:
+        explained.append((word, refused))
+    if json:
+        text.document({"version": 1, "controllers": [{"controller": one, "why": why} for one, why in explained]})
+    else:
+        for number, (name, why) in enumerate(explained):
+            if number:
+                text.line()
+            text.line(name)
+            for sentence in why:
+                text.line("  " + sentence)
+    if overview.plan.fault:
+        text.remark(overview.plan.fault)
+    if not chosen:
+        raise CliError(f"{word} is not connected; mend what refuses it, then: systemctl reload discoverd", Exit.UNKNOWN)
+    return Exit.OK
+
+
+def sentences(controller: Controller) -> list[str]:
+    """Return the sentences about one controller, what would change things last."""
+    return [*_wish(controller), *_reality(controller), *_change(controller)]
+
+
+def _wish(controller: Controller) -> list[str]:
+    planned, spec = controller.planned, controller.spec
+    if planned:
+        return [_DECISIONS.get(planned.action, planned.action + ": it is {}.").format(planned.reason)]
+    if spec and spec.source:
+        return [f"It was {spec.source} when discoverd decided last."]
+    return ["No source that discoverd has asks for it."]
+
+
+def _reality(controller: Controller) -> list[str]:
+    unit, device, report = controller.unit, controller.device, controller.report
+    found = []
+    if unit is None:
+        found.append("It has no unit.")
+    elif unit.load == "masked":
+        found.append("Its unit is masked.")
+    else:
+        found.append(f"Its unit is {unit.active}.")
+        if unit.status:
+            found.append(f"Its worker {'says' if unit.running else 'said last'}: {unit.status}.")
+        elif report and report.status:
+            found.append(f"Its worker reported last: {report.status}.")
+    if device is None:
+        found.append("The kernel does not have it.")
+    else:
+        found.append(f"The kernel has it as {device.name}, {device.kernel.state}; {_owner(controller)}.")
+    return found
+
+
+def _owner(controller: Controller) -> str:
+    owner = controller.device.owner if controller.device else ""
+    return f"its owner in the registry is {owner}" if owner else "the registry names no owner"
+
+
+def _change(controller: Controller) -> list[str]:
+    unit, device, planned = controller.unit, controller.device, controller.planned
+    name = text.quoted(controller.name)
+    if (unit and unit.load == "masked") or (planned and "unit is masked" in planned.reason):
+        return [f"To have it: systemctl unmask {text.quoted(controller.unit_name)}; then: discoverctl start {name}"]
+    if device and device.foreign:
+        return [
+            f"As long as {device.owner} owns it, it is left alone. To have discoverd look after it, disconnect it with "
+            "the tool that connected it."
+        ]
+    if not controller.known:
+        return [
+            "To have discoverd look after it, configure it in /etc/nvme/nvme-fabrics.conf, then: systemctl reload "
+            f"discoverd. To disconnect it: discoverctl disconnect {device.name if device else name}"
+        ]
+    state = controller.state
+    if state == "refused":
+        force = f"To disconnect it, end its use, then: discoverctl disconnect {name}"
+        return [f"{force} To have it looked after again: discoverctl start {name}"]
+    if planned and planned.action == "hold":
+        return [f"To have it back: discoverctl start {name}"]
+    if state == "failed":
+        return [f"To see why it failed: journalctl -u {text.quoted(controller.unit_name)}"]
+    if planned and planned.note:
+        return [f"It stays as it is. To disconnect it: discoverctl disconnect {name}"]
+    if controller.live:
+        return [
+            f"To disconnect it, and keep it so until it is started again or the host boots: discoverctl stop {name}"
+        ]
+    if unit and unit.running:
+        return ["It is tried again and again by itself, so nothing needs to be done here once its target answers."]
+    return ["To see what discoverd does: discoverctl status"]
+
+
+def _refusals(word: str, overview: Overview) -> list[str]:
+    """Return why something that the word is a part of cannot be connected, though it is asked for."""
+    if len(word) < 4:
+        return []
+    return [
+        f"It cannot be connected: {one.what} ({one.source}): {one.reason}."
+        for one in overview.plan.refusals
+        if word in one.what or word in one.reason or word in one.source
+    ]

@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+"""discoverctl's verbs that only look: list, status, why; and how a word on the command line is understood."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pystemd.dbusexc import DBusBaseError
+
+from discoverd.cli import plan_file
+from discoverd.cli.holdings import Namespace
+from discoverd.tid import unit_name
+
+from .fake_ctl import NQN, Desk, Unit, install, instance
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Desk:
+    made = Desk(tmp_path, capsys)
+    install(made, monkeypatch)
+    return made
+
+
+def test_the_list_has_everybodys_controllers(desk: Desk) -> None:
+    desk.controller(1, "nvme0")
+    desk.controller(2, "", report="waiting", status="waiting 8 s, attempt 4: connection refused")
+    desk.kernel(3, "nvme7", owner="stas")
+    desk.kernel(4, "nvme10")
+    desk.kernel(5, "nvme2")
+    desk.set("nvme2", "transport", "pcie")
+    status, output, errors = desk.run("list")
+    assert (status, errors) == (0, "")
+    lines = output.splitlines()
+    assert lines[0].split() == ["STATE", "DEVICE", "OWNER", "CONTROLLER", "STATUS"]
+    assert [line.split()[:4] for line in lines[1:5]] == [
+        ["live", "nvme0", "nvme-ctrl", instance(1)],
+        ["waiting", "-", "-", instance(2)],
+        ["live", "nvme7", "stas", instance(3)],
+        ["live", "nvme10", "-", instance(4)],
+    ]
+    assert lines[2].endswith("waiting 8 s, attempt 4: connection refused")
+    assert lines[3].endswith("belongs to stas, and has no unit")
+    assert lines[5] == "4 controllers, 3 live"
+    assert len({line.index("tcp:") for line in lines[1:5]}) == 1
+
+
+def test_the_list_for_programs(desk: Desk) -> None:
+    name = desk.controller(1, "nvme0")
+    status, output, _ = desk.run("list", "--json")
+    assert status == 0
+    found = json.loads(output)
+    assert found["version"] == 1
+    assert found["controllers"] == [
+        {
+            "controller": name,
+            "unit": unit_name(name),
+            "state": "live",
+            "live": True,
+            "status": "live nvme0",
+            "device": "nvme0",
+            "kernel_state": "live",
+            "owner": "nvme-ctrl",
+            "subsysnqn": NQN.format(1),
+        }
+    ]
+    _, output, _ = desk.run("list", "--no-legend")
+    assert output == f"live  nvme0  nvme-ctrl  {name}  live nvme0\n"
+
+
+def test_nothing_at_all(desk: Desk) -> None:
+    assert desk.run("list") == (0, "0 controllers, 0 live\n", "")
+    assert desk.run("list", "--no-legend") == (0, "", "")
+    status, _, errors = desk.run("status", "nvme0")
+    assert status == 4
+    assert "discoverctl status" in errors
+
+
+@pytest.mark.parametrize(
+    ("unit", "report", "expected"),
+    [
+        (Unit("inactive"), "stopped", "stopped"),
+        (Unit("failed"), "refused", "refused"),
+        (Unit("failed"), "waiting", "failed"),
+        (Unit("inactive", load="masked"), "stopped", "masked"),
+        (Unit("active"), "foreign", "left alone"),
+        (Unit("active"), "live", "connecting"),
+        (Unit("activating"), "connecting", "connecting"),
+    ],
+)
+def test_states(desk: Desk, unit: Unit, report: str, expected: str) -> None:
+    desk.controller(1, "", unit=unit, report=report)
+    _, output, _ = desk.run("list", "--json")
+    assert json.loads(output)["controllers"][0]["state"] == expected
+
+
+def test_a_loss_that_the_worker_has_not_seen_yet(desk: Desk) -> None:
+    desk.controller(1, "nvme0")
+    desk.set("nvme0", "state", "connecting")
+    _, output, _ = desk.run("list")
+    assert output.splitlines()[1].startswith("reconnecting  nvme0")
+
+
+def test_a_device_is_one_units_only(desk: Desk) -> None:
+    """Another unit asks for the same target, and is content with any connection."""
+    desk.controller(1, "nvme0")
+    other = desk.root / "run" / "controllers" / f"{instance(1)}::eth0"
+    other.mkdir()
+    (other / "spec").write_bytes((desk.root / "run" / "controllers" / instance(1) / "spec").read_bytes())
+    _, output, _ = desk.run("list", "--json")
+    assert [one["device"] for one in json.loads(output)["controllers"]] == ["nvme0", ""]
+
+
+def test_the_worker_of_a_controller_that_others_own(desk: Desk) -> None:
+    desk.controller(1, "nvme0", owner="stas", report="foreign", status="left alone: nvme0 belongs to stas")
+    _, output, _ = desk.run("list")
+    assert output.splitlines()[1].split()[:5] == ["left", "alone", "nvme0", "stas", instance(1)]
+    assert "1 controller, 1 live" in output
+
+
+def test_what_a_peer_sent_does_not_reach_the_terminal(desk: Desk) -> None:
+    desk.controller(1, "nvme0", status="live \x1b[2J\u202e nvme0")
+    desk.set("nvme0", "subsysnqn", NQN.format(1) + "\x1b]0;x\x07")
+    for words in (["list"], ["status", "nvme0"], ["why", "nvme0"], ["list", "--json"], ["status", "nvme0", "--json"]):
+        _, output, errors = desk.run(*words)
+        assert all(char == "\n" or char.isprintable() for char in output + errors)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        instance(1),
+        unit_name(instance(1)),
+        unit_name(instance(1)).removesuffix(".service"),
+        "nvme0",
+        "/dev/nvme0",
+        NQN.format(1),
+    ],
+)
+def test_names_for_a_controller(desk: Desk, word: str) -> None:
+    desk.controller(1, "nvme0")
+    desk.controller(2, "nvme1")
+    _, output, _ = desk.run("status", "--json", word)
+    assert [one["controller"] for one in json.loads(output)["controllers"]] == [instance(1)]
+
+
+def test_a_subsystem_is_all_its_paths(desk: Desk) -> None:
+    desk.controller(1, "nvme0")
+    desk.controller(1, "nvme1", address="198.51.100.1")
+    _, output, _ = desk.run("status", "--json", NQN.format(1))
+    assert [one["device"] for one in json.loads(output)["controllers"]] == ["nvme0", "nvme1"]
+
+
+def test_an_unknown_controller(desk: Desk) -> None:
+    desk.controller(1, "nvme0")
+    status, output, errors = desk.run("why", NQN.format(11))
+    assert (status, output) == (4, "")
+    assert f"perhaps you mean {NQN.format(1)}" in errors
+    assert errors.endswith("discoverctl list\n")
+    status, _, errors = desk.run("stop", "zzz")
+    assert status == 4
+    assert instance(1) in errors
+    assert desk.bus.called == []
+
+
+def test_status_of_one(desk: Desk) -> None:
+    name = desk.controller(1, "nvme0")
+    desk.namespaces["nvme0"] = [
+        Namespace("nvme0n1", ("/data",), (), False),
+        Namespace("nvme0n2", (), ("nvme3",), False),
+    ]
+    status, output, _ = desk.run("status", "nvme0")
+    assert status == 0
+    assert output.startswith(name + "\n")
+    assert f"{unit_name(name)}: loaded, active (running)" in output
+    assert "nvme0n1: used by /data; no other live path" in output
+    assert "nvme0n2: not in use; also through nvme3" in output
+    assert "configured at /etc/nvme/nvme-fabrics.conf:3" in output
+
+
+def test_status_tells_what_is_not_live(desk: Desk) -> None:
+    desk.controller(1, "nvme0")
+    desk.controller(1, "", address="198.51.100.1", report="waiting", status="waiting 2 s, attempt 1: timed out")
+    assert desk.run("status", NQN.format(1))[0] == 3
+    assert desk.run("status", "nvme0")[0] == 0
+
+
+def test_status_of_the_daemon(desk: Desk) -> None:
+    desk.controller(1, "nvme0")
+    desk.plan["complaints"] = ["/etc/nvme/nvme-fabrics.conf:7:1: the unknown key x is ignored"]
+    desk.plan["refusals"] = [{"what": "tcp array", "source": "a.conf:3", "reason": "the host name has no address"}]
+    status, output, _ = desk.run("status")
+    assert status == 0
+    assert "1 controller: 1 live" in output
+    assert "complaint:   /etc/nvme/nvme-fabrics.conf:7:1: the unknown key x is ignored" in output
+    assert "refused:     tcp array (a.conf:3): the host name has no address" in output
+    desk.bus.units["discoverd.service"].active = "inactive"
+    status, output, errors = desk.run("status")
+    assert status == 1
+    assert errors.endswith("systemctl start discoverd.service\n")
+    _, output, _ = desk.run("status", "--json")
+    assert json.loads(output)["controllers"] == {"live": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "left no plan"),
+        (b"", "truncated"),
+        (b'{"version": 1, "contr', "truncated"),
+        (b'{"version": 1}', "makes no sense"),
+        (b'{"version": 1, "controllers": [7], "refusals": [], "complaints": []}', "makes no sense"),
+        (b'{"version": 2, "all": "new"}', "of version 2"),
+        (b"[]", "makes no sense"),
+        (b"[" * 100000, "makes no sense"),
+        (b"\xff\xfe", "makes no sense"),
+    ],
+)
+def test_a_plan_that_cannot_be_used(desk: Desk, content: bytes | None, said: str) -> None:
+    name = desk.controller(1, "nvme0")
+    if content is not None:
+        Path(plan_file.PATH).write_bytes(content)
+    status, output, errors = desk.run_as_it_is("list")
+    assert status == 0
+    assert name in output
+    assert said in errors
+    assert "systemctl" in errors
+    status, output, _ = desk.run_as_it_is("why", "nvme0")
+    assert status == 0
+    assert "It was configured at /etc/nvme/nvme-fabrics.conf:3 when discoverd decided last." in output
+
+
+def test_a_plan_of_a_later_release_with_more_in_it(desk: Desk) -> None:
+    desk.controller(1, "nvme0")
+    desk.plan["controllers"][0]["weather"] = "fine"
+    assert desk.run("list")[2] == ""
+
+
+def why(desk: Desk, word: str) -> str:
+    status, output, errors = desk.run("why", word)
+    assert (status, errors) == (0, "")
+    return output
+
+
+def test_why_it_is_there(desk: Desk) -> None:
+    desk.controller(1, "nvme0")
+    text = why(desk, "nvme0")
+    assert "discoverd keeps it, because it is configured at /etc/nvme/nvme-fabrics.conf:3." in text
+    assert "Its worker says: live nvme0." in text
+    assert "The kernel has it as nvme0, live; its owner in the registry is nvme-ctrl." in text
+    assert f"discoverctl stop {instance(1)}" in text
+
+
+def test_why_it_is_stopped(desk: Desk) -> None:
+    reason = "configured at x.conf:3, but an administrator stopped its unit"
+    desk.controller(1, "", action="hold", reason=reason, unit=Unit("inactive"), report="stopped", status="stopped")
+    text = why(desk, instance(1))
+    assert f"discoverd does not start it: it is {reason}." in text
+    assert text.endswith(f"To have it back: discoverctl start {instance(1)}\n")
+
+
+def test_why_it_is_masked(desk: Desk) -> None:
+    desk.planned(instance(1), "leave", "configured at x.conf:3, but its unit is masked")
+    assert f"systemctl unmask {unit_name(instance(1))}" in why(desk, NQN.format(1))
+
+
+def test_why_a_stop_was_refused(desk: Desk) -> None:
+    desk.controller(1, "nvme0", action="hold", unit=Unit("failed", "in use by /data"), report="refused")
+    text = why(desk, "nvme0")
+    assert "Its worker said last: in use by /data." in text
+    assert f"discoverctl disconnect {instance(1)}" in text
+    assert f"discoverctl start {instance(1)}" in text
+
+
+def test_why_it_is_anothers(desk: Desk) -> None:
+    desk.kernel(1, "nvme0", owner="stas")
+    text = why(desk, "nvme0")
+    assert "No source that discoverd has asks for it." in text
+    assert "As long as stas owns it" in text
+
+
+def test_why_it_is_nobodys(desk: Desk) -> None:
+    desk.kernel(1, "nvme0")
+    assert "discoverctl disconnect nvme0" in why(desk, "nvme0")
+
+
+def test_why_something_cannot_be_connected(desk: Desk) -> None:
+    refusal = {"what": "tcp array.example", "source": "a.conf:3", "reason": "the host name has no address"}
+    desk.plan["refusals"] = [refusal]
+    status, output, errors = desk.run("why", "array.example")
+    assert status == 4
+    assert "It cannot be connected: tcp array.example (a.conf:3): the host name has no address." in output
+    assert "systemctl reload discoverd" in errors
+
+
+def test_why_for_programs(desk: Desk) -> None:
+    desk.controller(1, "nvme0")
+    _, output, _ = desk.run("why", "--json", "nvme0")
+    (one,) = json.loads(output)["controllers"]
+    assert one["controller"] == instance(1)
+    assert one["why"][0].startswith("discoverd keeps it")
+
+
+def test_others_than_root_are_told_what_to_do(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    status, output, errors = desk.run("list")
+    assert (status, output) == (77, "")
+    assert errors.endswith("run it as root\n")
+
+
+def test_without_systemd(desk: Desk) -> None:
+    desk.bus.refuses["open"] = DBusBaseError(-errno.ENOENT, None, b"No such file or directory")
+    status, _, errors = desk.run("list")
+    assert status == 1
+    assert "cannot talk to systemd: No such file or directory" in errors
+
+
+@pytest.mark.parametrize("words", [[], ["frobnicate"], ["why"], ["list", "--forec"], ["status", "a", "b"]])
+def test_usage(desk: Desk, words: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        desk.run(*words)
+    assert ended.value.code == 2
+
+
+def test_output_that_nobody_reads_or_that_does_not_fit(tmp_path: Path) -> None:
+    """In a process of its own, because the interpreter flushes at its end."""
+    script = (
+        "import os, sys\nfrom discoverd.cli import main, text\nfrom discoverd.cli.exits import Exit\n"
+        "main._run = lambda asked: text.document(['x' * 100000]) or Exit.OK\nsys.exit(main.main(['list']))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", script]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        ended = subprocess.run(command, env=environment, stdout=closed, stderr=subprocess.PIPE, check=False)
+    assert (ended.returncode, ended.stderr) == (1, b"")
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(b"discoverctl: output: No space left on device")
+    assert b"Traceback" not in ended.stderr
