@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from discoverd.cli import choose, disconnect, jobs, listing, status, text, why
+from discoverd.cli import choose, disconnect, doctor, jobs, listing, status, text, why
 from discoverd.cli import overview as overviews
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.systemd import Systemd
@@ -47,6 +47,8 @@ def _run(asked: argparse.Namespace) -> Exit:
     overview = overviews.look(systemd)
     if asked.verb == "list":
         return listing.show(overview, asked.json, not asked.no_legend)
+    if asked.verb == "doctor":
+        return doctor.examine(overview, systemd, asked.json)
     if asked.verb == "why":
         return why.explain(asked.controller, overview, asked.json)
     if asked.verb == "status":
@@ -76,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     one = verbs.add_parser("why", help="who asks for a controller, what was decided, and what would change it")
     one.add_argument("controller", metavar="CONTROLLER", help=_WHICH)
     _add_json(one)
+    _add_json(verbs.add_parser("doctor", help="look for what is wrong on this host, and say what to do"))
     for verb, help_text in (
         ("start", "start the units of controllers, and wait for the first attempt"),
         ("stop", "disconnect what is not in use, and keep it so until it is started or the host boots"),

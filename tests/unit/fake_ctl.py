@@ -213,7 +213,7 @@ class Desk:
         """Run a command with the plan that is there."""
         status = main(words)
         output = self._output.readouterr()
-        assert "secret" not in output.out + output.err
+        assert "DHHC-1" not in output.out + output.err
         return status, output.out, output.err
 
 

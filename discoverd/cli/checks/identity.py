@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who this host is to its targets: the host NQN and the host ID."""
+
+from collections.abc import Iterable
+
+from discoverd.cli.checks.finding import Finding, hint, problem
+from discoverd.cli.overview import Controller
+from discoverd.config.fabrics import load_fabrics
+from discoverd.config.identity import derived_hostid, load_host_identity
+from discoverd.config.model import FabricsConfig
+
+# UUIDs that firmware vendors leave in many machines at once.
+_PLACEHOLDERS = frozenset(
+    (
+        "03000200-0400-0500-0006-000700080009",
+        "12345678-1234-5678-90ab-cddeefaabbcc",
+        "12345678-1234-1234-1234-123456789abc",
+        "00112233-4455-6677-8899-aabbccddeeff",
+        "fefefefe-fefe-fefe-fefe-fefefefefefe",
+        "ffffffff-ffff-ffff-ffff-ffffffffffff",
+        "11111111-1111-1111-1111-111111111111",
+    )
+)
+_NEW_NQN = "nvme gen-hostnqn > /etc/nvme/hostnqn"
+
+
+def check(controllers: Iterable[Controller]) -> list[Finding]:
+    """Return what is wrong with the host's identity, and with what is connected under another."""
+    host = load_host_identity()
+    found = [problem(f"{one.path}: {one.message}", one.hint or "mend the file") for one in host.diagnostics]
+    own = derived_hostid(host.hostnqn)
+    for value in sorted({own, host.hostid} & _PLACEHOLDERS):
+        text = f"the host's UUID {value} is a placeholder of firmware that many hosts have"
+        found.append(problem(text, f"make one of its own: rm /etc/nvme/hostid; {_NEW_NQN}"))
+    if own and host.hostid and own != host.hostid:
+        text = f"the host ID {host.hostid} is not the UUID in the host NQN, {own}, as on a host that was cloned"
+        found.append(hint(text, f"if no target counts on it: echo {own} > /etc/nvme/hostid"))
+    if host.hostnqn:
+        found += _others(controllers, {host.hostnqn, *_personas(load_fabrics())})
+    return found
+
+
+def _personas(config: FabricsConfig) -> set[str]:
+    return {one.hostnqn for one in config.connections} | {one.hostnqn for one in config.scopes.values()}
+
+
+def _others(controllers: Iterable[Controller], known: set[str]) -> list[Finding]:
+    found = []
+    for one in controllers:
+        hostnqn = one.device.kernel.hostnqn if one.device else ""
+        if one.device and hostnqn and hostnqn not in known:
+            text = f"{one.device.name} is connected as {hostnqn}, which is neither this host's NQN nor a configured one"
+            found.append(hint(text, f"if the host NQN was changed since: discoverctl disconnect {one.device.name}"))
+    return found

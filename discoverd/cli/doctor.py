@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``discoverctl doctor``: looks for what administrators get wrong, and says what to do."""
+
+from collections.abc import Callable
+
+from discoverd.cli import text
+from discoverd.cli.checks import configuration, identity, in_use, peers, tables, units
+from discoverd.cli.checks.finding import Finding, problem
+from discoverd.cli.exits import CliError, Exit
+from discoverd.cli.overview import Overview
+from discoverd.cli.systemd import Systemd
+
+
+def examine(overview: Overview, systemd: Systemd, json: bool) -> Exit:
+    """Make all checks and print what they find. Returns FAILED if there is a problem; hints do not count."""
+    results = [(title, _run(check)) for title, check in _checks(overview, systemd)]
+    if json:
+        text.document({"version": 1, "checks": [_document(*result) for result in results]})
+    else:
+        for title, found in results:
+            _print(title, found)
+    problems = sum(one.severity == "problem" for _, found in results for one in found)
+    return Exit.FAILED if problems else Exit.OK
+
+
+def _checks(overview: Overview, systemd: Systemd) -> list[tuple[str, Callable[[], list[Finding]]]]:
+    runs = systemd.units(["discoverd.service"])["discoverd.service"].active in units.RUNNING
+    return [
+        ("discoverd's services run", lambda: units.services(systemd)),
+        ("the controllers' units can be made", lambda: units.template(systemd)),
+        ("no controller's unit has failed", lambda: units.failed(overview.controllers)),
+        ("the configuration is sound", configuration.check),
+        ("the host's identity is its own", lambda: identity.check(overview.controllers)),
+        ("no other daemon owns controllers", lambda: peers.daemons(systemd)),
+        ("nvme-cli does not connect on its own", lambda: peers.autoconnect(systemd, runs)),
+        ("fstab and crypttab have the options that they need", tables.check),
+        ("mounts end before their network", lambda: in_use.mount_order(systemd)),
+        ("no swap over a network", in_use.swap),
+    ]
+
+
+def _run(check: Callable[[], list[Finding]]) -> list[Finding]:
+    """A check that cannot be made says so, and leaves the others their turn."""
+    try:
+        return check()
+    except (CliError, OSError) as error:
+        return [problem(f"this cannot be checked: {error}", "mend that, and run the doctor again")]
+
+
+def _document(title: str, found: list[Finding]) -> dict[str, object]:
+    findings = [{"severity": one.severity, "text": one.text, "remedy": one.remedy} for one in found]
+    return {"check": title, "ok": not found, "findings": findings}
+
+
+def _print(title: str, found: list[Finding]) -> None:
+    if not found:
+        text.line(f"ok       {title}")
+    for one in found:
+        text.line(f"{one.severity:<7}  {one.text}")
+        text.line(f"         to do: {one.remedy}")

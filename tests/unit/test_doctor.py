@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""discoverctl doctor: each check on a host where nothing is wrong, and on one where that one thing is."""
+
+import json
+import os
+import stat
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from discoverd.cli.checks import configuration, identity, tables
+from discoverd.cli.checks.in_use import mount_unit
+from discoverd.config.fabrics import load_fabrics
+from discoverd.config.identity import load_host_identity
+from discoverd.config.settings import load_settings
+from discoverd.kernel import block, mounts
+
+from .fake_ctl import Desk, Unit, install, instance
+
+UUID = "0a1c4f2e-5d0b-4c6e-9a53-6f1d2b7c8e90"
+HOSTNQN = f"nqn.2014-08.org.nvmexpress:uuid:{UUID}"
+STAND_BACK = "/usr/lib/systemd/system/nvmf-autoconnect.service.d/50-discoverd.conf"
+# Device numbers of made-up block devices, and the transports of the namespace under each.
+TRANSPORTS = {"259:1": "tcp", "259:2": "fc", "259:3": "pcie", "8:1": ""}
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Desk:
+    made = Desk(tmp_path, capsys)
+    install(made, monkeypatch)
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    (etc / "hostnqn").write_text(HOSTNQN + "\n")
+    (etc / "hostid").write_text(UUID + "\n")
+    made.bus.units["discoverd-mounts.service"] = Unit()
+    monkeypatch.setattr(identity, "load_host_identity", partial(load_host_identity, etc))
+    for module in (identity, configuration):
+        monkeypatch.setattr(module, "load_fabrics", partial(load_fabrics, etc / "nvme-fabrics.conf"))
+    monkeypatch.setattr(configuration, "load_settings", partial(load_settings, etc / "discoverd.conf"))
+    monkeypatch.setattr(tables, "FSTAB", str(tmp_path / "fstab"))
+    monkeypatch.setattr(tables, "CRYPTTAB", str(tmp_path / "crypttab"))
+    monkeypatch.setattr(tables, "DISKS", str(tmp_path / "disk"))
+    monkeypatch.setattr(mounts, "system_targets", lambda: {"/", "/usr"})
+    monkeypatch.setattr(mounts, "system_numbers", set)
+    monkeypatch.setattr(mounts, "swaps", list)
+    monkeypatch.setattr(mounts, "table", lambda _: b"")
+    monkeypatch.setattr(block, "below", lambda number: {number} if TRANSPORTS.get(number) else set())
+    monkeypatch.setattr(block, "transports", lambda number: {TRANSPORTS[number]})
+    return made
+
+
+@pytest.fixture
+def disks(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Block devices: path to device number."""
+    paths: dict[str, str] = {}
+    real = os.stat
+
+    def made_up(path: str, **options: object) -> object:
+        if path in paths:
+            major, minor = map(int, paths[path].split(":"))
+            return SimpleNamespace(st_mode=stat.S_IFBLK, st_rdev=os.makedev(major, minor))
+        return real(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", made_up)
+    return paths
+
+
+def findings(desk: Desk, status: int) -> list[tuple[str, str, str]]:
+    ended, output, errors = desk.run("doctor", "--json")
+    assert (ended, errors) == (status, "")
+    checks = json.loads(output)["checks"]
+    found = [one for check in checks for one in check["findings"]]
+    assert [check["ok"] for check in checks].count(False) == bool(found)
+    return [(one["severity"], one["text"], one["remedy"]) for one in found]
+
+
+def test_a_host_in_good_health(desk: Desk) -> None:
+    desk.controller(1, "nvme0")
+    assert findings(desk, 0) == []
+    status, output, _ = desk.run("doctor")
+    assert status == 0
+    assert len(output.splitlines()) == 10
+    assert all(line.startswith("ok ") for line in output.splitlines())
+
+
+def test_how_it_is_said(desk: Desk) -> None:
+    desk.bus.units["stafd.service"] = Unit()
+    status, output, _ = desk.run("doctor")
+    assert status == 1
+    said = output.splitlines()
+    place = next(
+        number for number, line in enumerate(said) if line.startswith("problem  stafd.service (nvme-stas) runs")
+    )
+    assert said[place + 1] == "         to do: use one of the two; for discoverd: systemctl disable --now stafd.service"
+
+
+@pytest.mark.parametrize("name", ["discoverd.service", "discoverd-mounts.service"])
+def test_a_service_that_does_not_run(desk: Desk, name: str) -> None:
+    desk.bus.units[name].active = "failed"
+    ((severity, text, remedy),) = findings(desk, 1)
+    assert (severity, text.split()[0], remedy.split()[-1]) == ("problem", name, name)
+
+
+@pytest.mark.parametrize(("state", "status"), [("static", 1), ("masked", 0)])
+def test_a_template_file(desk: Desk, state: str, status: int) -> None:
+    desk.bus.units["nvme-ctrl@.service"] = Unit("inactive", file_state=state)
+    assert "nvme-ctrl@.service" in findings(desk, status)[0][1]
+
+
+def test_units_that_failed(desk: Desk) -> None:
+    desk.controller(1, "nvme0", unit=Unit("failed", "in use by /data"), report="refused")
+    ((severity, text, remedy),) = findings(desk, 1)
+    assert severity == "problem"
+    assert text.endswith("was stopped while in use, and nobody looks after it: in use by /data")
+    assert remedy == f"discoverctl start {instance(1)}"
+
+
+def test_configuration(desk: Desk, tmp_path: Path) -> None:
+    conf = tmp_path / "etc" / "nvme-fabrics.conf"
+    key = "DHHC-1:00:ia6zGodOr4SEG0Zzaw398rpY0wqipUWj4jWjUh4HWUz6aQ2n:"
+    conf.write_text(f"[Host]\nkxchap-secret = {key}\n")
+    conf.chmod(0o644)
+    (tmp_path / "etc" / "discoverd.conf").write_text("[Global]\nweather = fine\n")
+    conf.chmod(0o644)
+    hints = findings(desk, 1)
+    assert [severity for severity, *_ in hints] == ["problem", "hint"]
+    assert "others than root can read it" in hints[0][1]
+    assert all(remedy.endswith("systemctl reload discoverd") for *_, remedy in hints)
+
+
+def test_no_identity(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "etc" / "hostnqn").unlink()
+    (tmp_path / "etc" / "hostid").unlink()
+    ((severity, text, remedy),) = findings(desk, 1)
+    assert (severity, "does not exist" in text) == ("problem", True)
+    assert "nvme gen-hostnqn" in remedy
+
+
+def test_an_identity_that_many_hosts_have(desk: Desk, tmp_path: Path) -> None:
+    shared = "03000200-0400-0500-0006-000700080009"
+    (tmp_path / "etc" / "hostnqn").write_text(f"nqn.2014-08.org.nvmexpress:uuid:{shared}\n")
+    (tmp_path / "etc" / "hostid").write_text(f"{shared}\n")
+    assert shared in findings(desk, 1)[0][1]
+
+
+def test_a_cloned_host(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "etc" / "hostid").write_text("11111111-2222-3333-4444-555555555555\n")
+    ((severity, _, remedy),) = findings(desk, 0)
+    assert (severity, remedy) == ("hint", f"if no target counts on it: echo {UUID} > /etc/nvme/hostid")
+
+
+def test_connected_as_somebody_else(desk: Desk, tmp_path: Path) -> None:
+    desk.controller(1, "nvme0")
+    desk.controller(2, "nvme1")
+    desk.set("nvme0", "hostnqn", HOSTNQN)
+    desk.set("nvme1", "hostnqn", "nqn.2024-08.com.example:other")
+    ((severity, text, _),) = findings(desk, 0)
+    assert (severity, text.split()[0]) == ("hint", "nvme1")
+    conf = tmp_path / "etc" / "nvme-fabrics.conf.d"
+    conf.mkdir()
+    (conf / "other.conf").write_text(f"[Host]\nhostnqn = nqn.2024-08.com.example:other\nhostid = {UUID[:-1]}1\n")
+    (conf / "other.conf").chmod(0o600)
+    assert findings(desk, 0) == []
+
+
+def test_autoconnect(desk: Desk) -> None:
+    legacy = Unit("inactive", file_state="enabled", lists={"DropInPaths": [STAND_BACK]})
+    desk.bus.units["nvmf-autoconnect.service"] = legacy
+    assert findings(desk, 0) == []
+    legacy.lists.clear()
+    ((severity, text, remedy),) = findings(desk, 1)
+    assert (severity, text.split()[0]) == ("problem", "nvmf-autoconnect.service")
+    assert remedy.endswith("systemctl mask nvmf-autoconnect.service")
+    legacy.load = "masked"
+    assert findings(desk, 0) == []
+
+
+def test_autoconnect_while_discoverd_is_away(desk: Desk) -> None:
+    lists = {"DropInPaths": [STAND_BACK]}
+    desk.bus.units["nvmf-autoconnect.service"] = Unit("inactive", file_state="enabled", lists=lists)
+    desk.bus.units["discoverd.service"].active = "inactive"
+    _, output, _ = desk.run("doctor")
+    assert "hint     nvmf-autoconnect.service is enabled" in output
+
+
+def test_the_template_of_autoconnect(desk: Desk) -> None:
+    desk.bus.units["nvmf-connect@discoverctl.service"] = Unit("inactive")
+    assert findings(desk, 1)[0][1].startswith("nvmf-connect@.service connects on its own")
+
+
+@pytest.mark.parametrize(
+    ("what", "path"),
+    [
+        ("/dev/nvme0n1", "/dev/nvme0n1"),
+        ("UUID=ab-cd", "{}/disk/by-uuid/ab-cd"),
+        ("LABEL=my\\040data", "{}/disk/by-label/my\\x20data"),
+        ('PARTLABEL="a/b"', "{}/disk/by-partlabel/a\\x2fb"),
+        ("PARTUUID=1", "{}/disk/by-partuuid/1"),
+        ("LABEL=größe", "{}/disk/by-label/größe"),
+    ],
+)
+def test_fstab(desk: Desk, tmp_path: Path, disks: dict[str, str], what: str, path: str) -> None:
+    disks[path.format(tmp_path)] = "259:1"
+    fstab = tmp_path / "fstab"
+    fstab.write_text(f"# a comment\n\n{what} /data ext4 defaults 0 0\n")
+    (problem, hint) = findings(desk, 1)
+    assert problem[:2] == (
+        "problem",
+        f"{fstab}:3: /data is on NVMe over a network, and its options lack _netdev, so it is ordered as a local disk",
+    )
+    assert (hint[0], "nofail" in hint[1]) == ("hint", True)
+    for options in ("_netdev,nofail", "defaults,noauto,_netdev"):
+        fstab.write_text(f"{what} /data ext4 {options} 0 0\n")
+        assert findings(desk, 0) == []
+
+
+def test_fstab_of_what_is_not_ours_or_not_there(desk: Desk, tmp_path: Path, disks: dict[str, str]) -> None:
+    disks.update({"/dev/pcie": "259:3", "/dev/sda1": "8:1", "/dev/fc": "259:2", "/dev/tcp": "259:1"})
+    fstab = tmp_path / "fstab"
+    fstab.write_text(
+        "/dev/pcie /a ext4\n/dev/sda1 /b ext4 defaults\nUUID=gone /c ext4 defaults\ntmpfs /tmp tmpfs\n"
+        "/dev/tcp / ext4 defaults\n/dev/tcp none swap sw\nserver:/x /n nfs defaults\nbroken\n/etc /e none bind\n"
+    )
+    assert findings(desk, 0) == []
+    # Mounts on Fibre Channel need no network.
+    fstab.write_text("/dev/fc /f ext4 defaults\n")
+    ((severity, text, _),) = findings(desk, 0)
+    assert (severity, "nofail" in text) == ("hint", True)
+
+
+def test_crypttab(desk: Desk, tmp_path: Path, disks: dict[str, str]) -> None:
+    disks["/dev/nvme0n1"] = "259:1"
+    (tmp_path / "crypttab").write_text("vault /dev/nvme0n1\n")
+    (problem, _) = findings(desk, 1)
+    assert problem[1].startswith(f"{tmp_path}/crypttab:1: vault is on NVMe over a network")
+    (tmp_path / "crypttab").write_text("vault /dev/nvme0n1 none _netdev,nofail\n")
+    assert findings(desk, 0) == []
+
+
+def test_a_table_that_cannot_be_read(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "fstab").mkdir()
+    assert findings(desk, 1)[0][1].startswith("this cannot be checked: ")
+
+
+@pytest.mark.parametrize(
+    ("after", "before", "wrong"),
+    [
+        (["remote-fs-pre.target", "network.target"], ["remote-fs.target"], False),
+        (["local-fs-pre.target"], ["local-fs.target"], True),
+        (["remote-fs-pre.target"], ["local-fs.target"], True),
+        ([], [], True),
+    ],
+)
+def test_the_order_of_a_mount(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, after: list[str], before: list[str], wrong: bool
+) -> None:
+    table = b"30 1 259:1 / /srv/my\\040data rw - ext4 /dev/nvme0n1 rw\n31 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+    monkeypatch.setattr(mounts, "table", lambda _: table)
+    desk.bus.units["srv-my\\x20data.mount"] = Unit(lists={"After": after, "Before": before})
+    if not wrong:
+        assert findings(desk, 0) == []
+        return
+    ((severity, text, remedy),) = findings(desk, 1)
+    assert (severity, text.startswith("/srv/my data is on NVMe over a network")) == ("problem", True)
+    assert remedy.endswith("umount '/srv/my data'")
+
+
+def test_swap(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mounts, "swaps", lambda: [("/dev/sda2", "8:1"), ("/dev/nvme0n1", "259:1")])
+    ((severity, _, remedy),) = findings(desk, 0)
+    assert (severity, remedy.split()[-1]) == ("hint", "/dev/nvme0n1")
+
+
+@pytest.mark.parametrize(
+    ("target", "unit"),
+    [
+        ("/", "-.mount"),
+        ("/srv/data", "srv-data.mount"),
+        ("/a-b//c/", "a\\x2db-c.mount"),
+        ("/.x/.y", "\\x2ex-.y.mount"),
+        ("/ü:_", "\\xc3\\xbc:_.mount"),
+    ],
+)
+def test_the_unit_of_a_mount_point(target: str, unit: str) -> None:
+    """As systemd-escape --path --suffix=mount has it."""
+    assert mount_unit(target) == unit
