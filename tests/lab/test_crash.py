@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes killed at any moment, and state files that cannot be read: no connection changes, nothing is left over."""
+
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.lab import scenario
+from tests.lab.machine import Machine
+from tests.lab.scenario import DISCOVERY_UNIT, GENEROUS, ONE_DISCOVERY_CONTROLLER, unit_name
+
+ROUNDS, STOPS, KILLS = 20, 6, 5
+TWO_PATHS = ONE_DISCOVERY_CONTROLLER + "controller = transport=tcp;traddr=198.51.100.1;trsvcid=4420\n"
+TEMPORARY = "find /run/discoverd /run/nvme -name '*.tmp.*' -o -name '*.new' -o -name '.*'"
+
+
+def assert_whole(host: Machine, count: int) -> None:
+    """As many controllers, units that run and registry entries, each of them about the other two."""
+    units = scenario.units(host)
+    controllers = scenario.controllers(host)
+    entries = scenario.registry(host)
+    assert {unit.active for unit in units.values()} == {"active"}
+    assert len(units) == len(controllers) == count
+    assert {name: entry["owner"] for name, entry in entries.items()} == dict.fromkeys(controllers, "nvme-ctrl")
+    assert sorted(entry["unit"] for entry in entries.values()) == sorted(units)
+    for name, entry in entries.items():
+        assert controllers[name][0] in entry["unit"]
+        assert f"live {name}" in units[entry["unit"]].status
+    left = host.run(TEMPORARY).stdout
+    assert left == ""
+    assert len(host.run("ls /run/discoverd/controllers").stdout.split()) == count
+
+
+def test_kills_at_random_moments(host: Machine) -> None:
+    seed = int(os.environ.get("LAB_SEED", random.randrange(1 << 32)))
+    print(f"again with LAB_SEED={seed}")
+    host.run("lab-target up --subsystems 8")
+    scenario.start(host, TWO_PATHS)
+    host.run("systemctl start discoverd-mounts.service", timeout=GENEROUS)
+    scenario.wait_live(host, 18)
+    scenario.wait_status(host, "18 controllers: 18 live")
+    host.put("/root/guest_crash.py", Path(__file__).with_name("guest_crash.py").read_text())
+    command = f"python3 /root/guest_crash.py {seed} {ROUNDS} {STOPS} {KILLS}"
+    result = json.loads(host.run(command, timeout=800).stdout)
+    print(result["hits"])
+    assert result["anew"] == []
+    scenario.wait_status(host, "18 controllers: 18 live")
+    assert_whole(host, 18)
+
+
+def truncated(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def emptied(content: bytes) -> bytes:
+    return b""
+
+
+def older(content: bytes) -> bytes:
+    return content.replace(b" 1\n", b" 0\n", 1)
+
+
+def newer(content: bytes) -> bytes:
+    return content.replace(b" 1\n", b" 2\n", 1).replace(b'"version": 1', b'"version": 2')
+
+
+def garbled(content: bytes) -> bytes:
+    return random.Random(len(content)).randbytes(max(100, len(content)))
+
+
+@pytest.mark.parametrize("spoil", [truncated, emptied, older, newer, garbled])
+def test_state_files_that_cannot_be_read(
+    host: Machine, spoil: Callable[[bytes], bytes], allow_journal: Callable[[str], None]
+) -> None:
+    # Workers that start before the supervisor has written their specification anew.
+    allow_journal("no usable specification")
+    allow_journal("Failed to start nvme-ctrl@")
+    host.run("lab-target up --subsystems 2 --ports 192.0.2.1:4420")
+    scenario.start(host)
+    scenario.wait_live(host, 3)
+    scenario.wait_status(host, "3 controllers: 3 live")
+    before = scenario.controllers(host)
+    for path in host.run("find /run/discoverd -type f").stdout.splitlines():
+        host.put(path, spoil(host.read(path)), mode=0o600)
+
+    host.run("systemctl kill -s KILL discoverd.service")
+    scenario.wait_status(host, "3 controllers: 3 live")
+    assert scenario.controllers(host) == before
+    host.run("systemctl kill -s KILL 'nvme-ctrl@*'")
+
+    def supervised() -> bool:
+        units = [scenario.unit(host, name) for name in (DISCOVERY_UNIT, unit_name(1), unit_name(2))]
+        return all(unit.active == "active" and "live" in unit.status for unit in units)
+
+    host.wait_until(supervised, timeout=GENEROUS, what="each worker has read what it needs")
+    scenario.wait_status(host, "3 controllers: 3 live")
+    assert scenario.controllers(host) == before
+    # What an administrator stops is still understood, and what the target adds.
+    host.run(f"systemctl stop '{unit_name(2)}'", timeout=GENEROUS)
+    host.run("lab-target add-subsystem vol3 && lab-target link vol3 1")
+    scenario.wait_status(host, "4 controllers: 3 live, 1 stopped")
+    host.run(f"systemctl start '{unit_name(2)}'", timeout=GENEROUS)
+    scenario.wait_live(host, 4)
+    scenario.wait_status(host, "4 controllers: 4 live")
+    assert_whole(host, 4)
