@@ -25,8 +25,15 @@ def disconnect(chosen: list[Controller], systemd: Systemd, force: bool) -> Exit:
             if one.device.foreign and not force:
                 raise CliError(_foreign(one.device), Exit.REFUSED)
     jobs.queue_stop(chosen, systemd)
-    results = [_finish(one, overviews.refreshed(one, systemd), systemd, force) for one in chosen]
-    return max(results, default=Exit.OK)
+    worst = Exit.OK
+    for one in chosen:
+        try:
+            worst = max(worst, _finish(one, overviews.refreshed(one, systemd), systemd, force))
+        except CliError as error:
+            # The workers of the others have ended too, so that those cannot be left half done.
+            text.remark(f"{one.name}: {error}")
+            worst = max(worst, error.exit_status)
+    return worst
 
 
 def _finish(before: Controller, now: Controller, systemd: Systemd, force: bool) -> Exit:

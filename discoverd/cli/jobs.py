@@ -21,10 +21,17 @@ _POLL_FIRST, _POLL_MOST = 0.02, 0.25
 
 def start(chosen: list[Controller], systemd: Systemd) -> Exit:
     """Start the units, and wait until their first attempts have ended. Returns NOT_LIVE if one is not live then."""
-    queued = {_start(one, systemd): one for one in chosen}
+    queued = {}
+    worst = Exit.OK
+    for one in chosen:
+        try:
+            queued[_start(one, systemd)] = one
+        except CliError as error:
+            # The other paths of a subsystem are wanted all the same.
+            text.remark(str(error))
+            worst = max(worst, error.exit_status)
     _wait(queued, systemd, START_LIMIT)
-    results = [_started(overviews.refreshed(one, systemd)) for one in chosen]
-    return max(results, default=Exit.OK)
+    return max([worst, *(_started(overviews.refreshed(one, systemd)) for one in queued.values())])
 
 
 def _start(controller: Controller, systemd: Systemd) -> int:
@@ -73,8 +80,7 @@ def stop(chosen: list[Controller], systemd: Systemd) -> Exit:
                 Exit.REFUSED,
             )
     queue_stop(chosen, systemd)
-    results = [_stopped(overviews.refreshed(one, systemd)) for one in chosen]
-    return max(results, default=Exit.OK)
+    return max(_stopped(overviews.refreshed(one, systemd)) for one in chosen)
 
 
 def queue_stop(chosen: list[Controller], systemd: Systemd) -> None:

@@ -82,6 +82,15 @@ def test_start_of_what_cannot_be_started(desk: Desk) -> None:
     assert (status, "nvme4 belongs to stas" in errors) == (5, True)
 
 
+def test_one_that_cannot_be_started_does_not_keep_the_others(desk: Desk) -> None:
+    desk.controller(1, "", unit=Unit("inactive", load="masked"))
+    other = desk.controller(1, "", address="198.51.100.1", unit=Unit("inactive"), status="waiting")
+    status, output, errors = desk.run("start", NQN.format(1))
+    assert (status, "is masked" in errors) == (3, True)
+    assert desk.bus.called[-1] == ("StartUnit", unit_name(other), "replace")
+    assert output == f"{other}: waiting\n"
+
+
 def test_a_worker_that_fails(desk: Desk) -> None:
     name = desk.controller(1, "", unit=Unit("inactive"), status="")
 
