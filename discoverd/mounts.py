@@ -18,8 +18,8 @@ from discoverd.kernel import block, mounts, spawn
 from discoverd.worker import notify
 
 UTAB = "/run/mount/utab"
-# Mounts come in bursts, at boot and when a host starts containers; the table is read once for a burst. The kernel writes
-# all of it out each time, so that a long one is read less often: at most a twentieth of a processor goes into it.
+# Mounts come in bursts, at boot and when a host starts containers; the table is read once for a burst. The kernel
+# writes all of it out each time, so a long one is read less often: at most a twentieth of a processor goes into it.
 SETTLE = 0.05
 SETTLE_SHARE = 20
 _REMOTE = ("tcp", "rdma")
@@ -53,7 +53,7 @@ class Table:
                 mount = mounts.Mount(line.decode("utf-8", "surrogateescape"))
                 remote = self._system.isdisjoint(mount.numbers()) and is_remote(mount)
                 self._lines[line] = remote
-                if remote:
+                if remote and not _is_covered(line, lines):
                     if entered is None:
                         entered = _entered()
                     if mount.target not in entered:
@@ -93,6 +93,12 @@ def is_remote(mount: mounts.Mount) -> bool:
         for number in mount.numbers()
         for namespace in block.below(number)
     )
+
+
+def _is_covered(line: bytes, lines: list[bytes]) -> bool:
+    """Tell whether something is mounted over a mount: mount(8) would take that for it."""
+    target = line.split(b" ", 5)[4]
+    return any(later.split(b" ", 5)[4] == target for later in lines[lines.index(line) + 1 :] if later)
 
 
 def _entered() -> set[str]:

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What our processes could do to the host, as systemd judges it: 4.0 of 10 at most, for each kind of unit."""
+
+import pytest
+
+from tests.lab import scenario
+from tests.lab.machine import Machine
+from tests.lab.scenario import DISCOVERY_UNIT, unit_name
+
+UNITS = ["discoverd.service", "discoverd-mounts.service", DISCOVERY_UNIT, unit_name(1)]
+
+
+@pytest.fixture
+def running(host: Machine) -> Machine:
+    host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
+    scenario.start(host)
+    scenario.wait_live(host, 2)
+    return host
+
+
+def test_exposure_is_low(running: Machine) -> None:
+    for unit in UNITS:
+        # The threshold is in tenths; beyond it the status is 1.
+        judged = running.run(["systemd-analyze", "security", "--no-pager", "--threshold=40", unit], check=False)
+        assert judged.returncode == 0, judged.stdout.splitlines()[-1]
+
+
+def test_a_worker_has_one_capability_and_its_devices_only(running: Machine) -> None:
+    shown = scenario.unit(running, unit_name(1))
+    process = f"/proc/{shown.main_pid}"
+    effective = running.run(f"grep CapEff {process}/status").stdout.split()[1]
+    assert int(effective, 16) == 1 << 21, "CAP_SYS_ADMIN"
+    assert running.run(f"readlink {process}/ns/mnt").stdout == running.run("readlink /proc/1/ns/mnt").stdout
+    inside = f"cd /sys/fs/cgroup$(cut -d: -f3 {process}/cgroup) && echo $$ >cgroup.procs"
+    denied = running.run(f"{inside} && : </dev/mem", check=False)
+    assert "Operation not permitted" in denied.stderr
+    running.run(f"{inside} && : </dev/nvme0 && : <>/dev/nvme-fabrics")
