@@ -87,6 +87,8 @@ def _change(controller: Controller) -> list[str]:
             f"As long as {device.owner} owns it, it is left alone. To have discoverd look after it, disconnect it with "
             "the tool that connected it."
         ]
+    if controller.report and controller.report.state == "foreign" and unit and unit.running:
+        return ["It is left alone until that one lets it go, and then connected, so nothing needs to be done here."]
     if not controller.known:
         return [
             "To have discoverd look after it, configure it in /etc/nvme/nvme-fabrics.conf, then: systemctl reload "

@@ -282,6 +282,15 @@ def test_why_it_is_anothers(desk: Desk) -> None:
     assert "As long as stas owns it" in text
 
 
+def test_why_another_unit_has_it(desk: Desk) -> None:
+    """One that asks for the same target in another way."""
+    status = f"left alone: nvme0 belongs to {unit_name(instance(1))}"
+    desk.controller(1, "", address="198.51.100.1", report="foreign", status=status)
+    text = why(desk, NQN.format(1))
+    assert f"Its worker says: {status}." in text
+    assert "It is left alone until that one lets it go" in text
+
+
 def test_why_it_is_nobodys(desk: Desk) -> None:
     desk.kernel(1, "nvme0")
     assert "discoverctl disconnect nvme0" in why(desk, "nvme0")
