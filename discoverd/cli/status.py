@@ -16,7 +16,9 @@ DAEMON = "discoverd.service"
 def daemon(overview: Overview, systemd: Systemd, json: bool) -> Exit:
     """Print how discoverd is. Returns FAILED if it does not run."""
     unit = systemd.units([DAEMON])[DAEMON]
-    status = systemd.status(unit)
+    runs = unit.active in ("active", "activating", "reloading")
+    # systemd keeps the last word of one that has ended.
+    status = systemd.status(unit) if runs else ""
     counts = Counter(one.state for one in overview.controllers)
     plan = overview.plan
     if json:
@@ -42,7 +44,7 @@ def daemon(overview: Overview, systemd: Systemd, json: bool) -> Exit:
             text.line(f"refused:     {refusal.what} ({refusal.source}): {refusal.reason}")
     if plan.fault:
         text.remark(plan.fault)
-    if unit.active in ("active", "activating", "reloading"):
+    if runs:
         return Exit.OK
     text.remark(f"discoverd does not run; start it: systemctl start {DAEMON}")
     return Exit.FAILED

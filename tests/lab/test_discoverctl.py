@@ -37,7 +37,7 @@ def ctl(host: Machine, arguments: str, expected: int = 0) -> tuple[str, str]:
 
 
 def listed(host: Machine) -> dict[str, dict[str, str]]:
-    found = json.loads(ctl(host, "list --json")[0])["controllers"]
+    found = json.loads(host.run("discoverctl list --json").stdout)["controllers"]
     return {one["device"] or one["controller"]: one for one in found}
 
 
@@ -93,9 +93,9 @@ def test_stop_and_start_every_path(host: Machine) -> None:
     assert "To have it back: discoverctl start" in ctl(host, f"why '{unit_name(1)}'")[0]
     ctl(host, f"start '{unit_name(1)}'")
     assert scenario.live(host) == [nqn(1)]
-    host.run("lab-network cut path1")
+    host.cut_link("path1", silent=True)
     ctl(host, f"start '{unit_name(1, '198.51.100.1')}'", NOT_LIVE)
-    host.run("lab-network restore path1")
+    host.restore_link("path1")
     scenario.wait_live(host, 2)
 
 
