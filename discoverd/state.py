@@ -110,11 +110,10 @@ class Spec:
 
     ``source`` and ``origin`` are the supervisor's: what asked for the controller last (discoverd.candidate).
     ``note`` is a short remark of the supervisor that belongs into the status, such as that no log page lists
-    the controller any more; ``held`` asks the worker to end at once, so that the unit is loaded but not
-    running.
+    the controller any more.
     """
 
-    __slots__ = ("held", "note", "options", "origin", "role", "source")
+    __slots__ = ("note", "options", "origin", "role", "source")
 
     def __init__(self, role: str, options: list[tuple[str, str]]) -> None:
         self.role = role
@@ -122,7 +121,6 @@ class Spec:
         self.source = ""
         self.origin = ""
         self.note = ""
-        self.held = False
 
     def option(self, key: str) -> str:
         """Return the value of an option of the fabrics device, '' where it is not given."""
@@ -134,7 +132,6 @@ class Spec:
     def encode(self) -> bytes:
         """Return the bytes of a ``spec`` file. Raises StateError for a value that would break the form."""
         fields = [("role", self.role), ("source", self.source), ("origin", self.origin), ("note", self.note)]
-        fields.append(("held", "yes" if self.held else "no"))
         for key, value in self.options:
             if "," in value:
                 raise StateError(f"the option {key} has a comma in it, which would end it for the kernel")
@@ -150,8 +147,6 @@ class Spec:
                 spec.options.append((key[7:], value))
             elif key == "role":
                 spec.role = value
-            elif key == "held":
-                spec.held = value == "yes"
             elif key in ("note", "source", "origin"):
                 setattr(spec, key, value)
         if not spec.option("nqn") or not spec.option("transport"):

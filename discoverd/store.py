@@ -20,6 +20,7 @@ from discoverd.sources.discovery_log import LogPage, LogPageError, parse
 
 BOOT = "discoverd-boot 1"
 _LOG_LIMIT = 1 << 25
+_HELD = "stopped-by-an-administrator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,13 @@ def prepare() -> socket.socket:
 
 
 def sweep() -> None:
-    """Take away what processes have left that were killed while they wrote, here and in the registry. Raises OSError."""
+    """Take away what killed processes have left half-written, here and in the registry. Raises OSError."""
     for folder in (state.ROOT, *(state.directory(instance) for instance in os.listdir(state.CONTROLLERS))):
-        for name in os.listdir(folder):
-            if ".tmp." in name and _is_dead(name):
-                os.unlink(f"{folder}/{name}")
+        # What somebody else has put there is no directory, or has others below it.
+        with contextlib.suppress(NotADirectoryError, IsADirectoryError):
+            for name in os.listdir(folder):
+                if ".tmp." in name and _is_dead(name):
+                    os.unlink(f"{folder}/{name}")
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(registry.ROOT):
             if name.startswith(".") and _is_dead(name):
@@ -130,6 +133,22 @@ def _row(decision: Decision) -> dict[str, str]:
     row["role"] = candidate.role if candidate else ""
     row["sources"] = candidate.source if candidate else ""
     return row
+
+
+def hold(instance: str) -> str:
+    """Make the file that keeps a unit from starting, and return its path. systemd shows it in the unit's status.
+
+    Raises state.StateError.
+    """
+    path = f"{state.directory(instance)}/{_HELD}"
+    state.write(path, b"")
+    return path
+
+
+def release(instance: str) -> None:
+    """Let the unit be started from now on. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{state.directory(instance)}/{_HELD}")
 
 
 def read_spec(instance: str) -> state.Spec | None:

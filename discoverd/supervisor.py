@@ -30,7 +30,7 @@ from discoverd.sources.configured import Configured, configured, host_names
 from discoverd.sources.discovery_log import LogPageError
 from discoverd.sources.log_pages import LogPages
 from discoverd.sources.names import Names
-from discoverd.unit_properties import journal_fields, unit_properties
+from discoverd.unit_properties import journal_fields, unit_properties, unless_exists
 from discoverd.units import UnitError, Units
 
 log = logging.getLogger("discoverd")
@@ -46,6 +46,8 @@ RECONNECT_BUS = 1
 # Mounts that need a network wait for the first attempts, but no longer than this.
 READY_AFTER = 30
 RETRY_START = 5
+# The end of a job is heard of within this many seconds.
+HOLD_NEWS = 1
 EXIT_SOFTWARE = 70
 # Refusals that are logged at once; a hostile log page has thousands.
 REFUSALS_SAID = 20
@@ -98,6 +100,8 @@ class Supervisor:
         # What the specifications on disk were made from.
         self._specs: dict[str, Candidate] = {}
         self._starting: dict[str, asyncio.Event] = {}
+        # Units that are made without running, and how many jobs for them have ended meanwhile.
+        self._holding: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
         # When one of an origin's controllers was started last.
         self._served: dict[str, float] = {}
@@ -204,8 +208,11 @@ class Supervisor:
                 self._changed.set()
 
     def _signalled(self, news: unit_signals.Signal) -> None:
-        if isinstance(news, unit_signals.JobRemoved) and news.instance in self._starting:
-            self._starting[news.instance].set()
+        if isinstance(news, unit_signals.JobRemoved):
+            if news.instance in self._holding:
+                self._holding[news.instance] += 1
+            if news.instance in self._starting:
+                self._starting[news.instance].set()
         elif isinstance(news, unit_signals.ManagerChanged):
             self._masked.clear()
         elif isinstance(news, unit_signals.Shutdown):
@@ -429,12 +436,16 @@ class Supervisor:
         ended = self._starting[instance]
         self._served[candidate.origin] = asyncio.get_running_loop().time()
         try:
-            await self._write_spec(candidate, held)
+            await self._write_spec(candidate)
             if self._units is None:
                 raise UnitError("not connected to systemd")
             worker = self._libexec + "/nvme-ctrl-worker"
             system = candidate.tid.subsysnqn in self._system
             properties = unit_properties(candidate.tid, candidate.role, worker, system)
+            if held:
+                # There is no way to make a unit and not start it; with this the start does nothing.
+                properties.append(unless_exists(await self._blocking(store.hold, instance)))
+                self._holding[instance] = 0
             result = await self._units.start(instance, properties)
             self._failures.pop(instance, None)
             if result == "masked":
@@ -447,9 +458,29 @@ class Supervisor:
             self._failed(instance, f"cannot start {instance}: {error}")
             self._postpone(instance)
         finally:
+            if held:
+                await self._release(instance)
             del self._starting[instance]
             self._units_stale = True
             self._changed.set()
+
+    async def _release(self, instance: str) -> None:
+        """Let a unit that was made without running be started, also by who has asked for it just now, in vain."""
+        try:
+            await self._blocking(store.release, instance)
+        except OSError as error:
+            self._failed(instance, f"{instance} cannot be started: {error.strerror}: {error.filename}")
+        self._spawn(self._start_if_asked(instance))
+
+    async def _start_if_asked(self, instance: str) -> None:
+        await asyncio.sleep(HOLD_NEWS)
+        # One job was ours.
+        if self._holding.pop(instance, 0) > 1 and self._units is not None:
+            log.info("starting %s: an administrator asked for it", instance, extra=_about(instance))
+            try:
+                await self._units.start(instance, [])
+            except UnitError as error:
+                self._failed(instance, f"cannot start {instance}: {error}")
 
     def _postpone(self, instance: str) -> None:
         loop = asyncio.get_running_loop()
@@ -500,18 +531,14 @@ class Supervisor:
             self._failures[instance] = why
             log.error("%s", why, extra=_about(instance))
 
-    async def _write_spec(self, candidate: Candidate, held: bool = False) -> bool:
+    async def _write_spec(self, candidate: Candidate) -> bool:
         instance = candidate.tid.instance
-        if self._specs.get(instance) is candidate and not held:
+        if self._specs.get(instance) is candidate:
             return False
         spec = state.Spec(candidate.role, list(candidate.options))
-        spec.source, spec.origin, spec.held = candidate.source, candidate.origin, held
+        spec.source, spec.origin = candidate.source, candidate.origin
         written: bool = await self._blocking(store.write_spec, instance, spec)
-        if held:
-            # The worker rewrites it.
-            self._specs.pop(instance, None)
-        else:
-            self._specs[instance] = candidate
+        self._specs[instance] = candidate
         self._known[instance] = Known(candidate.source, candidate.origin)
         return written
 
@@ -531,7 +558,7 @@ class Supervisor:
             text += "; not connected to systemd, trying again"
         errors = [str(one) for one in self._complaints if one.severity == "error"]
         problems = errors + [f"{one.what} ({one.source}): {one.reason}" for one in self._refusals]
-        problems += [why for instance, why in self._failures.items() if instance in self._decisions]
+        problems += [why for instance, why in self._failures.items() if not instance or instance in self._decisions]
         if problems:
             text += f"; {problems[0]}" + (f" (and {len(problems) - 1} more, see the journal)" if problems[1:] else "")
         return text

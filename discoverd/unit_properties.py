@@ -16,6 +16,11 @@ _SECOND = 1_000_000
 _INFINITY = 2**64 - 1
 
 
+def unless_exists(path: str) -> Property:
+    """Return the property with which a start of the unit does nothing while there is such a file."""
+    return ("Conditions", "a(sbbs)", [["ConditionPathExists", False, True, path]])
+
+
 def unit_properties(tid: TransportId, role: str, worker: str, system: bool = False) -> list[Property]:
     """Return the properties for StartTransientUnit. ``worker`` is the path of the worker's launcher.
 

@@ -24,14 +24,4 @@ def main() -> int:
         notify.status(text)
         notify.log(notify.ERROR, text)
         return EXIT_NO_SPEC
-    if spec.held:
-        return _stay_stopped(instance, spec)
     return Worker(instance, spec).run()
-
-
-def _stay_stopped(instance: str, spec: state.Spec) -> int:
-    """End at once, which leaves the unit loaded and not running; the next start is the administrator's."""
-    spec.held = False
-    state.write(state.directory(instance) + "/spec", spec.encode())
-    notify.send("READY=1\nSTATUS=stopped by the administrator")
-    return 0

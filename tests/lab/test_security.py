@@ -31,7 +31,7 @@ def test_a_worker_has_one_capability_and_its_devices_only(running: Machine) -> N
     effective = running.run(f"grep CapEff {process}/status").stdout.split()[1]
     assert int(effective, 16) == 1 << 21, "CAP_SYS_ADMIN"
     assert running.run(f"readlink {process}/ns/mnt").stdout == running.run("readlink /proc/1/ns/mnt").stdout
-    inside = f"cd /sys/fs/cgroup$(cut -d: -f3 {process}/cgroup) && echo $$ >cgroup.procs"
+    inside = f"cd '/sys/fs/cgroup'\"$(cut -d: -f3- {process}/cgroup)\" && echo $$ >cgroup.procs"
     denied = running.run(f"{inside} && : </dev/mem", check=False)
     assert "Operation not permitted" in denied.stderr
     running.run(f"{inside} && : </dev/nvme0 && : <>/dev/nvme-fabrics")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,9 +107,9 @@ class Systemd:
         # A worker reads its files in a process of its own.
         spec = await asyncio.to_thread(store.read_spec, instance)
         assert spec, "a unit was started before it had its specification"
-        if spec.held:
-            spec.held = False
-            await asyncio.to_thread(store.write_spec, instance, spec)
+        conditions: Any = {name: value for name, _, value in properties}.get("Conditions", [])
+        existing = [await asyncio.to_thread(os.path.exists, path) for _, _, _, path in conditions]
+        if any(existing):
             self.units[instance] = UnitFact("loaded", "inactive")
             self.signal(unit_signals.JobRemoved(instance, "done"))
             return "started"

@@ -623,11 +623,3 @@ def test_no_specification(kernel: Kernel, run_main: Callable[..., int], content:
     assert run_main(INSTANCE) == main.EXIT_NO_SPEC
     assert "restart discoverd.service" in kernel.status
     assert kernel.written == []
-
-
-def test_held(kernel: Kernel, run_main: Callable[..., int]) -> None:
-    leave_spec(held=True)  # type: ignore[arg-type]
-    assert run_main(INSTANCE) == 0
-    assert "READY=1\nSTATUS=stopped by the administrator" in kernel.hear()
-    assert kernel.written == []
-    assert not state.Spec.decode(state.read(state.directory(INSTANCE) + "/spec")).held
