@@ -376,7 +376,10 @@ class Worker:
             return
         if controllers.kernel_instance(self.device) != self.kernel_instance:
             self.gone()
-        elif self.ownership.foreign or self.ownership.spared:
+            return
+        if self.departure is None:
+            self.ownership.check(self._configured())
+        if self.ownership.foreign or self.ownership.spared:
             text = f"{self.device} stays: others connected it; to disconnect: discoverctl disconnect {self.device}"
             notify.log(notify.NOTICE, text)
             self.leave("stopped", f"stopped; {text}", 0)
