@@ -41,7 +41,7 @@ def _finish(before: Controller, now: Controller, systemd: Systemd, force: bool) 
     if device is None or controllers.kernel_instance(device.name) != device.instance:
         text.line(f"{now.name}: disconnected" if device else f"{now.name}: was not connected")
         return _settle(now, systemd)
-    if now.unit and now.unit.running and not force:
+    if now.unit and now.unit.running:
         text.remark(f"{now.name}: its unit was started again meanwhile; try again")
         return Exit.FAILED
     found = _must_not_carry_system(device)

@@ -21,14 +21,14 @@ _PLANNED = {"start": "starting", "hold": "stopped", "leave": "left alone", "keep
 class Device:
     """A fabrics controller in the kernel. ``instance`` tells it from another that gets its name later.
 
-    ``owner`` is the registry's, '' for nobody's; ``stamp`` and ``adopted`` are other attributes of the entry.
+    ``owner``, ``unit`` and ``stamp`` are what the registry says about it, '' for nothing.
     """
 
     kernel: KernelController
     instance: int
     owner: str
+    unit: str
     stamp: str
-    adopted: bool
 
     @property
     def name(self) -> str:
@@ -140,14 +140,15 @@ def look(systemd: Systemd) -> Overview:
         if instance := unit_instance(unit.name):
             units[instance] = unit
     specs = {instance: store.read_spec(instance) for instance in _state_directories()}
-    devices = {device.name: device for device in _devices()}
-    unclaimed = dict(devices)
+    unclaimed = {device.name: device for device in _devices()}
+    # Most are found by this alone; a host has hundreds.
+    entered = {device.unit: device for device in unclaimed.values() if device.unit}
     names = [*plan.controllers, *sorted((units.keys() | specs.keys()) - plan.controllers.keys())]
     found = []
     for name in names:
         report = store.read_report(name)
         spec = specs.get(name)
-        device = _device_of(name, report, spec, unclaimed)
+        device = entered.get(unit_name(name)) or _device_of(name, report, spec, unclaimed.values())
         if device:
             del unclaimed[device.name]
         found.append(Controller(name, units.get(name), plan.controllers.get(name), report, spec, device))
@@ -166,7 +167,7 @@ def refreshed(controller: Controller, systemd: Systemd) -> Controller:
     report = store.read_report(controller.name)
     device = controller.device
     if device is None or controllers.kernel_instance(device.name) != device.instance:
-        device = _device_of(controller.name, report, controller.spec, {one.name: one for one in _devices()})
+        device = _device_of(controller.name, report, controller.spec, _devices())
     else:
         device = _device(device.name)
     return Controller(controller.name, shown, controller.planned, report, controller.spec, device)
@@ -190,24 +191,29 @@ def _device(name: str) -> Device | None:
     kernel = KernelController(name)
     if kernel.transport not in TRANSPORTS or not instance:
         return None
-    owner = registry.retrieve(name, "owner") or ""
-    stamp = registry.retrieve(name, "seqnum") or ""
-    return Device(kernel, instance, owner, stamp, registry.retrieve(name, "adopted") == "yes")
+    entry = [registry.retrieve(name, attribute) or "" for attribute in ("owner", "unit", "seqnum")]
+    return Device(kernel, instance, *entry)
 
 
 def _device_of(
-    instance: str, report: Report | None, spec: state.Spec | None, devices: dict[str, Device]
+    instance: str, report: Report | None, spec: state.Spec | None, devices: Iterable[Device]
 ) -> Device | None:
     """Return the kernel's controller that is this one: by the registry, then by the report, then by its address."""
-    for device in devices.values():
-        if registry.retrieve(device.name, "unit") == unit_name(instance):
-            return device
+    unit = unit_name(instance)
     wanted = dict(spec.options) if spec else {}
-    matching = [device for device in devices.values() if controllers.matches(wanted, device.kernel)]
     reported = report.device if report else ""
-    # The entry of another unit says that it is that one's.
-    free = [device for device in matching if device.name == reported or not registry.retrieve(device.name, "unit")]
-    return next((device for device in free if device.name == reported), free[0] if free else None)
+    found = None
+    for device in devices:
+        if device.unit == unit:
+            return device
+        # The entry of another unit says that it is that one's.
+        if (
+            not device.unit
+            and (found is None or device.name == reported)
+            and controllers.matches(wanted, device.kernel)
+        ):
+            found = device
+    return found
 
 
 def _name(kernel: KernelController) -> str:

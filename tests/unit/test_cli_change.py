@@ -213,6 +213,7 @@ def test_disconnect_of_anothers(desk: Desk, ours: bool) -> None:
     """Whether or not a worker of ours stands by."""
     if ours:
         desk.controller(1, "nvme0", owner="stas", report="foreign")
+        desk.bus.on_stop = lambda unit: desk.bus.units.update({unit: Unit("inactive")})
     else:
         desk.kernel(1, "nvme0", owner="stas")
     status, _, errors = desk.run("disconnect", "nvme0")
@@ -250,6 +251,14 @@ def test_a_name_that_another_controller_has_by_now(desk: Desk) -> None:
 
     desk.bus.on_stop = stop
     assert desk.run("disconnect", "--force", "nvme0") == (0, f"{name}: disconnected\n", "")
+    assert desk.deleted == []
+
+
+def test_a_unit_that_is_started_again_meanwhile(desk: Desk) -> None:
+    """A running worker would connect again."""
+    name = desk.controller(1, "nvme0")
+    status, _, errors = desk.run("disconnect", "--force", name)
+    assert (status, "try again" in errors) == (1, True)
     assert desk.deleted == []
 
 
