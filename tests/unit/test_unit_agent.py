@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -238,7 +239,7 @@ def test_the_queue_is_emptied_after_each_answer(bus: Bus, serve: Callable[..., t
 
 
 def test_requests_and_answers(manager: Manager, serve: Callable[..., tuple[int, list[Any]]]) -> None:
-    status, answers = serve(("start", [UNIT, PROPERTIES]), ("list", []), ("hang_up", [UNIT]), ("reference", [UNIT]))
+    status, answers = serve(("start", [UNIT, PROPERTIES]), ("list", []), ("signal", [UNIT, 1]), ("reference", [UNIT]))
     assert status == 0
     assert answers == [
         {"id": 1, "result": "started"},
@@ -247,6 +248,21 @@ def test_requests_and_answers(manager: Manager, serve: Callable[..., tuple[int, 
         {"id": 4, "result": None},
     ]
     assert manager.calls[2:] == [("KillUnit", UNIT.encode(), b"main", 1), ("RefUnit", UNIT.encode())]
+
+
+@pytest.mark.parametrize(("property_", "count"), [({"SoftRebootsCount": 2}, 2), ({}, 0)])
+def test_soft_reboots(manager: Manager, monkeypatch: pytest.MonkeyPatch, property_: dict[str, int], count: int) -> None:
+    """A systemd that cannot (before 254) has no such property."""
+    monkeypatch.setattr(unit_agent, "Manager", lambda **_: SimpleNamespace(Manager=SimpleNamespace(**property_)))
+    assert Agent().soft_reboots() == count
+    assert manager.calls == []
+
+
+def test_a_property_that_is_given_twice_goes_out_twice(manager: Manager) -> None:
+    twice: list[tuple[str, str, Any]] = [("F", "(bas)", [True, ["a"]]), ("F", "(bas)", [False, ["b"]])]
+    assert Agent().start(UNIT, twice) == "started"
+    values = {b"F": (True, [b"a"]), b"_custom": (b"F", b"(bas)", (False, [b"b"]))}
+    assert manager.calls == [("StartTransientUnit", UNIT.encode(), b"fail", values)]
 
 
 def test_stop_and_restart(manager: Manager, serve: Callable[..., tuple[int, list[Any]]]) -> None:
