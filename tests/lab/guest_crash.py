@@ -70,13 +70,13 @@ def systemctl(*words: str) -> int:
 
 
 def start(unit: str) -> None:
-    """Starts a unit as an administrator does who wants to see it run.
+    """Starts a unit as an administrator does who wants to see its controller live.
 
-    A stopped unit is unloaded while the supervisor is dead. It comes back by being started for a moment, and a start
-    that is asked for in this moment is part of that one.
+    A stopped unit is unloaded while the supervisor is dead, and a start is lost with the supervisor that is killed while
+    it makes the unit again: so it is asked for until it is done.
     """
     deadline = time.monotonic() + SETTLED
-    while systemctl("start", unit) != 0 or systemctl("is-active", unit) != 0:
+    while systemctl("start", unit) != 0 or unit not in controllers():
         if time.monotonic() > deadline:
             raise SystemExit(f"{unit} cannot be started")
         time.sleep(0.2)
