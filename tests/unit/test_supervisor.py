@@ -248,6 +248,30 @@ def test_a_restarted_supervisor_loads_what_was_stopped_without_starting_it(host:
     assert sorted(os.listdir(state.directory(ONE))) == ["report", "spec"], "the next start is the administrator's"
 
 
+def test_a_start_that_came_while_a_stopped_unit_was_made_again_is_made_up_for(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "HOLD_NEWS", 0.05)
+    host.configure(FIRST)
+
+    async def first() -> None:
+        await until(lambda: "1 live" in host.status)
+        host.systemd.stop(ONE)
+        await until(lambda: "1 stopped" in host.status)
+
+    assert host.play(first) == 0
+    host.systemd.units.clear()
+    host.messages.clear()
+
+    async def second() -> None:
+        await until(lambda: ONE in host.systemd.units)
+        # The administrator's job, which the condition made end at once.
+        host.systemd.signal(unit_signals.JobRemoved(ONE, "done"))
+        await until(lambda: "1 live" in host.status)
+
+    assert host.play(second) == 0
+
+
 def test_a_masked_unit_is_left_alone(host: Host) -> None:
     host.configure(FIRST)
     host.systemd.units[ONE] = UnitFact("masked", "inactive")
