@@ -72,7 +72,7 @@ def systemctl(*words: str) -> int:
 def start(unit: str) -> None:
     """Starts a unit as an administrator does who wants to see its controller live.
 
-    A stopped unit is unloaded while the supervisor is dead, and a start is lost with the supervisor that is killed while
+    A stopped unit is unloaded while the supervisor is dead, and a start is lost with a supervisor that is killed while
     it makes the unit again: so it is asked for until it is done.
     """
     deadline = time.monotonic() + SETTLED
