@@ -10,13 +10,14 @@ lab_seconds := 900
 shell_wanted := $(if $(filter command line,$(origin SHELL)),--shell)
 override SHELL := /bin/sh
 
-.PHONY: help setup lint unit image lab test demo bench clean
+.PHONY: help setup lint unit image lab test test-matrix demo bench clean
 
 help:
 	@echo "make test    everything: lint, unit tests, lab"
 	@echo "make lint    ruff and mypy"
 	@echo "make unit    tests that need no root and no machine"
 	@echo "make lab     scenarios in a virtual machine with a real kernel; ARGS= goes to pytest"
+	@echo "make test-matrix  shutdown with each kind of storage by itself, on Debian 13 and 12; hours; ARGS=\"-k lvm\" is less"
 	@echo "make image   only build the machine's image"
 	@echo "make demo    see it work; SHELL=1 leaves a shell in the machine open"
 	@echo "make bench   what it costs, beside nvme-stas, nvme connect-all and the kernel alone; ARGS=\"--rounds 1\" is quicker"
@@ -38,9 +39,13 @@ image: setup
 	@$(python) -m tests.lab.image
 
 lab: image
-	$(python) -m pytest tests/lab --timeout=$(lab_seconds) $(ARGS)
+	$(python) -m pytest tests/lab --ignore=tests/lab/matrix --timeout=$(lab_seconds) $(ARGS)
 
 test: lint unit lab
+
+test-matrix: setup
+	LAB_SUITE=trixie $(python) -m pytest tests/lab/matrix --timeout=$(lab_seconds) $(ARGS)
+	LAB_SUITE=bookworm $(python) -m pytest tests/lab/matrix --timeout=$(lab_seconds) $(ARGS)
 
 demo: setup
 	$(python) -m tests.lab.demo $(shell_wanted)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
-from tests.lab import evidence, journal
+from tests.lab import evidence, journal, storage
 from tests.lab.image import Image, ImageError, build
 from tests.lab.machine import LabError, Machine
 
@@ -107,6 +107,14 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     ]
     if wrong:
         pytest.fail("errors in the journal of our units:\n" + "\n".join(wrong), pytrace=False)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The times that scenarios measured; they are no verdict, because machines differ."""
+    if storage.TIMES:
+        terminalreporter.section("seconds to power off")
+        for title, seconds in storage.TIMES:
+            terminalreporter.write_line(f"{seconds:6.1f}  {title}")
 
 
 @pytest.hookimpl(wrapper=True)

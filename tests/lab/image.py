@@ -3,6 +3,7 @@
 
 The base tree is a Debian with everything the guest needs; it depends on `packages.txt`, `guest/` and this file alone.
 The disk is that tree with the current work tree installed by meson, as a packager would, and depends on both.
+LAB_SUITE in the environment chooses which Debian.
 """
 
 import contextlib
@@ -21,7 +22,12 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[2]
 LAB = Path(__file__).resolve().parent
 CACHE = PROJECT / ".cache" / "lab"
-SUITE = "trixie"
+SUITE = os.environ.get("LAB_SUITE", "trixie")
+# What of packages.txt a suite does not have.
+LACKS: dict[str, frozenset[str]] = {
+    "trixie": frozenset(),
+    "bookworm": frozenset({"ktls-utils", "nvme-stas", "python3-libnvme"}),
+}
 DISK_SIZE = 8 << 30
 
 # Installed as Debian ships it, but nothing of it may act by itself beside the daemon under test.
@@ -161,7 +167,8 @@ def in_tree(log: str, tree: Path, *command: str) -> None:
 
 
 def build_base(tree: Path) -> None:
-    packages = [line for line in (LAB / "packages.txt").read_text().split("\n") if line and line[0] != "#"]
+    listed = (LAB / "packages.txt").read_text().split("\n")
+    packages = [line for line in listed if line and line[0] != "#" and line not in LACKS[SUITE]]
     with step(f"base system of {len(packages)} packages ({SUITE})"):
         call(
             "base",
@@ -183,7 +190,8 @@ def build_base(tree: Path) -> None:
         # As udev and systemd would find them at the first boot; made here, they cost a boot nothing.
         (tree / "var/log/journal").mkdir(exist_ok=True)
         (tree / "var/lib/lab-target").mkdir(exist_ok=True)
-        in_tree("base", tree, "systemctl", "disable", *NOT_AT_BOOT)
+        not_at_boot = [unit for unit in NOT_AT_BOOT if (tree / "usr/lib/systemd/system" / unit).exists()]
+        in_tree("base", tree, "systemctl", "disable", *not_at_boot)
         in_tree("base", tree, "systemctl", "mask", *MASKED)
         in_tree("base", tree, "systemctl", "enable", *AT_BOOT)
         in_tree("base", tree, "systemctl", "set-default", "multi-user.target")
@@ -206,7 +214,7 @@ def build_initrd(tree: Path) -> None:
     shutil.copy(LAB / "initrd-init", work / "init")
     shutil.copy(tree / "usr/bin/busybox", work / "bin/busybox")
     order: list[str] = []
-    for module in ("virtio_blk", "ext4"):
+    for module in ("virtio_pci", "virtio_blk", "ext4"):
         listed = subprocess.run(
             ["chroot", tree, "modprobe", "-S", kernel.name, "--show-depends", module],
             check=True,
@@ -219,7 +227,7 @@ def build_initrd(tree: Path) -> None:
             if line.startswith("insmod") and name not in order:
                 order.append(name)
                 packed = (tree / source.removeprefix("/")).read_bytes()
-                (work / "modules" / name).write_bytes(lzma.decompress(packed))
+                (work / "modules" / name).write_bytes(lzma.decompress(packed) if source.endswith(".xz") else packed)
     (work / "modules/order").write_text("\n".join(order) + "\n")
     pack = f"cd /boot/{work.name} && find . | cpio --create --format=newc --owner=0:0 --quiet >/boot/{initrd.name}"
     in_tree("initrd", tree, "sh", "-c", pack)
@@ -237,10 +245,10 @@ def install(tree: Path, sources: Iterable[Path]) -> None:
         "install",
         tree,
         *("meson", "setup", "--prefix=/usr", "--sysconfdir=/etc", "--localstatedir=/var"),
-        *("-Dpython.bytecompile=2", "/usr/src/discoverd.build", "/usr/src/discoverd"),
+        *("/usr/src/discoverd.build", "/usr/src/discoverd"),
     )
     in_tree("install", tree, "meson", "install", "--no-rebuild", "-C", "/usr/src/discoverd.build")
-    # For a meson.build that leaves byte code to the package's scripts.
+    # Byte code is left to a package's scripts, and meson before 1.2 could not make it.
     in_tree("install", tree, "/usr/bin/python3", "-m", "compileall", "-q", "/usr/lib/python3/dist-packages")
     shutil.rmtree(tree / "usr/src")
     (tree / "usr/src").mkdir()
@@ -286,6 +294,8 @@ def build() -> Image:
 
     Processes that ask at once wait for each other. Raises ImageError with what failed or what is missing.
     """
+    if SUITE not in LACKS:
+        raise ImageError(f"LAB_SUITE={SUITE} is no suite the lab knows; it is one of {', '.join(LACKS)}")
     if os.geteuid() != 0:
         raise ImageError("the lab builds a Debian tree and therefore needs root; run it as root")
     if absent := missing_tools():
@@ -294,8 +304,8 @@ def build() -> Image:
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         recipe = [LAB / "packages.txt", LAB / "initrd-init", LAB / "image.py", *guest_files()]
-        base_key = digest(file_parts(LAB, recipe))
-        base = CACHE / f"base-{base_key}"
+        base_key = digest([SUITE.encode(), *file_parts(LAB, recipe)])
+        base = CACHE / f"base-{SUITE}-{base_key}"
         if not base.exists():
             partial = CACHE / "base.partial"
             shutil.rmtree(partial, ignore_errors=True)
@@ -304,15 +314,15 @@ def build() -> Image:
                 build_initrd(partial)
             partial.rename(base)
         sources = installed_sources()
-        disk = CACHE / f"disk-{digest([base_key.encode(), *file_parts(PROJECT, sources)])}.img"
+        disk = CACHE / f"disk-{SUITE}-{digest([base_key.encode(), *file_parts(PROJECT, sources)])}.img"
         if disk.exists():
             os.utime(disk)
         else:
             build_disk(base, disk, sources)
         os.utime(base)
         # A machine that starts right now may still open the image before this one.
-        keep_newest("disk-*.img", 5)
-        keep_newest("base-*", 2)
+        keep_newest(f"disk-{SUITE}-*.img", 5)
+        keep_newest(f"base-{SUITE}-*", 2)
         (kernel,) = (base / "boot").glob("vmlinuz-*")
         return Image(disk=disk, kernel=kernel, initrd=base / "boot/initrd.img")
 
