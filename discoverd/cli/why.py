@@ -96,8 +96,10 @@ def _change(controller: Controller) -> list[str]:
         ]
     state = controller.state
     if state == "refused":
-        force = f"To disconnect it, end its use, then: discoverctl disconnect {name}"
-        return [f"{force} To have it looked after again: discoverctl start {name}"]
+        return [
+            f"To have it looked after again: discoverctl start {name}",
+            f"To disconnect it, end its use, then: discoverctl disconnect {name}",
+        ]
     if planned and planned.action == "hold":
         return [f"To have it back: discoverctl start {name}"]
     if state == "failed":

@@ -2,12 +2,14 @@
 """discoverctl's verbs that change something: start, stop, disconnect."""
 
 import errno
+import sys
 from pathlib import Path
 
 import pytest
 from pystemd.dbusexc import DBusBaseError
 
 from discoverd import registry
+from discoverd.cli import jobs
 from discoverd.cli.holdings import Namespace
 from discoverd.kernel import fabrics
 from discoverd.tid import unit_name
@@ -117,6 +119,17 @@ def test_a_job_that_does_not_end(desk: Desk) -> None:
     desk.bus.slow = True
     status, _, errors = desk.run("stop", "nvme0")
     assert (status, "systemctl list-jobs" in errors) == (6, True)
+
+
+def test_a_long_wait_is_shown_on_a_terminal(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = desk.controller(1, "nvme0")
+    desk.bus.slow = True
+    monkeypatch.setattr(jobs, "_PATIENCE", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    _, _, errors = desk.run("stop", "nvme0")
+    shown = errors.split("\r\x1b[K")
+    assert f"0 s: 1 of 1 not done, {name} among them"[:79] in shown
+    assert shown[-1].startswith("discoverctl: 1 job not done")
 
 
 def test_stop(desk: Desk) -> None:

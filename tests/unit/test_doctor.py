@@ -113,8 +113,8 @@ def test_units_that_failed(desk: Desk) -> None:
     desk.controller(1, "nvme0", unit=Unit("failed", "in use by /data"), report="refused")
     ((severity, text, remedy),) = findings(desk, 1)
     assert severity == "problem"
-    assert text.endswith("was stopped while in use, and nobody looks after it: in use by /data")
-    assert remedy == f"discoverctl start {instance(1)}"
+    assert text == f"{instance(1)} was stopped while in use: it is still connected, and nobody looks after it"
+    assert remedy.startswith(f"discoverctl start {instance(1)}")
 
 
 def test_configuration(desk: Desk, tmp_path: Path) -> None:

@@ -47,8 +47,10 @@ def failed(controllers: Iterable[Controller]) -> list[Finding]:
             continue
         name = text.quoted(one.name)
         if one.state == "refused":
-            what = f"{one.name} was stopped while in use, and nobody looks after it: {one.status}"
-            found.append(problem(what, f"discoverctl start {name}"))
+            what = f"{one.name} was stopped while in use: it is still connected, and nobody looks after it"
+            found.append(
+                problem(what, f"discoverctl start {name}; or end its use, then: discoverctl disconnect {name}")
+            )
         else:
             what = f"the unit of {one.name} failed" + (f": {one.status}" if one.status else "")
             found.append(problem(what, f"see why: discoverctl why {name}; and then: discoverctl start {name}"))
