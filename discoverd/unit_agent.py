@@ -48,7 +48,7 @@ class Agent:
         """Start the unit, making it if need be. Returns what happened: started, running or masked."""
         values = {}
         for name, signature, value in properties:
-            # Not only where it is missing: some in the package's table are those of reading a property, not of setting it.
+            # Also where the package has one: for some it is that of reading the property, not of setting it.
             KNOWN_UNIT_SIGNATURES[name.encode()] = signature.encode()
             # A property that is set twice adds to the first; the package's table has room for one of each name.
             if name.encode() in values:
