@@ -113,20 +113,22 @@ class Machine:
 
     def soft_reboot(self) -> None:
         """`systemctl soft-reboot`, then waits until the new user space is up. The kernel and /run stay as they are."""
-        count = "systemctl show -P SoftRebootsCount"
-        before = self.run(count).stdout
+        argv = ["systemctl", "show", "-P", "SoftRebootsCount"]
+        before = self.run(argv).output
         self.run("systemctl soft-reboot --no-block")
         deadline = time.monotonic() + BOOT_SECONDS
         while True:
-            # The kernel's boot is the same one, so its identity tells nothing.
-            self._boot_id = ""
-            with contextlib.suppress(LabError):
-                self._await_boot()
-                if self.run(count).stdout != before:
-                    return
+            self._close()
+            # Neither the agent's process nor the kernel's boot tells the new user space from the old one.
+            with contextlib.suppress(OSError, ChannelError):
+                self._channel = Channel(self._sockets / "agent")
+                header, body = self._channel.ask({"op": "run", "argv": argv, "timeout": 5}, timeout=5)
+                if header.get("returncode") == 0 and body != before:
+                    break
             if time.monotonic() > deadline:
                 raise LabError(f"no new user space after {BOOT_SECONDS} s; console:\n{self._console_end()}")
             time.sleep(0.2)
+        self.run("systemctl is-system-running --wait", timeout=BOOT_SECONDS, check=False)
 
     def poweroff(self, timeout: float = BOOT_SECONDS) -> float:
         """`systemctl poweroff`; waits for the end of the machine and returns how many seconds it took."""
