@@ -5,6 +5,8 @@ python := .cache/venv/bin/python
 # Bounds for one test; the lab's run under software emulation.
 unit_seconds := 120
 lab_seconds := 900
+# Machines at a time: one waits while the other computes, and two processors have room for no third.
+lab_machines := 2
 
 # SHELL is also make's own: "make demo SHELL=1" must not become the shell of the recipes.
 shell_wanted := $(if $(filter command line,$(origin SHELL)),--shell)
@@ -39,7 +41,8 @@ image: setup
 	@$(python) -m tests.lab.image
 
 lab: image
-	$(python) -m pytest tests/lab --ignore=tests/lab/matrix --timeout=$(lab_seconds) $(ARGS)
+	$(python) -m pytest tests/lab --ignore=tests/lab/matrix --timeout=$(lab_seconds) \
+		--numprocesses=$(lab_machines) --dist=loadfile $(ARGS)
 
 test: lint unit lab
 
