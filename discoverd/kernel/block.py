@@ -63,7 +63,7 @@ def transports(namespace: str) -> set[str]:
 
 
 def stack(namespace: str) -> dict[str, list[str]]:
-    """Return all block devices on a namespace, itself included, each with those directly on top of it."""
+    """Return all block devices on a namespace, itself included, each with those that have claimed it (its holders)."""
     loops = _loops()
     found: dict[str, list[str]] = {}
     waiting = [namespace]
@@ -72,10 +72,15 @@ def stack(namespace: str) -> dict[str, list[str]]:
         if name in found:
             continue
         folder = f"{SYS}/class/block/{name}"
-        found[name] = _entries(folder + "/holders") + loops.get(_text(folder + "/dev"), [])
-        found[name] += [entry for entry in _entries(folder) if _exists(f"{folder}/{entry}/partition")]
-        waiting += found[name]
+        found[name] = _entries(folder + "/holders")
+        waiting += found[name] + loops.get(_text(folder + "/dev"), []) + partitions(name)
     return found
+
+
+def partitions(name: str) -> list[str]:
+    """Return the partitions of a block device."""
+    folder = f"{SYS}/class/block/{name}"
+    return [entry for entry in _entries(folder) if _exists(f"{folder}/{entry}/partition")]
 
 
 def number(name: str) -> str:

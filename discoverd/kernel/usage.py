@@ -4,7 +4,12 @@
 Used by workers, so it imports only what they may.
 """
 
+import time
+
 from discoverd.kernel import block, controllers, mounts
+
+# How long a look like ours keeps others from claiming a device, and an unmount its claim, with a good margin.
+_MOMENT = 0.2
 
 
 class User:
@@ -38,10 +43,10 @@ def users(namespace: str) -> list[User]:
     """
     stack = block.stack(namespace)
     # Claims first: they are complete, and nearly always nobody has one, so that the mount tables need not be read.
-    busy = [name for name, above in stack.items() if not above and block.claimed(name)]
+    busy = _busy(stack)
     if not busy:
         return []
-    numbers = {block.number(name) for name in stack}
+    numbers = {block.number(name) for name in stack} - {""}
     used = [mount for mount in mounts.mounted() if not numbers.isdisjoint(mount.numbers())]
     # Other namespaces have copies of the host's mounts, which go when those go.
     of_host = {mount.number for mount in used if not mount.process}
@@ -49,7 +54,20 @@ def users(namespace: str) -> list[User]:
         User("mount", mount.target, mount.process) for mount in used if not mount.process or mount.number not in of_host
     ]
     found += [User("swap", path) for path, number in mounts.swaps() if number in numbers]
+    if not found:
+        # The worker of another subsystem may have looked at the same moment, or a file system has just been unmounted.
+        time.sleep(_MOMENT)
+        busy = _busy(stack)
     return found or [User("claim", f"/dev/{name}") for name in busy]
+
+
+def _busy(stack: dict[str, list[str]]) -> list[str]:
+    """Return the devices that somebody has claimed, other than one of the devices on top of them."""
+    claimed = {name for name, holders in stack.items() if holders or block.claimed(name)}
+    # Who claims a partition claims the whole device, against all but those who claim other partitions of it.
+    return [
+        name for name in stack if name in claimed and not stack[name] and claimed.isdisjoint(block.partitions(name))
+    ]
 
 
 def carries_system(used: list[User]) -> bool:

@@ -205,11 +205,16 @@ def _lock_subsystem(device: str) -> int:
     """Wait for the lock of the controller's subsystem, and return its descriptor; -1 where there is no such thing."""
     root = f"{block.SYS}/class/nvme-subsystem"
     try:
-        for subsystem in posix.listdir(root):
-            if device in posix.listdir(f"{root}/{subsystem}"):
-                fd = posix.open(f"{root}/{subsystem}", posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
-                fcntl.flock(fd, fcntl.LOCK_EX)
-                return fd
+        subsystems = posix.listdir(root)
     except FileNotFoundError:
-        pass  # The controller, and its subsystem with it, has just gone: the caller sees that.
+        return -1
+    for subsystem in subsystems:
+        try:
+            if device not in posix.listdir(f"{root}/{subsystem}"):
+                continue
+            fd = posix.open(f"{root}/{subsystem}", posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # It has just gone. If it was ours, so has the controller, and the caller sees that.
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        return fd
     return -1
