@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which block devices lie on which controllers, and who has claimed them."""
+
+import errno
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from discoverd.kernel import block
+
+from .fake_storage import Storage, install
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    made = Storage(tmp_path)
+    install(made, monkeypatch)
+    return made
+
+
+# Controllers and namespaces -------------------------------------------------------------------------------
+
+
+def test_two_paths_of_native_multipath(storage: Storage) -> None:
+    for device in ("nvme3", "nvme12"):
+        storage.controller(device)
+    storage.namespace("nvme0n1", "nvme3", "nvme12")
+    storage.namespace("nvme0n22", "nvme12")
+    assert block.namespaces("nvme3") == ["nvme0n1"]
+    assert block.namespaces("nvme12") == ["nvme0n1", "nvme0n22"]
+    assert block.controllers("nvme0n1") == ["nvme12", "nvme3"]
+    assert block.controllers("nvme0n22") == ["nvme12"]
+    assert block.usable_paths("nvme0n1") == ["nvme12", "nvme3"]
+
+
+def test_without_native_multipath(storage: Storage) -> None:
+    storage.controller("nvme3")
+    storage.plain_namespace("nvme3n1", "nvme3")
+    assert block.namespaces("nvme3") == ["nvme3n1"]
+    assert block.controllers("nvme3n1") == ["nvme3"]
+    assert block.usable_paths("nvme3n1") == ["nvme3"]
+    assert block.transports("nvme3n1") == {"tcp"}
+
+
+@pytest.mark.parametrize("state", ["connecting", "resetting", "deleting", "deleting (no IO)", "dead", "new", ""])
+def test_a_path_that_is_not_live_is_not_usable_but_counts_as_a_controller(storage: Storage, state: str) -> None:
+    storage.controller("nvme0", state=state)
+    storage.namespace("nvme0n1", "nvme0")
+    assert block.controllers("nvme0n1") == ["nvme0"]
+    assert block.usable_paths("nvme0n1") == []
+
+
+@pytest.mark.parametrize(
+    ("ana", "usable"),
+    [
+        ("", True),
+        ("optimized", True),
+        ("non-optimized", True),
+        ("inaccessible", False),
+        ("persistent-loss", False),
+        ("change", False),
+    ],
+)
+def test_ana(storage: Storage, ana: str, usable: bool) -> None:
+    storage.controller("nvme0")
+    storage.namespace("nvme0n1", "nvme0", ana=ana)
+    assert block.usable_paths("nvme0n1") == (["nvme0"] if usable else [])
+
+
+def test_transports_of_all_paths(storage: Storage) -> None:
+    storage.controller("nvme0", transport="pcie")
+    storage.controller("nvme1", transport="tcp", state="connecting")
+    storage.namespace("nvme0n1", "nvme0", "nvme1")
+    assert block.transports("nvme0n1") == {"pcie", "tcp"}
+    assert block.transports("sda") == set()
+
+
+def test_what_is_not_there(storage: Storage) -> None:
+    assert storage.sys.exists()
+    assert block.namespaces("nvme9") == []
+    assert block.controllers("nvme9n1") == []
+    assert block.usable_paths("nvme9n1") == []
+    assert block.stack("nvme9n1") == {"nvme9n1": []}
+    assert block.number("nvme9n1") == ""
+    assert block.below("0:44") == set()
+    assert block.below("") == set()
+
+
+@given(st.text(alphabet="nvmec0123456789p", max_size=12).map("nvme".__add__))
+def test_names_of_namespaces(name: str) -> None:
+    parts = block._namespace_parts(name)
+    if parts is not None:
+        subsystem, controller, namespace = parts
+        assert name == f"nvme{subsystem}{'c' + controller if controller else ''}n{namespace}"
+
+
+@pytest.mark.parametrize("name", ["nvme0", "nvme0n1p1", "nvmen1", "nvme0n", "nvme0cn1", "sda", "ng0n1", "nvme0c1"])
+def test_what_is_no_namespace(name: str) -> None:
+    assert block._namespace_parts(name) is None
+
+
+# Stacks ---------------------------------------------------------------------------------------------------
+
+
+def test_up_and_down_a_tall_stack(storage: Storage) -> None:
+    for subsystem, device in enumerate(("nvme0", "nvme1")):
+        storage.controller(device, subsystem)
+        storage.namespace(f"nvme{subsystem}n1", device, subsystem=subsystem)
+    storage.partition("nvme0n1p1", "nvme0n1")
+    storage.device("md0", "nvme0n1p1", "nvme1n1")
+    storage.device("dm-0", "md0")
+    storage.device("dm-1", "dm-0")
+    storage.loop("loop0", "/data/image")
+    storage.file("/data/image", "dm-1")
+    top = storage.partition("loop0p1", "loop0")
+    assert block.stack("nvme0n1") == {
+        "nvme0n1": [],
+        "nvme0n1p1": ["md0"],
+        "md0": ["dm-0"],
+        "dm-0": ["dm-1"],
+        "dm-1": [],
+        "loop0": [],
+        "loop0p1": [],
+    }
+    assert block.below(top) == {"nvme0n1", "nvme1n1"}
+    assert block.below(storage.numbers["nvme0n1"]) == {"nvme0n1"}
+
+
+def test_a_loop_on_the_device_itself(storage: Storage) -> None:
+    storage.controller("nvme0")
+    storage.namespace("nvme0n1", "nvme0")
+    number = storage.loop("loop7", "/dev/nvme0n1")
+    assert set(block.stack("nvme0n1")) == {"nvme0n1", "loop7"}
+    assert block.below(number) == {"nvme0n1"}
+
+
+def test_a_loop_whose_file_is_deleted_or_elsewhere_is_on_nothing(storage: Storage) -> None:
+    storage.controller("nvme0")
+    storage.namespace("nvme0n1", "nvme0")
+    number = storage.loop("loop7", "/data/image (deleted)")
+    assert set(block.stack("nvme0n1")) == {"nvme0n1"}
+    assert block.below(number) == set()
+
+
+def test_a_disk_that_is_not_ours(storage: Storage) -> None:
+    number = storage.device("sda")
+    assert block.below(number) == set()
+    assert block.below(storage.partition("sda1", "sda")) == set()
+
+
+# Claims ---------------------------------------------------------------------------------------------------
+
+
+def test_claimed(storage: Storage) -> None:
+    storage.device("nvme0n1")
+    assert not block.claimed("nvme0n1")
+    storage.claimed.add("nvme0n1")
+    assert block.claimed("nvme0n1")
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM])
+def test_what_is_not_there_is_not_claimed(storage: Storage, number: int) -> None:
+    storage.open_errors["nvme0n1"] = number
+    assert not block.claimed("nvme0n1")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE])
+def test_what_cannot_be_told_is_an_error(storage: Storage, number: int) -> None:
+    storage.open_errors["nvme0n1"] = number
+    with pytest.raises(OSError, match=r"\[Errno") as caught:
+        block.claimed("nvme0n1")
+    assert caught.value.errno == number
+
+
+def test_a_name_with_a_slash(storage: Storage) -> None:
+    """Sysfs writes an exclamation mark for it."""
+    storage.claimed.add("cciss!c0d0")
+    assert block.claimed("cciss!c0d0")

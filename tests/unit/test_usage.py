@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who uses a namespace: the guard that a disconnect must pass."""
+
+import errno
+import time
+from pathlib import Path
+
+import pytest
+
+from discoverd.kernel import mounts, usage
+
+from .fake_storage import Storage, install
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    made = Storage(tmp_path)
+    install(made, monkeypatch)
+    monkeypatch.setattr(usage, "_MOMENT", 0)
+    made.controller("nvme0")
+    made.namespace("nvme0n1", "nvme0")
+    return made
+
+
+def users() -> list[str]:
+    return [user.text for user in usage.users("nvme0n1")]
+
+
+def test_nobody(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.device("sda")
+    storage.mount("sda", "/")
+    # Hosts have thousands of mounts: no table is read for a namespace that nobody has claimed.
+    monkeypatch.setattr(mounts, "mounted", lambda: pytest.fail("it was read"))
+    assert users() == []
+
+
+def test_a_mount(storage: Storage) -> None:
+    storage.mount("nvme0n1", "/data")
+    assert users() == ["/data"]
+
+
+def test_bind_mounts_are_uses_too(storage: Storage) -> None:
+    storage.mount("nvme0n1", "/data")
+    storage.mount("nvme0n1", "/srv/data")
+    assert users() == ["/data", "/srv/data"]
+
+
+def test_a_partition(storage: Storage) -> None:
+    storage.partition("nvme0n1p1", "nvme0n1")
+    assert users() == []
+    storage.mount("nvme0n1p1", "/data")
+    assert users() == ["/data"]
+
+
+def test_a_file_system_on_the_whole_device_beside_an_old_partition_table(storage: Storage) -> None:
+    storage.partition("nvme0n1p1", "nvme0n1")
+    storage.mount("nvme0n1", "/data")
+    assert users() == ["/data"]
+
+
+@pytest.mark.parametrize("holder", ["dm-0", "md0"])
+def test_a_device_on_top_counts_if_it_is_used(storage: Storage, holder: str) -> None:
+    storage.device(holder, "nvme0n1")
+    assert users() == []
+    storage.mount(holder, "/data")
+    assert users() == ["/data"]
+
+
+def test_an_unused_device_on_a_partition_is_no_use(storage: Storage) -> None:
+    """Its claim on the partition looks like one on the whole device."""
+    storage.partition("nvme0n1p1", "nvme0n1")
+    storage.device("dm-0", "nvme0n1p1")
+    assert users() == []
+    storage.mount("dm-0", "/data")
+    assert users() == ["/data"]
+
+
+def test_a_loop_device_on_the_namespace(storage: Storage) -> None:
+    storage.loop("loop0", "/dev/nvme0n1")
+    assert users() == []
+    storage.mount("loop0", "/image")
+    assert users() == ["/image"]
+
+
+def test_an_unused_loop_device_on_a_file_does_not_hide_the_mount_that_the_file_is_on(storage: Storage) -> None:
+    storage.mount("nvme0n1", "/data")
+    storage.file("/data/image", "nvme0n1")
+    storage.loop("loop0", "/data/image")
+    assert users() == ["/data"]
+    storage.mount("loop0", "/image")
+    assert users() == ["/data", "/image"]
+
+
+def test_swap(storage: Storage) -> None:
+    storage.swap("/dev/nvme0n1", "/dev/gone")
+    storage.claimed.add("nvme0n1")
+    assert users() == ["swap on /dev/nvme0n1"]
+
+
+def test_a_swap_file(storage: Storage) -> None:
+    storage.mount("nvme0n1", "/data")
+    storage.file("/data/a swap", "nvme0n1")
+    storage.swap(r"/data/a\040swap")
+    assert users() == ["/data", "swap on /data/a swap"]
+
+
+def test_a_claim_without_a_name(storage: Storage) -> None:
+    storage.claimed.add("nvme0n1")
+    assert users() == ["/dev/nvme0n1, which a detached mount or another program has claimed"]
+
+
+def test_a_claim_that_lasts_a_moment_is_none(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look of another worker is such a one, where a device lies on namespaces of two subsystems."""
+    storage.claimed.add("nvme0n1")
+    monkeypatch.setattr(time, "sleep", lambda _: storage.claimed.clear())
+    assert users() == []
+
+
+def test_what_cannot_be_told_is_an_error(storage: Storage) -> None:
+    storage.open_errors["nvme0n1"] = errno.EACCES
+    with pytest.raises(PermissionError):
+        usage.users("nvme0n1")
+
+
+# Mount namespaces -----------------------------------------------------------------------------------------
+
+
+def test_a_mount_in_a_container(storage: Storage) -> None:
+    storage.mount("nvme0n1", "/data", process=4711)
+    assert users() == ["/data in the mount namespace of process 4711"]
+
+
+def test_copies_of_the_hosts_mounts_do_not_count(storage: Storage) -> None:
+    storage.mount("nvme0n1", "/data")
+    storage.mount("nvme0n1", "/data", process=4711)
+    assert users() == ["/data"]
+    storage.unmount("/data")
+    assert users() == ["/data in the mount namespace of process 4711"]
+
+
+def test_the_table_of_a_mount_namespace_is_read_once(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.mount("nvme0n1", "/data")
+    for process in (300, 301, 302):
+        (storage.proc / str(process)).symlink_to(storage.proc / "1")
+    (storage.proc / "sys").mkdir()
+    read: list[object] = []
+    table = mounts.table
+
+    def counted(process: int | str = "self") -> bytes:
+        read.append(process)
+        return table(process)
+
+    monkeypatch.setattr(mounts, "table", counted)
+    assert len(mounts.mounted()) == 1
+    assert read == [1]
+
+
+def test_a_process_that_ends_meanwhile(storage: Storage) -> None:
+    storage.mount("nvme0n1", "/data")
+    (storage.proc / "300").mkdir()
+    assert users() == ["/data"]
+
+
+# What the status line shows -------------------------------------------------------------------------------
+
+
+def test_a_name_cannot_forge_a_line(storage: Storage) -> None:
+    storage.mount("nvme0n1", "/da ta\n\x1b[31m")
+    assert users() == ["/da ta??[31m"]
+
+
+# The system itself ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("target", "system"), [("/", True), ("/usr", True), ("/data", False), ("/usr/local", False)])
+def test_carries_system(storage: Storage, target: str, system: bool) -> None:
+    storage.mount("nvme0n1", target)
+    assert usage.carries_system(usage.users("nvme0n1")) is system
+
+
+def test_a_root_in_a_container_is_not_the_systems(storage: Storage) -> None:
+    storage.mount("nvme0n1", "/", process=4711)
+    assert not usage.carries_system(usage.users("nvme0n1"))
+
+
+def test_what_the_initial_ram_disk_mounts_is_the_systems(storage: Storage) -> None:
+    storage.fstab.write_text(
+        "# a comment\n/dev/x /var/lib/big\\040one ext4 defaults,x-initrd.mount 0 2\n"
+        "/dev/y /home ext4 x-initrd.mounted\n\n/dev/z\n"
+    )
+    assert mounts.system_targets() == {"/", "/usr", "/var/lib/big one"}
+    storage.mount("nvme0n1", "/var/lib/big one")
+    assert usage.carries_system(usage.users("nvme0n1"))
+
+
+def test_system_subsystems(storage: Storage) -> None:
+    storage.controller("nvme1", 7)
+    storage.namespace("nvme7n1", "nvme1", subsystem=7)
+    storage.device("dm-0", "nvme7n1")
+    storage.mount("dm-0", "/")
+    storage.mount("nvme0n1", "/data")
+    assert usage.system_subsystems() == {"nqn.2024-08.x:7"}
