@@ -212,7 +212,7 @@ class Scenario(threading.Thread):
 def play(instance: str, kernel: Kernel, act: Callable[[], None], spec: state.Spec) -> int:
     """Run a worker until the scenario is over and SIGTERM has done its work; returns the exit status."""
     threads = _thread._count()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)}
     worker = controller.Worker(instance, spec)
     # Until the worker takes them, they must not end the tests.
     for number in handlers:

@@ -1,0 +1,481 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a worker does with its controller when it is stopped, or when the system goes down."""
+
+import errno
+import os
+import posix
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from discoverd import registry, state
+from discoverd.kernel import block, fabrics, mounts, spawn, usage
+from discoverd.kernel.usage import User
+from discoverd.worker import departure
+from discoverd.worker.departure import Departure
+
+from .fake_kernel import Kernel, install, play, until
+
+NQN = "nqn.2024-08.com.example:vol1"
+INSTANCE = f"tcp:192.0.2.1:4420:{NQN}"
+DATA = User("mount", "/data")
+
+
+class System:
+    """Who uses the namespace, what other paths it has, and what systemd says about the system."""
+
+    def __init__(self) -> None:
+        self.users: list[User] = []
+        self.error: OSError | None = None
+        self.paths = ["nvme0"]
+        self.state = "running"
+        self.asked = 0
+        self.urged: list[str] = []
+
+    def find(self, namespace: str) -> list[User]:
+        assert namespace == "nvme0n1"
+        if self.error:
+            raise self.error
+        return list(self.users)
+
+    def run(self, *command: str) -> tuple[int, str]:
+        if command == ("systemctl", "is-system-running"):
+            self.asked += 1
+            return 1, self.state
+        assert command[:-1] == ("systemctl", "stop", "--no-block", "--job-mode=ignore-dependencies", "--")
+        self.urged.append(command[-1])
+        return 0, ""
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
+    made = Kernel(tmp_path)
+    install(made, monkeypatch)
+    yield made
+    made.notify.close()
+    made.uevents.close()
+
+
+@pytest.fixture
+def system(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> System:
+    made = System()
+    for module, name, value in (
+        (usage, "users", made.find),
+        (block, "namespaces", lambda _: ["nvme0n1"]),
+        (block, "usable_paths", lambda _: list(made.paths)),
+        (spawn, "run", made.run),
+        (mounts, "FSTAB", str(kernel.root / "fstab")),
+        (departure, "LOOK", 0.01),
+        (departure, "PATIENCE", 3600),
+    ):
+        monkeypatch.setattr(module, name, value)
+    return made
+
+
+def live(kernel: Kernel, act: Callable[[], None] = lambda: None) -> int:
+    """Run a worker until it is live, and on with ``act``; then it is stopped."""
+    spec = state.Spec("io", [("nqn", NQN), ("transport", "tcp"), ("traddr", "192.0.2.1"), ("trsvcid", "4420")])
+    spec.origin = "configuration"
+    os.makedirs(state.directory(INSTANCE), exist_ok=True)
+    state.write(state.directory(INSTANCE) + "/spec", spec.encode())
+
+    def first() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        until(lambda: registry.retrieve("nvme0", "owner") == "nvme-ctrl")
+        act()
+
+    return play(INSTANCE, kernel, first, spec)
+
+
+def stop() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def report() -> dict[str, str]:
+    return dict(state.decode(state.REPORT, state.read(state.directory(INSTANCE) + "/report")))
+
+
+# Stopped by an administrator ------------------------------------------------------------------------------
+
+
+def test_not_in_use(kernel: Kernel, system: System, capsys: pytest.CaptureFixture[str]) -> None:
+    assert live(kernel) == 0
+    assert kernel.deleted == ["nvme0"]
+    assert (report()["state"], kernel.status) == ("stopped", "stopped")
+    assert "disconnected nvme0\n" in capsys.readouterr().err
+    # systemd is asked only if there is something to decide.
+    assert system.asked == 0
+
+
+@pytest.mark.parametrize("state_of_system", ["running", "degraded", "starting", "initializing", "maintenance"])
+def test_in_use_it_is_refused(
+    kernel: Kernel, system: System, capsys: pytest.CaptureFixture[str], state_of_system: str
+) -> None:
+    system.users = [DATA, User("swap", "/dev/nvme0n1p2")]
+    system.state = state_of_system
+    assert live(kernel) == 1
+    assert kernel.deleted == []
+    text = (
+        "in use by /data and 1 more: nvme0 stays connected, and nobody looks after it; "
+        f"unmount, or insist with: discoverctl disconnect --force '{INSTANCE}'"
+    )
+    assert (report()["state"], report()["status"], kernel.status) == ("refused", text, text)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("<3>")
+    assert error.endswith(text)
+    # It is ours still, for whoever takes over.
+    assert registry.retrieve("nvme0", "owner") == "nvme-ctrl"
+    assert system.urged == []
+
+
+def test_another_path(kernel: Kernel, system: System, capsys: pytest.CaptureFixture[str]) -> None:
+    system.users = [DATA]
+    system.paths = ["nvme0", "nvme1"]
+    assert live(kernel) == 0
+    assert kernel.deleted == ["nvme0"]
+    assert "disconnected nvme0, though in use by /data" in capsys.readouterr().err
+
+
+def test_each_namespace_in_use_needs_another_path(
+    kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: dict[str, list[User]] = {"nvme0n1": [DATA], "nvme0n2": [DATA], "nvme0n3": []}
+    paths = {"nvme0n1": ["nvme0", "nvme1"], "nvme0n2": ["nvme0"], "nvme0n3": ["nvme0"]}
+    monkeypatch.setattr(block, "namespaces", lambda _: list(used))
+    monkeypatch.setattr(usage, "users", used.__getitem__)
+    monkeypatch.setattr(block, "usable_paths", paths.__getitem__)
+    assert live(kernel) == 1
+    assert kernel.deleted == []
+    paths["nvme0n2"] = ["nvme1"]
+    system.state = "running"
+    assert live(kernel) == 0
+    assert kernel.deleted == ["nvme0"]
+
+
+@pytest.mark.parametrize("target", ["/", "/usr"])
+@pytest.mark.parametrize("state_of_system", ["running", "stopping", ""])
+def test_what_carries_the_system_stays(kernel: Kernel, system: System, target: str, state_of_system: str) -> None:
+    system.users = [DATA, User("mount", target)]
+    system.state = state_of_system
+    system.paths = ["nvme0", "nvme1"]
+    assert live(kernel) == 0
+    assert kernel.deleted == []
+    assert report()["state"] == "stopped"
+    assert kernel.status == "stopped; nvme0 stays: it carries the system itself"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_what_cannot_be_told_stays(kernel: Kernel, system: System, number: int) -> None:
+    system.error = OSError(number, os.strerror(number))
+    assert live(kernel) == 1
+    assert kernel.deleted == []
+    assert report()["state"] == "refused"
+    assert kernel.status == f"cannot disconnect nvme0: {os.strerror(number)}"
+
+
+@pytest.mark.usefixtures("system")
+def test_a_stop_is_reported_at_once(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should systemd kill a worker whose disconnect takes too long, the unit is not started again for that."""
+    gate = threading.Event()
+    delete = kernel.delete
+
+    def slow(device: str, kernel_instance: int) -> None:
+        gate.wait(5)
+        delete(device, kernel_instance)
+
+    monkeypatch.setattr(fabrics, "delete", slow)
+
+    def act() -> None:
+        stop()
+        until(lambda: kernel.status == "disconnecting nvme0")
+        until(lambda: report()["state"] == "stopping")
+        gate.set()
+
+    assert live(kernel, act) == 0
+    assert report()["state"] == "stopped"
+
+
+# The system goes down -------------------------------------------------------------------------------------
+
+
+def test_it_waits_until_it_is_released(kernel: Kernel, system: System, capsys: pytest.CaptureFixture[str]) -> None:
+    system.users = [DATA]
+    system.state = "stopping"
+
+    def act() -> None:
+        stop()
+        until(lambda: kernel.status == "waiting to disconnect nvme0: in use by /data")
+        system.users = [User("swap", "/dev/nvme0n1")]
+        until(lambda: kernel.status == "waiting to disconnect nvme0: in use by swap on /dev/nvme0n1")
+        assert report()["state"] == "stopping"
+        time.sleep(0.1)
+        assert kernel.deleted == []
+        system.users = []
+
+    assert live(kernel, act) == 0
+    assert kernel.deleted == ["nvme0"]
+    assert report()["state"] == "stopped"
+    # It is said when it changes, and systemd is asked once: it does not change its mind.
+    assert capsys.readouterr().err.count("the system goes down;") == 2
+    assert (system.asked, system.urged) == (1, [])
+
+
+def test_another_path_is_no_reason_to_go_before_the_mount(kernel: Kernel, system: System) -> None:
+    """Each of them would say so of the other."""
+    system.users = [DATA]
+    system.state = "stopping"
+    system.paths = ["nvme0", "nvme1"]
+
+    def act() -> None:
+        stop()
+        until(lambda: "in use by /data" in kernel.status)
+        assert kernel.deleted == []
+        system.users = []
+
+    assert live(kernel, act) == 0
+
+
+def test_systemd_is_asked_to_unmount_again(kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(departure, "PATIENCE", 0.05)
+    system.users = [
+        DATA,
+        User("mount", "/c", 4711),
+        User("claim", "/dev/nvme0n1"),
+        User("swap", "/dev/mapper/a-b c"),
+        *[User("mount", f"/m{number}") for number in range(50)],
+    ]
+    system.state = "stopping"
+
+    def act() -> None:
+        stop()
+        until(lambda: system.urged.count("/data") == 3)
+        system.users = []
+
+    assert live(kernel, act) == 0
+    # Not in a container, which is its manager's, and no claim; of many mounts some at a time.
+    assert system.urged[:4] == ["/data", r"dev-mapper-a\x2db\x20c.swap", "/m0", "/m1"]
+    assert set(system.urged).isdisjoint({"/c", "/dev/nvme0n1", "/m40"})
+
+
+def test_a_silent_target_is_given_up(
+    kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(departure, "SILENCE", 0.3)
+    monkeypatch.setattr(departure, "PATIENCE", 0)
+    system.users = [DATA]
+    system.state = "stopping"
+
+    def act() -> None:
+        kernel.set_state("nvme0", "connecting")
+        until(lambda: kernel.status.startswith("reconnecting"))
+        stop()
+        until(lambda: kernel.status == "waiting to disconnect nvme0: in use by /data, and its target is silent")
+        assert kernel.deleted == []
+        until(lambda: kernel.deleted)
+
+    assert live(kernel, act) == 0
+    assert "nvme0 has been silent for" in capsys.readouterr().err
+    # What a dead target holds up is not unmounted for the asking.
+    assert system.urged == []
+
+
+def test_a_target_that_comes_back_is_waited_for(
+    kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(departure, "time", SimpleNamespace(monotonic=lambda: now))
+    kernel.add("nvme0", state="connecting")
+    one = Departure(SimpleNamespace(device="nvme0"))  # type: ignore[arg-type]
+
+    def verdict() -> str | None:
+        answer = one._wait_for("nvme0", [DATA])
+        return answer and answer.verdict
+
+    assert verdict() == departure.WAIT
+    now += departure.SILENCE - 1
+    assert verdict() == departure.WAIT
+    kernel.set_state("nvme0", "live")
+    assert verdict() == departure.WAIT
+    kernel.set_state("nvme0", "connecting")
+    now += 2
+    assert verdict() == departure.WAIT
+    now += departure.SILENCE + 1
+    assert verdict() is None
+    assert system.asked == 0
+
+
+def test_before_systemd_kills_it_says_what_it_leaves(
+    kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(departure, "LAST_LOOK", 0.1)
+    system.users = [DATA]
+    system.state = "stopping"
+    assert live(kernel) == 1
+    assert kernel.deleted == []
+    assert report()["state"] == "refused"
+    assert kernel.status.startswith("nvme0 is still in use by /data after")
+
+
+@pytest.mark.parametrize("word", ["", "offline", "unknown", "Failed to connect to bus: No such file or directory"])
+def test_the_last_signals_of_a_shutdown_harm_nothing(kernel: Kernel, system: System, word: str) -> None:
+    system.users = [DATA]
+    system.state = word
+    assert live(kernel) == 0
+    assert kernel.deleted == []
+    assert kernel.status == "stopped; nvme0 stays: the system is at its end"
+
+
+def test_a_systemctl_that_is_not_there(kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_: str) -> tuple[int, str]:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(spawn, "run", run)
+    system.users = [DATA]
+    assert live(kernel) == 0
+    assert kernel.deleted == []
+
+
+# Shutdown announced, before the unit's turn to stop -------------------------------------------------------
+
+
+def go_down() -> None:
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def test_a_dead_target_is_given_up_before_the_units_turn(
+    kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(departure, "SILENCE", 0.1)
+    system.users = [DATA]
+    system.state = "stopping"
+
+    def act() -> None:
+        kernel.set_state("nvme0", "connecting")
+        go_down()
+        until(lambda: kernel.deleted)
+        until(lambda: kernel.status == "lost while the system goes down")
+
+    assert live(kernel, act) == 0
+    # It is not connected again.
+    assert len(kernel.written) == 1
+    assert "what was not written is lost" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("system")
+def test_a_live_one_is_left_as_it_is(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(departure, "SILENCE", 0)
+
+    def act() -> None:
+        go_down()
+        time.sleep(0.2)
+        assert kernel.deleted == []
+        assert kernel.status == "live nvme0"
+
+    assert live(kernel, act) == 0
+
+
+@pytest.mark.parametrize("how", ["hang-up", "not stopping"])
+def test_a_shutdown_that_was_called_off(
+    kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(departure, "SILENCE", 0.1)
+    system.state = "stopping" if how == "hang-up" else "running"
+
+    def act() -> None:
+        go_down()
+        time.sleep(0.02)
+        if how == "hang-up":
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.02)
+        kernel.set_state("nvme0", "connecting")
+        until(lambda: kernel.status.startswith("reconnecting"))
+        time.sleep(0.3)
+        assert kernel.deleted == []
+        # From now on as if nothing had been.
+        kernel.remove()
+        until(lambda: len(kernel.written) == 2)
+        until(lambda: kernel.status == "live nvme0")
+
+    assert live(kernel, act) == 0
+
+
+# Workers of one subsystem ---------------------------------------------------------------------------------
+
+
+def test_of_two_paths_one_stays(kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are stopped at once, and each sees the other's path: not both may go."""
+    system.users = [DATA]
+    subsystem = kernel.root / "sys/class/nvme-subsystem/nvme-subsys0"
+    (subsystem.parent / "nvme-subsys1").mkdir(parents=True)
+    subsystem.mkdir()
+    for device in ("nvme0", "nvme1"):
+        kernel.add(device)
+        (subsystem / device).touch()
+    system.paths = ["nvme0", "nvme1"]
+
+    def delete(device: str, _: int) -> None:
+        # The other one has time to look.
+        time.sleep(0.1)
+        system.paths.remove(device)
+        kernel.deleted.append(device)
+
+    monkeypatch.setattr(fabrics, "delete", delete)
+    answers: list[str] = []
+
+    def depart(device: str) -> None:
+        instance = posix.stat(str(kernel.sysfs / device)).st_ino
+        worker = SimpleNamespace(device=device, kernel_instance=instance)
+        answers.append(Departure(worker)._depart(device).verdict)  # type: ignore[arg-type]
+
+    threads = [threading.Thread(target=depart, args=(device,)) for device in ("nvme0", "nvme1")]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert sorted(answers) == [departure.DISCONNECTED, departure.REFUSE]
+    assert len(kernel.deleted) == 1
+
+
+def test_a_subsystem_that_goes_meanwhile_does_not_hide_ours(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = kernel.root / "sys/class/nvme-subsystem"
+    (root / "nvme-subsys1").mkdir(parents=True)
+    (root / "nvme-subsys1/nvme0").touch()
+    listdir = posix.listdir
+
+    def stale(path: str) -> list[str]:
+        return ["nvme-subsys0", "nvme-subsys1"] if path == str(root) else listdir(path)
+
+    monkeypatch.setattr(departure, "posix", SimpleNamespace(**{**vars(posix), "listdir": stale}))
+    lock = departure._lock_subsystem("nvme0")
+    assert lock >= 0
+    os.close(lock)
+
+
+# The program that is run ----------------------------------------------------------------------------------
+
+
+def test_run() -> None:
+    assert spawn.run("sh", "-c", "echo out; echo err >&2; cat; exit 3") == (3, "out\nerr")
+    assert spawn.run("sh", "-c", "kill -9 $$") == (-9, "")
+    status, output = spawn.run("sh", "-c", "yes | head -c 200000")
+    assert (status, len(output) <= 4096) == (0, True)
+    with pytest.raises(FileNotFoundError):
+        spawn.run("no-such-program-anywhere")
+
+
+def test_nothing_is_left_open_by_a_program_that_is_not_there() -> None:
+    before = os.listdir("/proc/self/fd")
+    for _ in range(3):
+        with pytest.raises(FileNotFoundError):
+            spawn.run("no-such-program-anywhere")
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_the_programs_environment_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYSTEMD_OFFLINE", "1")
+    assert "SYSTEMD_OFFLINE" not in spawn.run("env")[1]
