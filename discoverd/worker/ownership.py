@@ -69,11 +69,11 @@ class Ownership:
                 self._claim(owner)
         else:
             self.foreign = ""
-            if self._entered:
-                notify.log(notify.NOTICE, f"another tool erased {self.device} from the registry: entering it again")
-            else:
+            erased = bool(self._entered)
+            if not erased:
                 self.spared = self._found and not configured
-            self._claim(self._entered or registry.OWNER)
+            if self._claim(self._entered or registry.OWNER) and erased:
+                notify.log(notify.NOTICE, f"another tool erased {self.device} from the registry: entered it again")
         return before != self.foreign
 
     def forget(self) -> None:
@@ -85,12 +85,15 @@ class Ownership:
         except OSError as error:
             notify.log(notify.WARNING, f"cannot remove {device} from {registry.ROOT}: {error.strerror}")
 
-    def _claim(self, owner: str) -> None:
+    def _claim(self, owner: str) -> bool:
+        """Enter the controller, and tell whether that worked."""
         try:
             registry.claim(self.device, owner, self._unit, self.spared and owner == registry.OWNER)
             self._entered, self._complaint = owner, ""
         except OSError as error:
             self._complain(f"cannot enter {self.device} into {registry.ROOT}: {error.strerror}")
+            return False
+        return True
 
     def _complain(self, text: str) -> None:
         if text != self._complaint:
