@@ -294,7 +294,7 @@ def test_a_target_that_comes_back_is_waited_for(
 
     def verdict() -> str | None:
         answer = one._wait_for("nvme0", [DATA])
-        return answer and answer.verdict
+        return answer.verdict if answer else None
 
     assert verdict() == departure.WAIT
     now += departure.SILENCE - 1

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose a controller is, and what a worker does about an entry that others have changed."""
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from discoverd import registry, state
+from discoverd.worker.ownership import Ownership
+
+from .fake_kernel import Kernel, install
+
+INSTANCE = "tcp:192.0.2.1:4420:nqn.2024-08.com.example:vol1"
+UNIT = f"nvme-ctrl@{INSTANCE}.service"
+OTHER = "nvme-ctrl@other.service"
+
+
+@pytest.fixture(autouse=True)
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
+    made = Kernel(tmp_path)
+    install(made, monkeypatch)
+    made.add("nvme0")
+    yield made
+    made.notify.close()
+    made.uevents.close()
+
+
+def entry() -> tuple[str | None, str | None, bool]:
+    adopted = registry.retrieve("nvme0", "adopted") is not None
+    return registry.retrieve("nvme0", "owner"), registry.retrieve("nvme0", "unit"), adopted
+
+
+def taken(found: bool = False, configured: bool = True) -> Ownership:
+    made = Ownership(INSTANCE)
+    made.take("nvme0", configured, found)
+    return made
+
+
+OURS = (registry.OWNER, UNIT, False)
+
+
+def test_what_we_connected_is_ours_whatever_was_there() -> None:
+    registry.claim("nvme0", "stas", "theirs")
+    one = taken()
+    assert (one.foreign, one.spared, entry()) == ("", False, OURS)
+
+
+@pytest.mark.parametrize(("configured", "spared"), [(True, False), (False, True)])
+def test_what_nobody_owned_is_disconnected_only_if_an_administrator_asks_for_it(configured: bool, spared: bool) -> None:
+    one = taken(found=True, configured=configured)
+    assert (one.foreign, one.spared, entry()) == ("", spared, (registry.OWNER, UNIT, spared))
+    # The next worker of the same unit knows.
+    assert taken(found=True, configured=configured).spared is spared
+
+
+def test_an_entry_that_was_erased_is_made_again(capsys: pytest.CaptureFixture[str]) -> None:
+    one = taken()
+    registry.delete("nvme0")
+    assert not one.check(True)
+    assert entry() == OURS
+    assert "another tool erased nvme0 from the registry" in capsys.readouterr().err
+    assert not one.check(True)
+    assert capsys.readouterr().err == ""
+
+
+def test_an_erased_entry_of_an_adopted_one_stays_spared() -> None:
+    one = taken(found=True, configured=False)
+    registry.delete("nvme0")
+    assert not one.check(False)
+    assert (one.spared, entry()) == (True, (registry.OWNER, UNIT, True))
+
+
+def test_an_erased_entry_of_firmware_is_firmwares_again() -> None:
+    registry.claim("nvme0", registry.FIRMWARE_OWNER, "")
+    one = taken(found=True)
+    registry.delete("nvme0")
+    assert not one.check(True)
+    assert (one.spared, entry()[:2]) == (True, (registry.FIRMWARE_OWNER, UNIT))
+
+
+@pytest.mark.parametrize("owner", ["stas", "nvme-discoverd", "nvme-cli"])
+def test_taken_over_and_given_back(owner: str) -> None:
+    one = taken()
+    registry.claim("nvme0", owner, "")
+    assert one.check(True)
+    assert (one.foreign, entry()[0]) == (owner, owner)
+    # It is said once, and theirs as long as they want it.
+    assert not one.check(True)
+    assert entry()[0] == owner
+    registry.delete("nvme0")
+    assert one.check(True)
+    assert (one.foreign, entry()) == ("", OURS)
+
+
+def test_from_one_to_another() -> None:
+    registry.claim("nvme0", "stas", "")
+    one = taken(found=True)
+    assert one.foreign == "stas"
+    registry.claim("nvme0", "other", "")
+    assert one.check(True)
+    assert one.foreign == "other"
+
+
+def test_what_firmware_asked_for_keeps_its_name_and_is_spared() -> None:
+    registry.claim("nvme0", registry.FIRMWARE_OWNER, "")
+    one = taken(found=True)
+    assert (one.foreign, one.spared, entry()) == ("", True, (registry.FIRMWARE_OWNER, UNIT, False))
+
+
+def test_another_unit_of_ours(kernel: Kernel) -> None:
+    os.makedirs(state.directory("other"))
+    registry.claim("nvme0", registry.OWNER, OTHER)
+    one = taken(found=True)
+    assert (one.foreign, entry()) == (OTHER, (registry.OWNER, OTHER, False))
+    # When that is withdrawn, it is ours.
+    os.rmdir(state.directory("other"))
+    assert one.check(True)
+    assert (one.foreign, entry()) == ("", OURS)
+    assert kernel.deleted == []
+
+
+def unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def retrieve(device: str, attribute: str) -> str | None:
+        raise OSError(errno.EIO, f"Input/output error of {device}/{attribute}")
+
+    monkeypatch.setattr(registry, "retrieve", retrieve)
+
+
+def test_an_unreadable_registry_is_no_reason_to_take_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unreadable(monkeypatch)
+    one = taken(found=True)
+    assert one.foreign.startswith("somebody (the registry is unreadable")
+    assert not one.check(True)
+    assert capsys.readouterr().err.count("cannot read the entry of nvme0") == 1
+    monkeypatch.undo()
+
+
+def test_an_unreadable_registry_is_no_reason_to_give_ours_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = taken()
+    unreadable(monkeypatch)
+    assert not one.check(True)
+    assert one.foreign == ""
+
+
+def test_an_unwritable_registry_is_said_once_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claim = registry.claim
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    one = taken()
+    registry.delete("nvme0")
+    monkeypatch.setattr(registry, "claim", full)
+    for _ in range(3):
+        assert not one.check(True)
+    assert one.foreign == ""
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    monkeypatch.setattr(registry, "claim", claim)
+    assert not one.check(True)
+    assert entry() == OURS
+
+
+# Forget ---------------------------------------------------------------------------------------------------
+
+
+def test_our_entry_goes_with_the_controller(kernel: Kernel) -> None:
+    one = taken()
+    kernel.remove("nvme0")
+    one.forget()
+    assert entry()[0] is None
+    assert one.device == ""
+
+
+def test_anothers_entry_stays(kernel: Kernel) -> None:
+    one = taken()
+    registry.claim("nvme0", "stas", "")
+    kernel.remove("nvme0")
+    one.forget()
+    assert entry()[0] == "stas"
+
+
+def test_an_entry_stays_with_the_next_controller_of_the_same_name(kernel: Kernel) -> None:
+    one = taken()
+    kernel.remove("nvme0")
+    kernel.add("nvme0")
+    one.forget()
+    assert entry() == OURS
