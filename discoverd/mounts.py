@@ -52,8 +52,10 @@ class Table:
             for line in news:
                 mount = mounts.Mount(line.decode("utf-8", "surrogateescape"))
                 remote = self._system.isdisjoint(mount.numbers()) and is_remote(mount)
+                if remote and _is_covered(line, lines):
+                    continue  # It is looked at again when the table changes the next time.
                 self._lines[line] = remote
-                if remote and not _is_covered(line, lines):
+                if remote:
                     if entered is None:
                         entered = _entered()
                     if mount.target not in entered:
