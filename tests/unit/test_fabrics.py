@@ -2,11 +2,15 @@
 """What is written to the fabrics device, and whether a target can be reached at all."""
 
 import errno
+import os
+import posix
 import socket
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from discoverd.kernel import fabrics
+from discoverd.kernel import controllers, fabrics
 
 OPTIONS = [("nqn", "nqn.a"), ("transport", "tcp"), ("dhchap_secret", "x"), ("tos", "3"), ("hdr_digest", "")]
 
@@ -58,3 +62,63 @@ def test_an_address_that_this_host_has_not() -> None:
 
 def test_other_transports_are_the_kernels_business() -> None:
     fabrics.reach({"transport": "fc", "traddr": "nn-0x1:pn-0x2"})
+
+
+# Delete ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sysfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(controllers, "CLASS", str(tmp_path))
+    return tmp_path
+
+
+def add(sysfs: Path, device: str = "nvme3") -> Path:
+    (sysfs / device).mkdir()
+    attribute = sysfs / device / "delete_controller"
+    attribute.write_text("")
+    return attribute
+
+
+def test_delete(sysfs: Path) -> None:
+    attribute = add(sysfs)
+    before = os.listdir("/proc/self/fd")
+    fabrics.delete("nvme3", controllers.kernel_instance("nvme3"))
+    assert attribute.read_text() == "1"
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_another_of_the_same_name_is_not_deleted(sysfs: Path) -> None:
+    add(sysfs)
+    instance = controllers.kernel_instance("nvme3")
+    (sysfs / "nvme3").rename(sysfs / "gone")
+    attribute = add(sysfs)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(FileNotFoundError):
+        fabrics.delete("nvme3", instance)
+    assert attribute.read_text() == ""
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_nor_one_that_takes_the_name_at_the_last_moment(sysfs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(sysfs)
+    instance = controllers.kernel_instance("nvme3")
+
+    def fstat(folder: int) -> os.stat_result:
+        status = os.fstat(folder)
+        (sysfs / "nvme3/delete_controller").unlink()
+        (sysfs / "nvme3").rename(sysfs / "gone")
+        add(sysfs)
+        return status
+
+    monkeypatch.setattr(fabrics, "posix", SimpleNamespace(**{**vars(posix), "fstat": fstat}))
+    with pytest.raises(FileNotFoundError):
+        fabrics.delete("nvme3", instance)
+    assert (sysfs / "nvme3/delete_controller").read_text() == ""
+
+
+@pytest.mark.parametrize("instance", [0, 1])
+def test_a_controller_that_is_not_there(sysfs: Path, instance: int) -> None:
+    assert sysfs.exists()
+    with pytest.raises(FileNotFoundError):
+        fabrics.delete("nvme3", instance)

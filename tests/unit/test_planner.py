@@ -52,6 +52,28 @@ NAME = A.tid.instance
             Action.HOLD,
             "configured at f:1, but an administrator stopped its unit",
         ),
+        # Killed because its stop took too long.
+        (
+            Facts((A,), units={NAME: UnitFact("loaded", "failed")}, reports={NAME: Report("stopping")}),
+            Action.HOLD,
+            "configured at f:1, but an administrator stopped its unit",
+        ),
+        (
+            Facts((A,), units={NAME: UnitFact("loaded", "failed")}, reports={NAME: Report("refused")}),
+            Action.HOLD,
+            "configured at f:1, but an administrator stopped its unit while in use",
+        ),
+        (
+            Facts((A,), reports={NAME: Report("refused")}),
+            Action.HOLD,
+            "configured at f:1, but an administrator stopped its unit while in use",
+        ),
+        (Facts((A,), units={NAME: RUNNING}, reports={NAME: Report("refused")}), Action.KEEP, "configured at f:1"),
+        (
+            Facts((A,), units={NAME: UnitFact("loaded", "deactivating")}, reports={NAME: Report("stopping")}),
+            Action.KEEP,
+            "configured at f:1",
+        ),
         # The report is older than the start.
         (Facts((A,), units={NAME: RUNNING}, reports={NAME: Report("stopped")}), Action.KEEP, "configured at f:1"),
         (

@@ -15,7 +15,13 @@ import discoverd
 
 PACKAGE = Path(discoverd.__file__).parent
 INSIDE = sorted(
-    [*PACKAGE.glob("worker/*.py"), *PACKAGE.glob("kernel/*.py"), PACKAGE / "registry.py", PACKAGE / "state.py"]
+    [
+        *PACKAGE.glob("worker/*.py"),
+        *PACKAGE.glob("kernel/*.py"),
+        PACKAGE / "registry.py",
+        PACKAGE / "state.py",
+        PACKAGE / "mounts.py",
+    ]
 )
 # Built into the interpreter, or C code without a Python half.
 OUTSIDE = {"_ctypes", "_signal", "_socket", "_struct", "_thread", "errno", "fcntl", "posix", "select", "sys", "time"}
@@ -87,6 +93,31 @@ def test_a_discovery_worker_and_a_waiting_one_import_nothing_heavy() -> None:
     assert loaded & FORBIDDEN == set(), sorted(loaded)
 
 
-@pytest.mark.parametrize("later", ["worker.discovery", "worker.links", "kernel.admin", "kernel.addresses"])
+def test_a_departing_worker_imports_nothing_heavy() -> None:
+    loaded = modules("discoverd.worker.main", "discoverd.worker.departure")
+    assert loaded & FORBIDDEN == set(), sorted(loaded)
+
+
+def test_the_process_that_watches_mounts_is_as_thin() -> None:
+    loaded = modules("discoverd.mounts")
+    assert loaded & FORBIDDEN == set(), sorted(loaded)
+    assert len(loaded) <= MOST_MODULES, sorted(loaded)
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        "worker.discovery",
+        "worker.links",
+        "worker.departure",
+        "worker.cause",
+        "kernel.admin",
+        "kernel.addresses",
+        "kernel.block",
+        "kernel.mounts",
+        "kernel.usage",
+        "kernel.spawn",
+    ],
+)
 def test_what_few_workers_need_is_imported_by_those_only(later: str) -> None:
     assert f"discoverd.{later}" not in modules("discoverd.worker.main")

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which mounts get _netdev, how often, and how much work a change is."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from discoverd import mounts as service
+from discoverd.kernel import block, mounts, spawn
+from discoverd.worker import notify
+
+from .fake_storage import Storage, install
+
+
+class Program:
+    """Stands for mount(8): what it was asked for, and whether it works."""
+
+    def __init__(self) -> None:
+        self.targets: list[str] = []
+        self.commands: list[tuple[str, ...]] = []
+        self.fails = ""
+
+    def run(self, *command: str) -> tuple[int, str]:
+        self.commands.append(command)
+        self.targets.append(command[-1])
+        return (32, self.fails) if self.fails else (0, "")
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    made = Storage(tmp_path)
+    install(made, monkeypatch)
+    monkeypatch.setattr(service, "UTAB", str(made.utab))
+    made.controller("nvme0")
+    made.namespace("nvme0n1", "nvme0")
+    return made
+
+
+@pytest.fixture(autouse=True)
+def program(monkeypatch: pytest.MonkeyPatch) -> Program:
+    made = Program()
+    monkeypatch.setattr(spawn, "run", made.run)
+    return made
+
+
+def test_what_is_there_at_start_and_what_comes(
+    storage: Storage, program: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage.mount("nvme0n1", "/data")
+    table = service.Table()
+    table.look()
+    storage.mount("nvme0n1", "/srv/a b")
+    table.look()
+    table.look()
+    assert (program.targets, table.count) == (["/data", "/srv/a b"], 2)
+    assert capsys.readouterr().err.count("entered _netdev") == 2
+    storage.unmount("/data")
+    table.look()
+    assert table.count == 1
+    # Another mount at the same place is another one.
+    storage.mount("nvme0n1", "/data")
+    table.look()
+    assert program.targets[2:] == ["/data"]
+
+
+def test_the_mount_itself_is_not_touched(storage: Storage, program: Program) -> None:
+    storage.mount("nvme0n1", "--bind")
+    service.Table().look()
+    (command,) = program.commands
+    assert command[0] == "mount"
+    assert {"--fake", "--internal-only", "--no-canonicalize"} <= set(command)
+    assert command[command.index("-o") + 1 :] == ("remount,_netdev", "--", "--bind")
+
+
+@pytest.mark.parametrize("transport", ["tcp", "rdma"])
+def test_through_a_stack(storage: Storage, program: Program, transport: str) -> None:
+    storage.controller("nvme1", 1, transport)
+    storage.namespace("nvme1n1", "nvme1", subsystem=1)
+    storage.partition("nvme1n1p1", "nvme1n1")
+    storage.device("dm-0", "nvme1n1p1")
+    storage.mount("dm-0", "/data")
+    service.Table().look()
+    assert program.targets == ["/data"]
+
+
+@pytest.mark.parametrize("transport", ["pcie", "fc", "loop", ""])
+def test_what_needs_no_network(storage: Storage, program: Program, transport: str) -> None:
+    storage.controller("nvme1", 1, transport)
+    storage.namespace("nvme1n1", "nvme1", subsystem=1)
+    storage.mount("nvme1n1", "/data")
+    storage.device("sda")
+    storage.mount("sda", "/home")
+    storage.mount("tmpfs", "/run", number="0:7", fstype="tmpfs")
+    table = service.Table()
+    table.look()
+    assert (program.targets, table.count) == ([], 0)
+
+
+def test_the_system_itself_and_all_that_is_on_its_device(storage: Storage, program: Program) -> None:
+    storage.mount("nvme0n1", "/")
+    storage.mount("nvme0n1", "/home")
+    service.Table().look()
+    assert program.targets == []
+
+
+def test_what_the_initial_ram_disk_mounted(storage: Storage, program: Program) -> None:
+    storage.fstab.write_text("/dev/x /var ext4 x-initrd.mount 0 0\n")
+    storage.mount("nvme0n1", "/var")
+    service.Table().look()
+    assert program.targets == []
+
+
+def test_what_is_entered_already_is_left(storage: Storage, program: Program) -> None:
+    storage.utab.write_text(
+        "SRC=/dev/nvme0n1 TARGET=/a\\040b ROOT=/ OPTS=x-a,_netdev,x-b\n"
+        "SRC=/dev/nvme0n1 TARGET=/c ROOT=/ OPTS=not_netdev\n"
+        "\nrubbish\nTARGET\nOPTS=_netdev\n"
+    )
+    for target in ("/a b", "/c", "/d"):
+        storage.mount("nvme0n1", target)
+    table = service.Table()
+    table.look()
+    assert (program.targets, table.count) == (["/c", "/d"], 3)
+
+
+def test_a_failure_is_said_once_and_tried_again(
+    storage: Storage, program: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program.fails = "mount: /data: it is not so."
+    storage.mount("nvme0n1", "/data")
+    storage.device("sda")
+    table = service.Table()
+    for number in range(3):
+        storage.mount("sda", f"/other{number}")
+        table.look()
+    assert program.targets == ["/data"] * 3
+    assert capsys.readouterr().err.count("cannot enter _netdev for /data: mount: /data: it is not so.") == 1
+    program.fails = ""
+    table.look()
+    table.look()
+    assert program.targets == ["/data"] * 4
+
+
+def test_a_mount_under_another_has_its_turn_when_that_goes(storage: Storage, program: Program) -> None:
+    storage.device("sda")
+    storage.mount("nvme0n1", "/data")
+    line = storage.mount("sda", "/data")
+    table = service.Table()
+    table.look()
+    assert program.targets == []
+    storage._mounts[1].remove(line)
+    storage.write()
+    table.look()
+    assert program.targets == ["/data"]
+
+
+def test_a_name_cannot_forge_a_line(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    storage.mount("nvme0n1", "/a\n<3>b")
+    service.Table().look()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "/a?<3>b" in line
+
+
+def test_at_a_thousand_mounts_a_change_costs_what_one_mount_costs(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.device("sda")
+    storage._mounts[1] = [
+        f"{number + 100} 1 {storage.numbers['sda']} / /m{number} rw - ext4 /dev/sda rw" for number in range(1000)
+    ]
+    storage.mount("nvme0n1", "/data")
+    table = service.Table()
+    table.look()
+    work: list[str] = []
+    mount, text, whole = mounts.Mount, block._text, mounts.whole
+
+    def read(path: str) -> str:
+        work.append(path)
+        return text(path)
+
+    def parsed(line: str) -> mounts.Mount:
+        work.append(line)
+        return mount(line)
+
+    def file(path: str) -> bytes:
+        work.append(path)
+        return whole(path)
+
+    monkeypatch.setattr(block, "_text", read)
+    monkeypatch.setattr(mounts, "Mount", parsed)
+    monkeypatch.setattr(mounts, "whole", file)
+    table.look()
+    # The table of mounts itself, and nothing else.
+    assert len(work) == 1
+    storage.mount("nvme0n1", "/one")
+    table.look()
+    assert len(work) < 12, work
+    assert sum(" - " in one for one in work) == 1
+
+
+# Running --------------------------------------------------------------------------------------------------
+
+
+def test_ready_comes_after_what_is_there(storage: Storage, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd has ordered what was mounted before the unit counts as started."""
+    storage.mount("nvme0n1", "/data")
+    told: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(notify, "send", lambda text: told.append((text, list(program.targets))))
+
+    def status(text: str) -> None:
+        told.append((text, []))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(notify, "status", status)
+    monkeypatch.setattr(notify, "subject", "")
+    with pytest.raises(KeyboardInterrupt):
+        service.main()
+    assert told == [("READY=1", ["/data"]), ("1 mounts on NVMe over TCP or RDMA", [])]
+
+
+def test_without_mount_it_ends_and_is_started_anew(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: str) -> tuple[int, str]:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(spawn, "run", missing)
+    storage.mount("nvme0n1", "/data")
+    with pytest.raises(FileNotFoundError):
+        service.Table().look()
