@@ -13,7 +13,7 @@ from tests.lab import scenario
 from tests.lab.machine import Machine
 from tests.lab.scenario import DISCOVERY_UNIT, GENEROUS, ONE_DISCOVERY_CONTROLLER, unit_name
 
-ROUNDS, STOPS, KILLS = 20, 6, 5
+ROUNDS, STOPS, KILLS = 20, 5, 5
 TWO_PATHS = ONE_DISCOVERY_CONTROLLER + "controller = transport=tcp;traddr=198.51.100.1;trsvcid=4420\n"
 TEMPORARY = "find /run/discoverd /run/nvme -name '*.tmp.*' -o -name '*.new' -o -name '.*'"
 
@@ -35,7 +35,9 @@ def assert_whole(host: Machine, count: int) -> None:
     assert len(host.run("ls /run/discoverd/controllers").stdout.split()) == count
 
 
-def test_kills_at_random_moments(host: Machine) -> None:
+def test_kills_at_random_moments(host: Machine, allow_journal: Callable[[str], None]) -> None:
+    # What systemd says of a worker that was killed before it was ready, and of a supervisor.
+    allow_journal(r"Failed to start (nvme-ctrl@|discoverd)")
     seed = int(os.environ.get("LAB_SEED", random.randrange(1 << 32)))
     print(f"again with LAB_SEED={seed}")
     host.run("lab-target up --subsystems 8")
