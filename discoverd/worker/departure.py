@@ -184,7 +184,10 @@ def _urge(users: list[usage.User]) -> None:
             unit = _swap_unit(user.name)
         else:
             continue
-        spawn.run("systemctl", "stop", "--no-block", "--job-mode=ignore-dependencies", "--", unit)
+        try:
+            spawn.run("systemctl", "stop", "--no-block", "--job-mode=ignore-dependencies", "--", unit)
+        except OSError:
+            return  # No memory for a process: the next look tries again. To give up waiting would lose more.
 
 
 def _swap_unit(path: str) -> str:

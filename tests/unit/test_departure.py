@@ -262,6 +262,31 @@ def test_systemd_is_asked_to_unmount_again(kernel: Kernel, system: System, monke
     assert set(system.urged).isdisjoint({"/c", "/dev/nvme0n1", "/m40"})
 
 
+def test_a_program_that_cannot_be_run_now_does_not_end_the_wait(
+    kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(departure, "PATIENCE", 0)
+    system.users = [DATA]
+    system.state = "stopping"
+    tried: list[str] = []
+
+    def run(*command: str) -> tuple[int, str]:
+        if "stop" in command:
+            tried.append(command[-1])
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        return system.run(*command)
+
+    monkeypatch.setattr(spawn, "run", run)
+
+    def act() -> None:
+        stop()
+        until(lambda: len(tried) > 2)
+        system.users = []
+
+    assert live(kernel, act) == 0
+    assert report()["state"] == "stopped"
+
+
 def test_a_silent_target_is_given_up(
     kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
