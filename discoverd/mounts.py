@@ -22,6 +22,7 @@ UTAB = "/run/mount/utab"
 # writes all of it out each time, so a long one is read less often: at most a twentieth of a processor goes into it.
 SETTLE = 0.05
 SETTLE_SHARE = 20
+SETTLE_MAX = 1
 _REMOTE = ("tcp", "rdma")
 
 
@@ -32,6 +33,8 @@ class Table:
         # Each line of mountinfo that has been dealt with: whether the mount is on a remote namespace.
         self._lines: dict[bytes, bool] = {}
         self._failed: set[bytes] = set()
+        # How many seconds the last reading of the kernel's table took.
+        self.took = 0.0
         # The root file system stays until the end, and so does what the initial RAM disk has mounted for it.
         self._system = mounts.system_numbers()
 
@@ -43,12 +46,14 @@ class Table:
     def look(self) -> None:
         """Bring the table up to date, and enter what is new and needs it."""
         before = self._lines
+        began = time.monotonic()
         lines = mounts.table().split(b"\n")
         self._lines = {line: before[line] for line in lines if line in before}
+        self.took = time.monotonic() - began
         self._failed.intersection_update(lines)
         news = [line for line in lines if line and line not in before]
         if news:
-            entered: set[str] | None = None
+            entered: set[tuple[str, str]] | None = None
             for line in news:
                 mount = mounts.Mount(line.decode("utf-8", "surrogateescape"))
                 remote = self._system.isdisjoint(mount.numbers()) and is_remote(mount)
@@ -58,7 +63,7 @@ class Table:
                 if remote:
                     if entered is None:
                         entered = _entered()
-                    if mount.target not in entered:
+                    if (mount.target, mount.source) not in entered:
                         self._enter(line, mount)
 
     def _enter(self, line: bytes, mount: mounts.Mount) -> None:
@@ -103,13 +108,13 @@ def _is_covered(line: bytes, lines: list[bytes]) -> bool:
     return any(later.split(b" ", 5)[4] == target for later in lines[lines.index(line) + 1 :] if later)
 
 
-def _entered() -> set[str]:
-    """Return the targets that have _netdev in utab, of fstab's or of anybody else's doing."""
+def _entered() -> set[tuple[str, str]]:
+    """Return targets and sources that have _netdev in utab, of fstab's or of anybody else's doing."""
     found = set()
     for line in mounts.whole(UTAB).decode("utf-8", "surrogateescape").split("\n"):
         fields = dict(field.partition("=")[::2] for field in line.split(" "))
         if "_netdev" in fields.get("OPTS", "").split(","):
-            found.add(mounts.unescape(fields.get("TARGET", "")))
+            found.add((mounts.unescape(fields.get("TARGET", "")), mounts.unescape(fields.get("SRC", ""))))
     return found
 
 
@@ -123,14 +128,11 @@ def main() -> int:
     poll.register(fd, select.POLLPRI)
     table.look()
     notify.send("READY=1")
-    took = 0.0
     while True:
         notify.status(f"{table.count} mounts on NVMe over TCP or RDMA")
         poll.poll()
-        time.sleep(max(SETTLE, SETTLE_SHARE * took))
-        began = time.monotonic()
+        time.sleep(min(SETTLE_MAX, max(SETTLE, SETTLE_SHARE * table.took)))
         table.look()
-        took = time.monotonic() - began
 
 
 if __name__ == "__main__":

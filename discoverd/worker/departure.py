@@ -68,6 +68,9 @@ class Departure:
         worker = self._worker
         if isinstance(call.error, FileNotFoundError):
             worker.gone()
+        elif isinstance(call.error, OSError) and self._shutdown:
+            # It may be able to tell the next time; the network must not go meanwhile.
+            self._wait(f"somebody (cannot tell: {call.error.strerror or call.error})")
         elif isinstance(call.error, OSError):
             why = f"cannot disconnect {worker.device}: {call.error.strerror or call.error}"
             notify.log(notify.ERROR, why)
