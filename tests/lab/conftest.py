@@ -111,9 +111,11 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The times that scenarios measured; they are no verdict, because machines differ."""
-    if storage.TIMES:
+    reports = [*terminalreporter.stats.get("passed", ()), *terminalreporter.stats.get("failed", ())]
+    times = [pair for report in reports for pair in report.user_properties if report.when == "call"]
+    if times:
         terminalreporter.section("seconds to power off")
-        for title, seconds in storage.TIMES:
+        for title, seconds in times:
             terminalreporter.write_line(f"{seconds:6.1f}  {title}")
 
 
@@ -122,6 +124,10 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    if report.when == "call":
+        # Reports reach the process that prints the summary, whichever process made them.
+        report.user_properties = [*report.user_properties, *storage.TIMES]
+        storage.TIMES.clear()
     if report.failed:
         for machine in _machines:
             folder = evidence.keep(item.nodeid, machine)

@@ -29,6 +29,18 @@ def test_plain(host: Machine) -> None:
     storage.power_off(host, "nothing connected")
 
 
+def test_harm_is_seen(host: Machine) -> None:
+    """What the other scenarios trust: a controller that is deleted under a mount shows in the log and on the disk."""
+    storage.prepare(host, 1)
+    storage.use(host, ["ext4"])
+    console, journal = len(host.console()), host.journal_end()
+    host.run("echo 1 >$(echo /sys/class/nvme/nvme*)/delete_controller; sleep 2")
+    storage.power_off(host, "ext4, its controller deleted before", harmless=False)
+    assert storage.harmed(host, console, journal)
+    with pytest.raises(AssertionError, match="was not unmounted"):
+        storage.verify(host, 1)
+
+
 def test_every_kind(host: Machine) -> None:
     kinds = [kind for kind in storage.KINDS if kind != "held"]
     count = sum(storage.KINDS[kind] for kind in kinds)
@@ -57,17 +69,18 @@ def test_dead_target(host: Machine, allow_journal: Callable[[str], None]) -> Non
     storage.prepare(host, 1)
     storage.use(host, ["ext4"])
     host.cut_link("path0", silent=True)
-    storage.power_off(host, "ext4, its target dead", harm=True)
+    storage.power_off(host, "ext4, its target dead", harmless=False)
     messages = [entry.message for entry in host.journal(unit_name(1))]
     assert any("its target is silent" in message for message in messages)
+    storage.verify(host, 1, clean=False)
 
 
 def test_fibre_channel(host: Machine) -> None:
     """Its mounts are local ones, and need no network."""
     address = "nn-0x1000000000000001:pn-0x1000000000000002"
-    target = f"--subsystems 1 --size {storage.SIZE_MIB} --transport fc --ports {address}"
+    target = f"--subsystems 1 --size {storage.SIZE_MIB} --keep --transport fc --ports {address}"
     host.run(f"lab-target up {target}")
-    host.put("/etc/lab-target.conf", f"TARGET={target} --keep\n")
+    host.put("/etc/lab-target.conf", f"TARGET={target}\n")
     scenario.start(
         host,
         f"[Subsystem]\nnqn = {scenario.nqn(1)}\ncontroller = transport=fc;traddr={address};host-traddr={FC_HOST}\n",
