@@ -15,6 +15,8 @@ from tests.lab.machine import LabError, Machine
 WIDTH = 100
 PATHS = ("192.0.2.1", "198.51.100.1")
 SUBSYSTEMS = 4
+# The status of discoverctl when something is in use.
+REFUSED = 5
 UNITS = len(PATHS) * (1 + SUBSYSTEMS)
 VOL1 = "nqn.2024-08.com.example:vol1"
 CONFIG = "/etc/nvme/nvme-fabrics.conf"
@@ -54,6 +56,7 @@ class Demo:
         self._start()
         self._look()
         self._stop_one()
+        self._stop_in_use()
         self._cut_a_path()
         self._journal()
 
@@ -98,6 +101,22 @@ class Demo:
         self._show(f"systemctl start {unit(PATHS[0])}")
         output = self._show(f"systemctl show -P StatusText {unit(PATHS[0])}")
         expect(output.startswith("live nvme"), "the status 'live nvmeN'")
+
+    def _stop_in_use(self) -> None:
+        disk = self._machine.run("ls -d /dev/disk/by-id/nvme-uuid.* | head -n 1").stdout.strip()
+        nqn = self._machine.run(f"cat /sys/class/block/$(basename $(readlink {disk}))/device/subsysnqn").stdout.strip()
+        say("A mounted file system is safe. discoverd has systemd unmount it before the network goes, without _netdev:")
+        self._show(f"mkfs.ext4 -q {disk} && mount {disk} /mnt")
+        self._until("the entry in utab", lambda: "/mnt" in self._machine.read("/run/mount/utab").decode(), timeout=30)
+        output = self._show("systemctl show -p After mnt.mount | grep -o remote-fs-pre.target")
+        expect("remote-fs-pre.target" in output, "an order after remote-fs-pre.target")
+        say("Both paths to it are asked to stop. One may go. The last one refuses, and says why.")
+        self._show(f"discoverctl stop {nqn}", status=REFUSED)
+        output = self._show(f"discoverctl list | grep {nqn}")
+        expect("in use by /mnt" in output, "'in use by /mnt' in the list")
+        self._show("touch /mnt/still-there && sync /mnt && umount /mnt")
+        self._show(f"discoverctl start {nqn}")
+        self._until(f"{UNITS} live controllers", lambda: self._live() == UNITS, timeout=60)
 
     def _cut_a_path(self) -> None:
         say(
