@@ -22,6 +22,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", ImportWarning)
     import discoverd.bus  # noqa: F401
 
+    from . import fake_kernel
     from .fake_host import Host, install
 
 # (function, file, functions in it that may call it). This list only ever shrinks.
@@ -77,3 +78,13 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     install(made, monkeypatch)
     yield made
     made.notify.close()
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_kernel.Kernel]:
+    """A made-up kernel, installed in place of what a worker calls."""
+    made = fake_kernel.Kernel(tmp_path)
+    fake_kernel.install(made, monkeypatch)
+    yield made
+    made.notify.close()
+    made.uevents.close()

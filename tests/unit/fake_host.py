@@ -202,6 +202,20 @@ class Host:
         self.hear()
         return self.messages.count(text)
 
+    def leave_stopped(self) -> None:
+        """A supervisor's life in which an administrator stops the first controller; then it ends."""
+        self.configure(FIRST)
+
+        async def scenario() -> None:
+            await until(lambda: "1 live" in self.status)
+            self.systemd.stop(ONE)
+            await until(lambda: "1 stopped" in self.status)
+
+        assert self.play(scenario) == 0
+        # With the supervisor's references, the unit goes.
+        self.systemd.units.clear()
+        self.messages.clear()
+
     def play(self, scenario: Callable[[], Awaitable[None]]) -> int:
         """Run the supervisor for as long as the scenario lasts; returns its exit status."""
 

@@ -7,8 +7,7 @@ import posix
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +18,7 @@ from discoverd.kernel.usage import User
 from discoverd.worker import departure
 from discoverd.worker.departure import Departure
 
-from .fake_kernel import Kernel, install, play, until
+from .fake_kernel import Kernel, play, until
 
 NQN = "nqn.2024-08.com.example:vol1"
 INSTANCE = f"tcp:192.0.2.1:4420:{NQN}"
@@ -50,15 +49,6 @@ class System:
         assert command[:-1] == ("systemctl", "stop", "--no-block", "--job-mode=ignore-dependencies", "--")
         self.urged.append(command[-1])
         return 0, ""
-
-
-@pytest.fixture
-def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
-    made = Kernel(tmp_path)
-    install(made, monkeypatch)
-    yield made
-    made.notify.close()
-    made.uevents.close()
 
 
 @pytest.fixture

@@ -3,15 +3,13 @@
 
 import errno
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from discoverd import registry, state
 from discoverd.worker.ownership import Ownership
 
-from .fake_kernel import Kernel, install
+from .fake_kernel import Kernel
 
 INSTANCE = "tcp:192.0.2.1:4420:nqn.2024-08.com.example:vol1"
 UNIT = f"nvme-ctrl@{INSTANCE}.service"
@@ -19,13 +17,8 @@ OTHER = "nvme-ctrl@other.service"
 
 
 @pytest.fixture(autouse=True)
-def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
-    made = Kernel(tmp_path)
-    install(made, monkeypatch)
-    made.add("nvme0")
-    yield made
-    made.notify.close()
-    made.uevents.close()
+def device(kernel: Kernel) -> None:
+    kernel.add("nvme0")
 
 
 def entry() -> tuple[str | None, str | None, bool]:

@@ -225,17 +225,7 @@ def test_what_an_administrator_stopped_stays_stopped(host: Host) -> None:
 
 
 def test_a_restarted_supervisor_loads_what_was_stopped_without_starting_it(host: Host) -> None:
-    host.configure(FIRST)
-
-    async def first() -> None:
-        await until(lambda: "1 live" in host.status)
-        host.systemd.stop(ONE)
-        await until(lambda: "1 stopped" in host.status)
-
-    assert host.play(first) == 0
-    # With the supervisor's references, the unit went.
-    host.systemd.units.clear()
-    host.messages.clear()
+    host.leave_stopped()
 
     async def second() -> None:
         await until(lambda: ONE in host.systemd.units)
@@ -252,16 +242,7 @@ def test_a_start_that_came_while_a_stopped_unit_was_made_again_is_made_up_for(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "HOLD_NEWS", 0.05)
-    host.configure(FIRST)
-
-    async def first() -> None:
-        await until(lambda: "1 live" in host.status)
-        host.systemd.stop(ONE)
-        await until(lambda: "1 stopped" in host.status)
-
-    assert host.play(first) == 0
-    host.systemd.units.clear()
-    host.messages.clear()
+    host.leave_stopped()
 
     async def second() -> None:
         await until(lambda: ONE in host.systemd.units)

@@ -75,21 +75,8 @@ def test_what_the_system_runs_from_is_not_stopped_at_shutdown(host: Host, monkey
 # Soft-reboot ----------------------------------------------------------------------------------------------
 
 
-def stopped(host: Host) -> None:
-    host.configure(FIRST)
-
-    async def first() -> None:
-        await until(lambda: "1 live" in host.status)
-        host.systemd.stop(ONE)
-        await until(lambda: "1 stopped" in host.status)
-
-    assert host.play(first) == 0
-    host.systemd.units.clear()
-    host.messages.clear()
-
-
 def test_a_soft_reboot_brings_back_what_an_administrator_stopped(host: Host) -> None:
-    stopped(host)
+    host.leave_stopped()
     host.systemd.soft_reboots = 1
 
     async def second() -> None:
@@ -100,7 +87,7 @@ def test_a_soft_reboot_brings_back_what_an_administrator_stopped(host: Host) -> 
 
 def test_after_it_a_stop_counts_again(host: Host) -> None:
     host.systemd.soft_reboots = 1
-    stopped(host)
+    host.leave_stopped()
 
     async def second() -> None:
         await until(lambda: "1 stopped" in host.status)

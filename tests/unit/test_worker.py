@@ -5,7 +5,7 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,22 +14,13 @@ import pytest
 from discoverd import registry, state
 from discoverd.worker import controller, main
 
-from .fake_kernel import Kernel, Links, install, play, remove_tree, until
+from .fake_kernel import Kernel, Links, play, remove_tree, until
 from .log_pages import entry, page
 
 NQN = "nqn.2024-08.com.example:vol1"
 INSTANCE = f"tcp:192.0.2.1:4420:{NQN}"
 UNIT = f"nvme-ctrl@{INSTANCE}.service"
 TEXT = f"nqn={NQN},transport=tcp,traddr=192.0.2.1,trsvcid=4420"
-
-
-@pytest.fixture
-def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
-    made = Kernel(tmp_path)
-    install(made, monkeypatch)
-    yield made
-    made.notify.close()
-    made.uevents.close()
 
 
 def leave_spec(role: str = "io", **changes: str) -> state.Spec:
