@@ -15,6 +15,7 @@ import sys
 import time
 
 from discoverd.kernel import block, mounts, spawn
+from discoverd.mount_units import MountUnits
 from discoverd.worker import notify
 
 UTAB = "/run/mount/utab"
@@ -33,6 +34,7 @@ class Table:
         # Each line of mountinfo that has been dealt with: whether the mount is on a remote namespace.
         self._lines: dict[bytes, bool] = {}
         self._failed: set[bytes] = set()
+        self._units = MountUnits()
         # How many seconds the last reading of the kernel's table took.
         self.took = 0.0
         # The root file system stays until the end, and so does what the initial RAM disk has mounted for it.
@@ -65,6 +67,8 @@ class Table:
                         entered = _entered()
                     if (mount.target, mount.source) not in entered:
                         self._enter(line, mount)
+        self._units.forget_all_but(lines)
+        self._units.reload()
 
     def _enter(self, line: bytes, mount: mounts.Mount) -> None:
         status, output = spawn.run(
@@ -80,6 +84,7 @@ class Table:
                 notify.NOTICE,
                 f"{target} is on NVMe over a network: entered _netdev, so that it is unmounted before the network goes",
             )
+            self._units.correct(mount.target)
             return
         # It is tried again when the table changes the next time.
         del self._lines[line]

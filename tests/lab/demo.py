@@ -107,7 +107,8 @@ class Demo:
         nqn = self._machine.run(f"cat /sys/class/block/$(basename $(readlink {disk}))/device/subsysnqn").stdout.strip()
         say("A mounted file system is safe. discoverd has systemd unmount it before the network goes, without _netdev:")
         self._show(f"mkfs.ext4 -q {disk} && mount {disk} /mnt")
-        self._until("the entry in utab", lambda: "/mnt" in self._machine.read("/run/mount/utab").decode(), timeout=30)
+        entered = "grep -q TARGET=/mnt /run/mount/utab"
+        self._until("the entry in utab", lambda: not self._machine.run(entered, check=False).returncode, timeout=30)
         output = self._show("systemctl show -p After mnt.mount | grep -o remote-fs-pre.target")
         expect("remote-fs-pre.target" in output, "an order after remote-fs-pre.target")
         say("Both paths to it are asked to stop. One may go. The last one refuses, and says why.")

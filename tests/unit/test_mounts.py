@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from discoverd import mount_units
 from discoverd import mounts as service
 from discoverd.kernel import block, mounts, spawn
 from discoverd.worker import notify
@@ -14,14 +15,22 @@ from .fake_storage import Storage, install
 
 
 class Program:
-    """Stands for mount(8): what it was asked for, and whether it works."""
+    """Stands for mount(8): what it was asked for, and whether it works. And for systemctl, which knows ``units``."""
 
     def __init__(self) -> None:
         self.targets: list[str] = []
         self.commands: list[tuple[str, ...]] = []
         self.fails = ""
+        # What it shows, by mount point.
+        self.units: dict[str, str] = {}
+        self.reloads = 0
 
     def run(self, *command: str) -> tuple[int, str]:
+        if command == ("systemctl", "daemon-reload"):
+            self.reloads += 1
+            return 0, ""
+        if command[0] == "systemctl":
+            return 0, self.units.get(command[-1], "Id=x.mount\nBefore=remote-fs.target\nFragmentPath=")
         self.commands.append(command)
         self.targets.append(command[-1])
         return (32, self.fails) if self.fails else (0, "")
@@ -32,6 +41,9 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     made = Storage(tmp_path)
     install(made, monkeypatch)
     monkeypatch.setattr(service, "UTAB", str(made.utab))
+    (tmp_path / "units").mkdir()
+    monkeypatch.setattr(mount_units, "OURS", str(tmp_path / "units"))
+    monkeypatch.setattr(mount_units, "GENERATED", str(tmp_path / "generator"))
     made.controller("nvme0")
     made.namespace("nvme0n1", "nvme0")
     return made
@@ -227,3 +239,76 @@ def test_without_mount_it_ends_and_is_started_anew(storage: Storage, monkeypatch
     storage.mount("nvme0n1", "/data")
     with pytest.raises(FileNotFoundError):
         service.Table().look()
+
+
+# fstab's units --------------------------------------------------------------------------------------------
+
+FSTABS = """\
+[Unit]
+SourcePath=/etc/fstab
+Before=local-fs.target
+
+[Mount]
+Where=/data
+What=/dev/nvme0n1
+Type=ext4
+"""
+
+
+@pytest.fixture
+def generated(storage: Storage, program: Program, tmp_path: Path) -> Path:
+    """Fstab's unit for /data, which is mounted; returns where a unit in its place would be."""
+    (tmp_path / "generator").mkdir()
+    fragment = tmp_path / "generator" / "data.mount"
+    fragment.write_text(FSTABS)
+    program.units["/data"] = f"Id=data.mount\nBefore=umount.target local-fs.target\nFragmentPath={fragment}"
+    storage.mount("nvme0n1", "/data")
+    return tmp_path / "units" / "data.mount"
+
+
+def test_a_unit_of_fstabs_is_written_over_while_it_is_mounted(
+    storage: Storage, program: Program, generated: Path
+) -> None:
+    table = service.Table()
+    table.look()
+    lines = generated.read_text().split("\n")
+    assert "Options=_netdev" in lines
+    assert {"Where=/data", "What=/dev/nvme0n1", "SourcePath=/etc/fstab"} <= set(lines)
+    assert not [line for line in lines if line.startswith("Before=")]
+    assert generated.stat().st_mode & 0o777 == 0o644
+    table.look()
+    assert program.reloads == 1
+    storage.unmount("/data")
+    table.look()
+    assert not generated.exists()
+    assert program.reloads == 2
+
+
+def test_a_restarted_service_gives_back_what_the_one_before_wrote(
+    storage: Storage, program: Program, generated: Path
+) -> None:
+    service.Table().look()
+    storage.unmount("/data")
+    other = generated.with_name("other.mount")
+    other.write_text("[Mount]\nWhere=/other\n")
+    service.Table().look()
+    assert not generated.exists()
+    assert other.exists(), "an administrator's"
+
+
+def test_an_administrators_unit_is_left_as_it_is(storage: Storage, program: Program, generated: Path) -> None:
+    program.units["/data"] = "Id=data.mount\nBefore=local-fs.target\nFragmentPath=/etc/systemd/system/data.mount"
+    service.Table().look()
+    assert not generated.exists()
+    assert program.reloads == 0
+
+
+@pytest.mark.parametrize(
+    ("unit", "wanted"),
+    [
+        ("[Mount]\nOptions=noauto,x=1", "[Mount]\nOptions=noauto,x=1,_netdev"),
+        ("Before=local-fs.target other.target\n[Mount]", "Before=other.target\n[Mount]\nOptions=_netdev"),
+    ],
+)
+def test_how_a_unit_is_put_right(unit: str, wanted: str) -> None:
+    assert mount_units.remote(unit) == wanted

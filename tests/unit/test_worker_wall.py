@@ -20,6 +20,7 @@ INSIDE = sorted(
         *PACKAGE.glob("kernel/*.py"),
         PACKAGE / "registry.py",
         PACKAGE / "state.py",
+        PACKAGE / "mount_units.py",
         PACKAGE / "mounts.py",
     ]
 )
