@@ -53,6 +53,7 @@ class Departure:
         self._began = time.monotonic()
         self._silent_since = 0.0
         self._shutdown = False
+        self._calm = False
         self._urge_at = self._began + PATIENCE
         # Who keeps the controller from being disconnected, as a phrase.
         self.users = ""
@@ -123,7 +124,12 @@ class Departure:
             if users:
                 answer = self._in_use(device, {one for one, found in used.items() if found}, users)
                 if answer is not None:
+                    self._calm = False
                     return answer
+            elif self.users and not self._calm:
+                # udev looks into a device that was just released, and would find it gone: an I/O error in the log.
+                self._calm = True
+                return Answer(WAIT, self.users)
             fabrics.delete(device, kernel_instance)
         finally:
             if lock >= 0:

@@ -75,8 +75,9 @@ def test_dead_target(host: Machine, allow_journal: Callable[[str], None]) -> Non
     storage.verify(host, 1, clean=False)
 
 
-def test_fibre_channel(host: Machine) -> None:
+def test_fibre_channel(fresh_machine: Machine) -> None:
     """Its mounts are local ones, and need no network."""
+    host = fresh_machine
     address = "nn-0x1000000000000001:pn-0x1000000000000002"
     target = f"--subsystems 1 --size {storage.SIZE_MIB} --keep --transport fc --ports {address}"
     host.run(f"lab-target up {target}")
