@@ -29,6 +29,8 @@ PATIENCE = 3
 SILENCE = 60
 # systemd kills the worker after 300 seconds; it says what it leaves behind before that.
 LAST_LOOK = 285
+# Seconds that udev has to end what it is at.
+QUIET = 2
 # Unmounts that one look asks for.
 _URGED = 16
 
@@ -53,7 +55,6 @@ class Departure:
         self._began = time.monotonic()
         self._silent_since = 0.0
         self._shutdown = False
-        self._calm = False
         self._urge_at = self._began + PATIENCE
         # Who keeps the controller from being disconnected, as a phrase.
         self.users = ""
@@ -124,13 +125,13 @@ class Departure:
             if users:
                 answer = self._in_use(device, {one for one, found in used.items() if found}, users)
                 if answer is not None:
-                    self._calm = False
                     return answer
-            elif self.users and not self._calm:
-                # udev looks into a device that was just released, and would find it gone: an I/O error in the log.
-                self._calm = True
-                return Answer(WAIT, self.users)
-            fabrics.delete(device, kernel_instance)
+            disks = _keep_udev_out(list(used))
+            try:
+                fabrics.delete(device, kernel_instance)
+            finally:
+                for disk in disks:
+                    posix.close(disk)
         finally:
             if lock >= 0:
                 posix.close(lock)
@@ -206,6 +207,32 @@ def _swap_unit(path: str) -> str:
         one = chr(byte)
         text += "-" if one == "/" else one if one.isascii() and (one.isalnum() or one in ":_.") else f"\\x{byte:02x}"
     return text + ".swap"
+
+
+def _keep_udev_out(namespaces: list[str]) -> list[int]:
+    """Lock the disks, and return their descriptors; what is not locked within QUIET seconds is left unlocked.
+
+    udev reads a disk that was just released, under a shared lock, and what it reads of one that goes away meanwhile is
+    an I/O error in the kernel's log. Of a disk that somebody else has locked it keeps away (systemd's rules for locking
+    block devices).
+    """
+    deadline = time.monotonic() + QUIET
+    disks = []
+    for namespace in namespaces:
+        try:
+            disk = posix.open(f"{block.DEV}/{namespace}", posix.O_RDONLY | posix.O_CLOEXEC)
+        except OSError:
+            continue  # Nobody else can read it either.
+        disks.append(disk)
+        while True:
+            try:
+                fcntl.flock(disk, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.02)
+    return disks
 
 
 def _phrase(users: list[usage.User]) -> str:
