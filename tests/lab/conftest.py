@@ -32,6 +32,9 @@ LEFT = """
 ! { ls -d /sys/class/nvme/* /run/nvme/registry/* 2>/dev/null; systemctl list-units --no-legend 'nvme-ctrl@*'; } | grep .
 """
 
+# Files that take minutes.
+LONG = ("test_contention", "test_crash", "test_hardship", "test_shutdown")
+
 _machines: list[Machine] = []
 _allowed: list[str] = []
 
@@ -93,6 +96,11 @@ def allow_journal() -> Iterator[Callable[[str], None]]:
     """Call it with a regular expression to expect messages that match it at priority err or worse."""
     yield _allowed.append
     _allowed.clear()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first: of two machines none then waits long for the other in the end."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 @pytest.hookimpl(wrapper=True)
