@@ -73,8 +73,13 @@ def journal_fields(tid: TransportId) -> list[str]:
     return [f"{name}={value}" for name, value in fields.items() if value]
 
 
-# Nothing of what stops other units: it lives until the last signals of a shutdown, which its worker takes as such.
-_SYSTEM_ORDERING: list[Property] = [("DefaultDependencies", "b", False), ("After", "as", ["systemd-udevd.service"])]
+# Nothing of what stops other units, such as a slice of their own: it lives until the last signals of a shutdown, which
+# its worker takes as such.
+_SYSTEM_ORDERING: list[Property] = [
+    ("DefaultDependencies", "b", False),
+    ("After", "as", ["systemd-udevd.service"]),
+    ("Slice", "s", "system.slice"),
+]
 
 
 def _ordering(transport: str) -> list[Property]:

@@ -17,7 +17,7 @@ NQN = "nqn.2024-08.com.example:vol1"
 WORKER = "/libexec/nvme-ctrl-worker"
 ADDRESSES = {"tcp": "192.0.2.1", "rdma": "192.0.2.1", "fc": "nn-0x1:pn-0x2", "loop": ""}
 LISTS = ("as", "aay", "a(sasb)", "a(ss)", "(bas)")
-ORDERING = ("DefaultDependencies", "After", "Before", "Wants", "Requires", "Conflicts", "BindsTo", "PartOf")
+ORDERING = ("DefaultDependencies", "After", "Before", "Wants", "Requires", "Conflicts", "BindsTo", "PartOf", "Slice")
 
 
 def properties(transport: str = "tcp", role: str = IO, nqn: str = NQN) -> list[Property]:
@@ -58,6 +58,7 @@ def test_what_the_system_runs_from_is_stopped_by_nothing_at_shutdown(transport: 
     assert [one for one in given if one[0] in ORDERING] == [
         ("DefaultDependencies", "b", False),
         ("After", "as", ["systemd-udevd.service"]),
+        ("Slice", "s", "system.slice"),
     ]
     rest = [one for one in properties(transport) if one[0] not in ORDERING]
     assert [one for one in given if one[0] not in ORDERING] == rest
