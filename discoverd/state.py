@@ -28,6 +28,15 @@ def directory(instance: str) -> str:
     return f"{CONTROLLERS}/{instance}"
 
 
+def exists(path: str) -> bool:
+    """Tell whether there is such a file, and it can be reached."""
+    try:
+        posix.stat(path)
+    except OSError:
+        return False
+    return True
+
+
 def encode(kind: str, fields: list[tuple[str, str]]) -> bytes:
     """Return the file's bytes.
 

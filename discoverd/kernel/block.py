@@ -7,6 +7,8 @@ file. Down: the same, through ``slaves``. Used by workers, so it imports only wh
 
 import posix
 
+from discoverd.state import exists
+
 SYS = "/sys"
 DEV = "/dev"
 # ANA states in which a path takes I/O (NVMe Base, Asymmetric Namespace Access); '' where the subsystem has no ANA.
@@ -22,7 +24,7 @@ def namespaces(device: str) -> list[str]:
     found = []
     for entry in _entries(f"{SYS}/class/nvme/{device}"):
         parts = _namespace_parts(entry)
-        if parts is not None and _exists(f"{SYS}/class/block/nvme{parts[0]}n{parts[2]}"):
+        if parts is not None and exists(f"{SYS}/class/block/nvme{parts[0]}n{parts[2]}"):
             found.append(f"nvme{parts[0]}n{parts[2]}")
     return sorted(found)
 
@@ -30,7 +32,7 @@ def namespaces(device: str) -> list[str]:
 def controllers(namespace: str) -> list[str]:
     """Return all controllers, in whatever state, through which the I/O of a namespace can go."""
     folder = f"{SYS}/class/block/{namespace}/device"
-    if _exists(folder + "/transport"):
+    if exists(folder + "/transport"):
         return [posix.readlink(folder).rpartition("/")[2]]
     parts = _namespace_parts(namespace)
     if parts is None:
@@ -41,7 +43,7 @@ def controllers(namespace: str) -> list[str]:
         for entry in _entries(folder)
         if entry[:4] == "nvme"
         and entry[4:].isdigit()
-        and _exists(f"{SYS}/class/nvme/{entry}/nvme{subsystem}c{entry[4:]}n{number}")
+        and exists(f"{SYS}/class/nvme/{entry}/nvme{subsystem}c{entry[4:]}n{number}")
     )
 
 
@@ -80,7 +82,7 @@ def stack(namespace: str) -> dict[str, list[str]]:
 def partitions(name: str) -> list[str]:
     """Return the partitions of a block device."""
     folder = f"{SYS}/class/block/{name}"
-    return [entry for entry in _entries(folder) if _exists(f"{folder}/{entry}/partition")]
+    return [entry for entry in _entries(folder) if exists(f"{folder}/{entry}/partition")]
 
 
 def number(name: str) -> str:
@@ -103,7 +105,7 @@ def below(number: str) -> set[str]:
             path = posix.readlink(folder)
         except OSError:
             continue  # No block device: a network file system, or one that lives in memory.
-        if _exists(folder + "/partition"):
+        if exists(folder + "/partition"):
             waiting.append(_text(folder + "/../dev"))
             continue
         name = path.rpartition("/")[2]
@@ -169,14 +171,6 @@ def _entries(folder: str) -> list[str]:
         return posix.listdir(folder)
     except OSError:
         return []  # It has none, or is going away.
-
-
-def _exists(path: str) -> bool:
-    try:
-        posix.stat(path)
-    except OSError:
-        return False
-    return True
 
 
 def _text(path: str) -> str:

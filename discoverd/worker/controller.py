@@ -461,7 +461,7 @@ class Worker:
             state.write(self.directory + "/report", state.encode(state.REPORT, fields))
         except state.StateError as error:
             # A withdrawn controller's directory is gone with its last report.
-            if self._exists(self.directory):
+            if state.exists(self.directory):
                 notify.log(notify.WARNING, f"cannot report to the supervisor: {error}")
         notify.wake(state.WAKE_SOCKET, self.instance)
 
@@ -469,13 +469,5 @@ class Worker:
         try:
             self.spec = state.Spec.decode(state.read(self.directory + "/spec"))
         except state.StateError as error:
-            if self._exists(self.directory + "/spec"):
+            if state.exists(self.directory + "/spec"):
                 notify.log(notify.WARNING, f"keeping the specification from before: {error}")
-
-    @staticmethod
-    def _exists(path: str) -> bool:
-        try:
-            posix.stat(path)
-        except OSError:
-            return False
-        return True

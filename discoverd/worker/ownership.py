@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whose a controller is: the worker's side of the registry that all orchestrators of a host share."""
 
-import posix
-
 from discoverd import registry, state
 from discoverd.kernel import controllers
 from discoverd.worker import notify
@@ -103,10 +101,4 @@ class Ownership:
     def _sibling(self, unit: str) -> str:
         """Return the other unit of ours that holds this controller, asked for in another way, or ''."""
         instance = unit.removeprefix("nvme-ctrl@").removesuffix(".service")
-        if instance in ("", self._instance):
-            return ""
-        try:
-            posix.stat(state.directory(instance))
-        except OSError:
-            return ""
-        return unit
+        return unit if instance not in ("", self._instance) and state.exists(state.directory(instance)) else ""
