@@ -7,7 +7,12 @@ from dataclasses import dataclass, field
 from discoverd.config.model import Secrets
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TransportId
 
+# Origins: who asks, for as long as it exists. A log page's is the instance of its discovery controller.
 CONFIGURATION = "configuration"
+NBFT = "nbft"
+MDNS = "mdns"
+FIBRE_CHANNEL = "fibre-channel"
+BOOT = "boot"
 
 # A discovery controller is held with this keep-alive time-out unless the configuration names another
 # (seconds).
@@ -36,12 +41,31 @@ _FLAGS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Wish:
+    """A controller that something other than an administrator or a log page asks for, without what it takes to connect.
+
+    ``source`` completes the sentence "it is …", ``origin`` is one of the origins above, ``params`` has tunables under
+    their hyphenated names. ``horizon``: give up after so many seconds without a connection, 0 for never. ``asked`` is
+    the time (seconds, CLOCK_BOOTTIME) of the last news that asked for it. With ``source_optional`` a ``host_traddr``
+    that this host does not have is left out: firmware had it from a DHCP server that gave another one since.
+    """
+
+    tid: TransportId
+    role: str
+    source: str
+    origin: str
+    params: tuple[tuple[str, str], ...] = ()
+    horizon: int = 0
+    asked: float = 0.0
+    source_optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A controller that a source asks for.
 
-    ``source`` completes the sentence "it is …"; ``origin`` names the source for as long as it exists:
-    CONFIGURATION, or the instance of the discovery controller whose log page lists it. ``options`` are for
-    the fabrics device, and can hold secrets, so they are not shown.
+    Fields as in :class:`Wish`; ``origin`` may also be the instance of the discovery controller whose log page lists it.
+    ``options`` are for the fabrics device, and can hold secrets, so they are not shown.
     """
 
     tid: TransportId
@@ -49,6 +73,9 @@ class Candidate:
     source: str
     origin: str
     options: tuple[tuple[str, str], ...] = field(repr=False)
+    horizon: int = 0
+    asked: float = 0.0
+    source_optional: bool = False
 
     @property
     def configured(self) -> bool:

@@ -113,14 +113,21 @@ def canonical_value(key: Key, value: str) -> str:
             raise _fault(key, value, "a whole number")
         return str(number)
     if key.kind == "bool":
-        if word not in _TRUE | _FALSE:
+        flag = parse_bool(value)
+        if flag is None:
             raise _fault(key, value, "true or false")
-        return "true" if word in _TRUE else "false"
+        return "true" if flag else "false"
     if key.kind == "persistent":
         if word not in ("no", "auto", "force"):
             raise _fault(key, value, "no, auto or force")
         return word
     return "" if word == "none" else value
+
+
+def parse_bool(text: str) -> bool | None:
+    """Return the truth that a word stands for; None if it stands for none."""
+    word = text.lower()
+    return True if word in _TRUE else False if word in _FALSE else None
 
 
 def parse_int(text: str) -> int | None:

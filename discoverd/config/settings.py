@@ -1,34 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
 """discoverd.conf and its drop-ins: the daemon's own settings, under nvme-cli's lexical rules."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from ..tid import TidError, check_interface
 from .errors import Diagnostic, Report, did_you_mean, quote
 from .ini import Entry, Section, comment_hint, key_name, scan
-from .keys import parse_int
+from .keys import parse_bool, parse_int
 from .sources import SourceFile, read_tree
 
 SETTINGS_CONF = Path("/etc/nvme/discoverd.conf")
 
 LogLevel = Literal["err", "warning", "info", "debug"]
 LOG_LEVELS: tuple[LogLevel, ...] = ("err", "warning", "info", "debug")
+FAMILIES = ("ipv4", "ipv6")
 
 _SECTION = "Global"
-_KEYS = ("log-level", "max-connecting")
+_HOUR = 3600
+_UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": _HOUR, "hours": _HOUR, "d": 24 * _HOUR, "days": 24 * _HOUR}
+_SPAN = re.compile(r"(\d+)\s*([a-z]*)")
+_SPAN_MAX = 10 * 365 * 24 * _HOUR
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The daemon's settings, with their defaults.
+    """The daemon's settings, with their defaults. Spans are in seconds, and 0 for never.
 
     ``max_connecting``: how many controllers may be making their first connection attempt at the same time.
+    ``mdns_interfaces``: only these, all if empty. ``mdns_persistence``: how long a discovery controller that is neither
+    announced nor connected is kept. ``give_up``: the same for one that only a referral or a Fibre Channel event named.
     """
 
     log_level: LogLevel = "info"
     max_connecting: int = 16
+    mdns: bool = True
+    mdns_interfaces: tuple[str, ...] = ()
+    mdns_ignore_interfaces: tuple[str, ...] = ()
+    mdns_families: tuple[str, ...] = FAMILIES
+    mdns_persistence: int = 72 * _HOUR
+    nbft: bool = True
+    fibre_channel: bool = True
+    fc_kick_start_interval: int = 0
+    give_up: int = 72 * _HOUR
+
+
+class _BadValueError(ValueError):
+    """A value that its key does not take; the text says what it does take."""
 
 
 def load_settings(
@@ -68,25 +89,85 @@ def parse_settings(
 
 def _apply(settings: Settings, entry: Entry, report: Report, fallback: Settings) -> Settings:
     """Return ``settings`` with one entry taken into account; an empty value means the default."""
-    value, default = entry.value, Settings()
-    if entry.key == "log-level":
-        level = next((level for level in LOG_LEVELS if level == value.lower()), None)
-        if not value or level:
-            return replace(settings, log_level=level or default.log_level)
-        wanted = f"one of {', '.join(LOG_LEVELS)}"
-        settings = replace(settings, log_level=fallback.log_level)
-        used: str = settings.log_level
-    elif entry.key == "max-connecting":
-        number = parse_int(value)
-        if not value or (number is not None and 1 <= number <= 256):
-            return replace(settings, max_connecting=number or default.max_connecting)
-        wanted = "a whole number from 1 to 256"
-        settings = replace(settings, max_connecting=fallback.max_connecting)
-        used = str(settings.max_connecting)
-    else:
-        hint = "" if report.full else did_you_mean(entry.key, _KEYS)
+    read = _KEYS.get(entry.key)
+    if read is None:
+        hint = "" if report.full else did_you_mean(entry.key, tuple(_KEYS))
         report.warn(entry.line, entry.column, f"the unknown key {key_name(entry.key)} is ignored", hint)
         return settings
-    message = f"{entry.key} = {quote(value)} is not {wanted}; {used} is used"
-    report.error(entry.line, entry.value_column, message, comment_hint(value))
-    return settings
+    field = entry.key.replace("-", "_")
+    try:
+        value = read(entry.value) if entry.value else getattr(Settings(), field)
+    except _BadValueError as error:
+        value = getattr(fallback, field)
+        message = f"{entry.key} = {quote(entry.value)} is not {error}; {_shown(value)} is used"
+        report.error(entry.line, entry.value_column, message, comment_hint(entry.value))
+    return replace(settings, **{field: value})
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return " ".join(value) or "nothing"
+    return str(value)
+
+
+def _level(text: str) -> LogLevel:
+    for level in LOG_LEVELS:
+        if level == text.lower():
+            return level
+    raise _BadValueError(f"one of {', '.join(LOG_LEVELS)}")
+
+
+def _connecting(text: str) -> int:
+    number = parse_int(text)
+    if number is None or not 1 <= number <= 256:
+        raise _BadValueError("a whole number from 1 to 256")
+    return number
+
+
+def _switch(text: str) -> bool:
+    value = parse_bool(text)
+    if value is None:
+        raise _BadValueError("yes or no")
+    return value
+
+
+def _interfaces(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(check_interface(name) for name in text.split())
+    except TidError:
+        raise _BadValueError("a list of interfaces such as: eth0 eth1") from None
+
+
+def _families(text: str) -> tuple[str, ...]:
+    words = text.lower().split()
+    if not all(word in FAMILIES for word in words):
+        raise _BadValueError("ipv4, ipv6 or both")
+    return tuple(family for family in FAMILIES if family in words)
+
+
+def _span(text: str) -> int:
+    """Return seconds: a number with a unit (``90``, ``15min``, ``72h``, ``3d``), 0 for ``never``."""
+    word = text.lower()
+    match = _SPAN.fullmatch(word)
+    if word == "never":
+        return 0
+    if not match or (match[2] and match[2] not in _UNITS) or int(match[1]) * _UNITS.get(match[2], 1) > _SPAN_MAX:
+        raise _BadValueError("a time such as 30min, 72h or 3d, or never")
+    return int(match[1]) * _UNITS.get(match[2], 1)
+
+
+_KEYS: dict[str, Callable[[str], Any]] = {
+    "log-level": _level,
+    "max-connecting": _connecting,
+    "mdns": _switch,
+    "mdns-interfaces": _interfaces,
+    "mdns-ignore-interfaces": _interfaces,
+    "mdns-families": _families,
+    "mdns-persistence": _span,
+    "nbft": _switch,
+    "fibre-channel": _switch,
+    "fc-kick-start-interval": _span,
+    "give-up": _span,
+}
