@@ -2,7 +2,7 @@
 """Machines for scenarios, and what holds for every one of them: our units log no error that was not expected."""
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import pytest
 
@@ -54,8 +54,9 @@ def image() -> Image:
 
 
 @contextlib.contextmanager
-def booted(image: Image) -> Iterator[Machine]:
-    machine = Machine(image)
+def booted(image: Image, extra: Sequence[str] = ()) -> Iterator[Machine]:
+    """A booted machine, with these options of QEMU's besides, that is discarded at the end."""
+    machine = Machine(image, extra)
     _machines.append(machine)
     try:
         try:

@@ -56,12 +56,16 @@ class Result:
 
 
 class Machine:
-    """One virtual machine with a disk of its own, thrown away with it. Every method blocks until what it says is so."""
+    """One virtual machine with a disk of its own, thrown away with it. Every method blocks until what it says is so.
+
+    ``extra`` are QEMU's options beyond the usual ones; where both name one, such as ``-append``, these count.
+    """
 
     _numbers = itertools.count(1)
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: Image, extra: Sequence[str] = ()) -> None:
         self._image = image
+        self._extra = tuple(extra)
         (CACHE / "run").mkdir(parents=True, exist_ok=True)
         self.folder = CACHE / "run" / f"{os.getpid()}-{next(self._numbers)}"
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -99,6 +103,7 @@ class Machine:
             *("-device", "virtserialport,chardev=agent,name=lab.agent"),
             *("-device", "virtserialport,chardev=journal,name=lab.journal"),
             *("-device", "virtio-rng-pci"),
+            *self._extra,
         ]
         with (self.folder / "qemu.log").open("ab") as log:
             self._qemu = subprocess.Popen(
