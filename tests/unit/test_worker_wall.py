@@ -18,6 +18,7 @@ INSIDE = sorted(
     [
         *PACKAGE.glob("worker/*.py"),
         *PACKAGE.glob("kernel/*.py"),
+        PACKAGE / "boot_record.py",
         PACKAGE / "registry.py",
         PACKAGE / "state.py",
         PACKAGE / "mount_units.py",
@@ -101,6 +102,12 @@ def test_a_departing_worker_imports_nothing_heavy() -> None:
 
 def test_the_process_that_watches_mounts_is_as_thin() -> None:
     loaded = modules("discoverd.mounts")
+    assert loaded & FORBIDDEN == set(), sorted(loaded)
+    assert len(loaded) <= MOST_MODULES, sorted(loaded)
+
+
+def test_the_record_of_the_boot_is_made_by_a_thin_process() -> None:
+    loaded = modules("discoverd.boot_record")
     assert loaded & FORBIDDEN == set(), sorted(loaded)
     assert len(loaded) <= MOST_MODULES, sorted(loaded)
 
