@@ -147,7 +147,7 @@ def _interfaces_of(address: str) -> list[str]:
     # Few configurations name an interface, so the common worker does without.
     from discoverd.kernel import addresses
 
-    packed = _packed(address)
+    packed = packed_address(address)
     return [interface for interface, owned in addresses.local() if owned == packed]
 
 
@@ -158,12 +158,13 @@ def same_address(transport: str, one: str, other: str) -> bool:
     if transport in ("tcp", "rdma"):
         if one.partition("%")[2] != other.partition("%")[2]:
             return False
-        packed = _packed(one)
-        return packed is not None and packed == _packed(other)
+        packed = packed_address(one)
+        return packed is not None and packed == packed_address(other)
     return one.lower().replace(",", ":") == other.lower().replace(",", ":")
 
 
-def _packed(address: str) -> bytes | None:
+def packed_address(address: str) -> bytes | None:
+    """Return a numeric IP address in network byte order, IPv4-mapped IPv6 as IPv4, without its zone; else None."""
     import _socket
 
     address = address.partition("%")[0]
@@ -171,7 +172,7 @@ def _packed(address: str) -> bytes | None:
         if ":" not in address:
             return _socket.inet_pton(_socket.AF_INET, address)
         packed = _socket.inet_pton(_socket.AF_INET6, address)
-    except OSError:
+    except (OSError, ValueError):
         return None
     mapped = b"\0" * 10 + b"\xff\xff"
     return packed[12:] if packed[:12] == mapped else packed

@@ -14,6 +14,8 @@ import pytest
 import discoverd
 
 PACKAGE = Path(discoverd.__file__).parent
+# What of the kernel only the supervisor needs.
+SUPERVISORS = ("inotify.py",)
 INSIDE = sorted(
     [
         *PACKAGE.glob("worker/*.py"),
