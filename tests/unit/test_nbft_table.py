@@ -174,7 +174,7 @@ def test_a_bad_discovery_descriptor_and_a_bad_host_drop_only_themselves() -> Non
 
 def reads(data: bytes) -> None:
     """Any other exception than NbftError fails the example."""
-    said = []
+    said: list[str] = []
     try:
         said += parse(data).faults
     except NbftError as error:
