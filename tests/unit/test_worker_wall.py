@@ -15,12 +15,13 @@ import discoverd
 
 PACKAGE = Path(discoverd.__file__).parent
 # What of the kernel only the supervisor needs.
-SUPERVISORS = ("inotify.py",)
+SUPERVISORS = ("inotify.py", "interfaces.py", "nbft.py")
 INSIDE = sorted(
     [
         *PACKAGE.glob("worker/*.py"),
-        *PACKAGE.glob("kernel/*.py"),
+        *(path for path in PACKAGE.glob("kernel/*.py") if path.name not in SUPERVISORS),
         PACKAGE / "boot_record.py",
+        PACKAGE / "exclusions.py",
         PACKAGE / "registry.py",
         PACKAGE / "state.py",
         PACKAGE / "mount_units.py",
@@ -126,6 +127,7 @@ def test_the_record_of_the_boot_is_made_by_a_thin_process() -> None:
         "kernel.block",
         "kernel.mounts",
         "kernel.usage",
+        "kernel.routes",
         "kernel.spawn",
     ],
 )
