@@ -192,7 +192,7 @@ class Supervisor:
         self._notifier.ready()
 
     def _configuration_changed(self) -> None:
-        self._configured = configured(self._config, self._host, self._names.addresses)
+        self._configured = configured(self._config, self._host, self._names.address)
         self._changed.set()
 
     # News --------------------------------------------------------------------------------------------------

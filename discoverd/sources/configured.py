@@ -1,62 +1,67 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an administrator wrote: the connections of nvme-fabrics.conf as candidates."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from discoverd.candidate import CONFIGURATION, Candidate, Refusal, fabrics_options
 from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity, identity_for
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig
-from discoverd.tid import TidError, TransportId, canonical_address
+from discoverd.tid import TidError, TransportId, canonical_address, unset
+
+# Which address a connection uses for a host name: the connection's key, the name, and 4 or 6 where the address must be
+# of that family, else 0. None: none is known.
+Address = Callable[[str, str, int], str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Configured:
     """Candidates, the connection behind each discovery controller's instance, and what cannot be served.
 
-    ``whole`` tells that nothing is missing: the files are valid and every entry in them became a candidate.
+    ``whole`` tells that nothing is missing: the files are valid and every entry in them became a candidate. ``named``
+    has, for each instance whose address came from a host name, the connection's key, the name, and the address.
     """
 
     candidates: tuple[Candidate, ...]
     discovery: Mapping[str, Connection]
     refusals: tuple[Refusal, ...]
     whole: bool
+    named: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
 
 
 def host_names(config: FabricsConfig) -> set[str]:
     """Return the host names that the configuration gives for addresses, which somebody has to look up."""
-    names = set()
-    for connection in config.connections:
-        if connection.transport in ("tcp", "rdma") and not connection.problem:
-            try:
-                canonical_address(connection.transport, connection.traddr)
-            except TidError:
-                names.add(connection.traddr)
-    return names
+    return {one.traddr for one in config.connections if not one.problem and _is_named(one)}
 
 
-def configured(config: FabricsConfig, host: HostIdentity, addresses: Mapping[str, str]) -> Configured:
-    """Turn the configuration into candidates.
-
-    ``addresses`` has the address of each host name that is known.
-    """
+def configured(config: FabricsConfig, host: HostIdentity, address: Address) -> Configured:
+    """Turn the configuration into candidates. ``address`` is asked for the address of each host name."""
     candidates = []
     discovery: dict[str, Connection] = {}
+    named: dict[str, tuple[str, str, str]] = {}
     refusals = []
     for connection in config.connections:
         where = f"{connection.file}:{connection.line}"
         what = f"{connection.transport} {connection.traddr}"
         try:
-            candidate = _candidate(connection, host, addresses)
+            if connection.problem:
+                raise ConfigError(connection.problem)
+            refuse_tls(connection)
+            traddr = _address(connection, address) if _is_named(connection) else connection.traddr
+            candidate = _candidate(connection, host, traddr)
         except (TidError, ConfigError) as error:
             refusals.append(Refusal(what, where, str(error)))
             continue
         candidates.append(candidate)
+        instance = candidate.tid.instance
         if connection.role == "discovery":
-            discovery.setdefault(candidate.tid.instance, connection)
+            discovery.setdefault(instance, connection)
+        if traddr != connection.traddr:
+            named.setdefault(instance, (_key(connection), connection.traddr, traddr))
     whole = config.valid and not refusals
-    return Configured(tuple(candidates), discovery, tuple(refusals), whole)
+    return Configured(tuple(candidates), discovery, tuple(refusals), whole, named)
 
 
 def refuse_tls(wanted: Connection | DiscoveredScope) -> None:
@@ -67,22 +72,46 @@ def refuse_tls(wanted: Connection | DiscoveredScope) -> None:
         )
 
 
-def _candidate(connection: Connection, host: HostIdentity, addresses: Mapping[str, str]) -> Candidate:
-    if connection.problem:
-        raise ConfigError(connection.problem)
-    refuse_tls(connection)
+def _is_named(connection: Connection) -> bool:
+    if connection.transport not in ("tcp", "rdma"):
+        return False
+    try:
+        canonical_address(connection.transport, connection.traddr)
+    except TidError:
+        return True
+    return False
+
+
+def _key(connection: Connection) -> str:
+    """Return what tells a connection from others by the same host name, wherever in the files it stands."""
+    given = (
+        connection.transport,
+        connection.trsvcid,
+        connection.subsysnqn,
+        connection.host_iface,
+        connection.host_traddr,
+        connection.hostnqn,
+    )
+    return " ".join(text for text in given if text)
+
+
+def _address(connection: Connection, address: Address) -> str:
+    """Return the address that a connection uses for its host name; ConfigError where there is none."""
+    name = connection.traddr
+    version = 0
+    if source := unset(connection.host_traddr):
+        version = ipaddress.ip_address(canonical_address(connection.transport, source)).version
+    found = address(_key(connection), name, version)
+    if found is not None:
+        return found
+    kind = f"IPv{version} address, as host-traddr is one" if version else "address"
+    raise ConfigError(
+        f"the host name {name!r} has no {kind}; check the name, or the host's resolver; it is looked up again"
+    )
+
+
+def _candidate(connection: Connection, host: HostIdentity, traddr: str) -> Candidate:
     hostnqn, hostid = identity_for(connection, host)
-    traddr = connection.traddr
-    if connection.transport in ("tcp", "rdma"):
-        try:
-            canonical_address(connection.transport, traddr)
-        except TidError:
-            if traddr not in addresses:
-                raise ConfigError(
-                    f"the host name {traddr!r} has no address; check the name, or the host's resolver; "
-                    "it is looked up again"
-                ) from None
-            traddr = addresses[traddr]
     tid = TransportId.make(
         connection.role,
         connection.transport,

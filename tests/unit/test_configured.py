@@ -36,7 +36,7 @@ CONNECTION = Connection(
 
 
 def turn(*connections: Connection, host: HostIdentity = HOST, **addresses: str) -> Configured:
-    return configured(FabricsConfig(connections), host, addresses)
+    return configured(FabricsConfig(connections), host, lambda _, name, __: addresses.get(name))
 
 
 def test_a_candidate() -> None:
@@ -100,7 +100,7 @@ def test_a_refusal_shows_no_secret() -> None:
 
 
 def test_files_with_errors_are_not_whole() -> None:
-    assert not configured(FabricsConfig((CONNECTION,), valid=False), HOST, {}).whole
+    assert not configured(FabricsConfig((CONNECTION,), valid=False), HOST, lambda *_: None).whole
 
 
 @pytest.mark.parametrize(
@@ -114,8 +114,46 @@ def test_a_host_without_an_identity(host: HostIdentity, why: str) -> None:
 
 
 def test_a_host_name_that_is_known() -> None:
+    named = replace(CONNECTION, traddr="array", trsvcid="4421", host_iface="eth0")
+    made = turn(named, CONNECTION, array="2001:db8::1")
+    assert [one.tid.traddr for one in made.candidates] == ["2001:db8::1", "192.0.2.1"]
+    instance = made.candidates[0].tid.instance
+    assert made.named == {instance: (f"tcp 4421 {NQN} eth0", "array", "2001:db8::1")}
+
+
+def test_a_connection_by_name_is_the_same_one_wherever_it_stands_and_not_another_one() -> None:
+    asked = []
+
+    def address(connection: str, name: str, version: int) -> None:
+        asked.append((connection, name, version))
+
     named = replace(CONNECTION, traddr="array")
-    assert [one.tid.traddr for one in turn(named, array="2001:DB8::1").candidates] == ["2001:db8::1"]
+    others = [
+        replace(named, **{part: "192.0.2.9"})  # type: ignore[arg-type]
+        for part in ("trsvcid", "subsysnqn", "host_iface", "host_traddr")
+    ]
+    configured(FabricsConfig((named, replace(named, line=8, file="/other"), *others)), HOST, address)
+    assert asked[0] == asked[1]
+    assert len(set(asked)) == 5
+
+
+@pytest.mark.parametrize(("source", "version"), [("192.0.2.9", 4), ("2001:db8::9", 6), ("none", 0)])
+def test_a_host_name_and_an_address_of_the_hosts_own(source: str, version: int) -> None:
+    asked = []
+
+    def address(connection: str, name: str, version: int) -> None:
+        asked.append(version)
+
+    made = configured(FabricsConfig((replace(CONNECTION, traddr="array", host_traddr=source),)), HOST, address)
+    assert asked == [version]
+    kind = f"no IPv{version} address, as host-traddr is one" if version else "no address"
+    assert f"'array' has {kind}; check" in made.refusals[0].reason
+    assert not made.whole
+
+
+def test_a_host_name_and_no_address_of_the_hosts_own() -> None:
+    made = turn(replace(CONNECTION, traddr="array", host_traddr="eth0"), array="192.0.2.1")
+    assert "'eth0' is not an IP address" in made.refusals[0].reason
 
 
 def test_host_names() -> None:

@@ -364,12 +364,12 @@ def test_a_host_name_that_is_not_resolved_yet(host: Host, monkeypatch: pytest.Mo
     host.configure(FIRST + SECOND.replace("192.0.2.1", "array.example.com"))
     known: list[str] = []
 
-    async def look_up(_: object, name: str, *__: object, **___: object) -> list[object]:
+    def look_up(name: str, *_: object, **__: object) -> list[object]:
         if name not in known:
             raise OSError("Name or service not known")
         return [(2, 1, 6, "", ("192.0.2.1", 0))]
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", look_up)
+    monkeypatch.setattr("socket.getaddrinfo", look_up)
     monkeypatch.setattr("discoverd.sources.names.RETRY", 0.02)
 
     async def scenario() -> None:
