@@ -100,7 +100,7 @@ class Discovery:
 class Table:
     """What a table says. Texts are as they stand there, and nobody has looked yet whether they are valid names.
 
-    ``hostid`` is 16 bytes as they stand there. ``faults`` has a sentence for each descriptor that was dropped.
+    ``hostid`` is 16 bytes as they stand there. ``faults`` has each descriptor that was dropped: which one, and why.
     """
 
     hostnqn: str
@@ -108,7 +108,7 @@ class Table:
     hfis: dict[int, Hfi]
     namespaces: tuple[Namespace, ...]
     discoveries: tuple[Discovery, ...]
-    faults: tuple[str, ...]
+    faults: tuple[tuple[str, str], ...]
 
 
 def parse(data: bytes) -> Table:
@@ -119,7 +119,7 @@ def parse(data: bytes) -> Table:
 class _Reader:
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self._faults: list[str] = []
+        self._faults: list[tuple[str, str]] = []
         if len(data) < _CONTROL_AT + _CONTROL_SIZE:
             raise NbftError(f"its size: {len(data)} bytes are too few for a header and a control descriptor")
         signature, length, major, _, self._heap, heap_length, minor = _HEADER.unpack_from(data)
@@ -145,7 +145,7 @@ class _Reader:
         try:
             hostnqn, hostid = self._host()
         except _BadDescriptorError as error:
-            self._faults.append(f"the host descriptor is left out: {error}")
+            self._faults.append(("the host descriptor", str(error)))
             hostnqn, hostid = "", bytes(16)
         hfis = {one.index: one for one in self._list("interface", _HFI, _HFIS_AT, self._hfi)}
         discoveries = self._list("discovery descriptor", _DISCOVERY, _DISCOVERIES_AT, self._discovery)
@@ -170,7 +170,7 @@ class _Reader:
                 _check(raw, kind)
                 found.append(read(raw))
             except _BadDescriptorError as error:
-                self._faults.append(f"{what} {number + 1} of {count} is left out: {error}")
+                self._faults.append((f"{what} {number + 1} of {count}", str(error)))
         return found
 
     def _host(self) -> tuple[str, bytes]:
