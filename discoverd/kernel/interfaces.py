@@ -127,9 +127,7 @@ async def follow(report: Callable[[tuple[Link, ...]], None]) -> None:
 
 async def _follow(report: Callable[[tuple[Link, ...]], None]) -> None:
     loop = asyncio.get_running_loop()
-    flags = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-    with socket.socket(socket.AF_NETLINK, flags, socket.NETLINK_ROUTE) as netlink:
-        netlink.bind((0, _GROUP_LINK))
+    with _subscribe() as netlink:
         news = asyncio.Event()
         loop.add_reader(netlink, _drain, netlink, news)
         try:
@@ -144,6 +142,13 @@ async def _follow(report: Callable[[tuple[Link, ...]], None]) -> None:
                 await asyncio.sleep(SETTLE)
         finally:
             loop.remove_reader(netlink)
+
+
+def _subscribe() -> socket.socket:
+    flags = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    netlink = socket.socket(socket.AF_NETLINK, flags, socket.NETLINK_ROUTE)
+    netlink.bind((0, _GROUP_LINK))
+    return netlink
 
 
 def _drain(netlink: socket.socket, news: asyncio.Event) -> None:
