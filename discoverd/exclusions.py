@@ -166,13 +166,13 @@ def read(path: str) -> bytes | None:
         if posix.fstat(fd).st_mode & 0o170000 != 0o100000:  # S_IFMT, S_IFREG
             if f"/{DRAFT}/" in path:
                 return None
-            raise OSError(0, "it is not a regular file")
+            raise OSError(0, "it is not a regular file", path)
         chunks = []
         size = 0
         while chunk := posix.read(fd, 65536):
             size += len(chunk)
             if size > MAX_SIZE:
-                raise OSError(0, "it is larger than 1 MiB")
+                raise OSError(0, "it is larger than 1 MiB", path)
             chunks.append(chunk)
         return b"".join(chunks)
     finally:
@@ -283,13 +283,13 @@ def _doubt(fields: dict[str, str]) -> str:
         if " #" in value or "\t#" in value:
             return f"'{_short(value[value.index('#') :])}' is part of {key}; put the comment on a line of its own"
         if key == "transport" and value not in _TRANSPORTS:
-            return f"transport={_short(value)} matches nothing; it is one of {', '.join(_TRANSPORTS)}"
+            return f"transport={_short(value)} matches nothing; write one of {', '.join(_TRANSPORTS)}"
         if key in ("nqn", "hostnqn") and value[:4] != "nqn.":
             return f"{key}={_short(value)} matches nothing; an NQN begins with nqn., and has no quotation marks"
         if key == "trsvcid" and (not value.isascii() or not value.isdigit() or value[0] == "0"):
             return f"trsvcid={_short(value)} matches nothing; give the port as a number without leading zeros"
         if key in _ADDRESSES and "transport" not in fields and not (controllers.packed_address(value) or _wwns(value)):
-            return f"{key}={_short(value)} is no numeric address and matches nothing; names are not looked up"
+            return f"{key}={_short(value)} is no numeric address and matches nothing; give the address"
     return ""
 
 

@@ -4,7 +4,7 @@
 from collections.abc import Callable
 
 from discoverd.cli import text
-from discoverd.cli.checks import configuration, identity, in_use, peers, tables, units
+from discoverd.cli.checks import configuration, exclusion_lists, identity, in_use, peers, tables, units
 from discoverd.cli.checks.finding import Finding, problem
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.overview import Overview
@@ -30,6 +30,7 @@ def _checks(overview: Overview, systemd: Systemd) -> list[tuple[str, Callable[[]
         ("the controllers' units can be made", lambda: units.template(systemd)),
         ("no controller's unit has failed", lambda: units.failed(overview.controllers)),
         ("the configuration is sound", configuration.check),
+        ("the exclusion lists are sound", exclusion_lists.check),
         ("the host's identity is its own", lambda: identity.check(overview.controllers)),
         ("no other daemon owns controllers", lambda: peers.daemons(systemd)),
         ("nvme-cli does not connect on its own", lambda: peers.autoconnect(systemd, runs)),

@@ -6,12 +6,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from discoverd.cli import choose, disconnect, doctor, jobs, listing, status, text, why
+from discoverd.cli import choose, disconnect, doctor, exclude, jobs, listing, status, text, why
 from discoverd.cli import overview as overviews
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.systemd import Systemd
 
 _WHICH = "an instance, a unit, a kernel device (nvme3), or a subsystem NQN for all its paths"
+_EXCLUDED = f"an exclusion, as in transport=tcp;traddr=192.0.2.1, or {_WHICH}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,6 +56,10 @@ def _run(asked: argparse.Namespace) -> Exit:
         if asked.controller is None:
             return status.daemon(overview, systemd, asked.json)
         return status.controllers(choose.choose([asked.controller], overview), asked.json)
+    if asked.verb == "exclude":
+        return exclude.exclude(asked.what, overview, asked.list, asked.dry_run, asked.json)
+    if asked.verb == "unexclude":
+        return exclude.unexclude(asked.what, overview)
     chosen = choose.choose(asked.controller, overview)
     if asked.verb == "start":
         return jobs.start(chosen, systemd)
@@ -87,6 +92,13 @@ def _parser() -> argparse.ArgumentParser:
         one = verbs.add_parser(verb, help=help_text)
         one.add_argument("controller", nargs="+", metavar="CONTROLLER", help=_WHICH)
     one.add_argument("--force", action="store_true", help="insist, though data may be lost")
+    one = verbs.add_parser("exclude", help="have controllers not connected, whoever asks; the connected ones stay")
+    one.add_argument("what", nargs="+", metavar="ENTRY|CONTROLLER", help=_EXCLUDED)
+    one.add_argument("--dry-run", action="store_true", help="only show what it would hit")
+    one.add_argument("--list", metavar="NAME", default="", help="the list exclusions.conf.d/NAME.conf")
+    _add_json(one)
+    one = verbs.add_parser("unexclude", help="take such exclusions out of all lists")
+    one.add_argument("what", nargs="+", metavar="ENTRY|CONTROLLER", help=_EXCLUDED)
     return parser
 
 

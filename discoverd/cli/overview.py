@@ -15,6 +15,8 @@ from discoverd.planner import Report
 from discoverd.tid import DISCOVERY, IO, TRANSPORTS, TidError, TransportId, unit_instance, unit_name
 
 _PLANNED = {"start": "starting", "hold": "stopped", "leave": "left alone", "keep": "stopped"}
+# So a reason of the planner's ends.
+_EXCLUDED = ", but excluded by "
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,11 @@ class Controller:
         return self.device is not None and self.device.kernel.state == "live"
 
     @property
+    def excluded(self) -> str:
+        """Where the exclusion stands that applies to it (``file:line``), '' if discoverd has found none."""
+        return self.planned.reason.rpartition(_EXCLUDED)[2] if self.planned and _EXCLUDED in self.planned.reason else ""
+
+    @property
     def subsysnqn(self) -> str:
         """The subsystem's NQN, '' where nothing tells it."""
         if self.device:
@@ -92,6 +99,8 @@ class Controller:
             return "masked"
         if unit and unit.running:
             return self._worker_state(report) if report else unit.active
+        if self.excluded:
+            return "excluded"
         if unit and unit.active == "failed":
             return "refused" if report and report.state == "refused" else "failed"
         if unit:
@@ -115,6 +124,8 @@ class Controller:
             return self.unit.status
         if self.unit and self.unit.load == "masked":
             return "its unit is masked"
+        if self.state == "excluded":
+            return f"excluded by {self.excluded}"
         if self.report and self.report.status:
             return self.report.status
         if self.planned:

@@ -82,6 +82,7 @@ def _document(controller: Controller, namespaces: list[Namespace], fault: str) -
         "unit_sub": unit.sub if unit else "",
         "action": planned.action if planned else "",
         "reason": planned.reason if planned else "",
+        "excluded_by": controller.excluded,
         "sources": sources(controller),
         "namespaces": [{"name": one.name, "users": one.users, "other_paths": one.others} for one in namespaces],
         "namespaces_fault": fault,
@@ -100,6 +101,7 @@ def _print(controller: Controller, namespaces: list[Namespace], fault: str) -> N
         ("subsystem", controller.subsysnqn),
         ("source", sources(controller)),
         ("decision", f"{planned.action}: it is {planned.reason}" if planned else ""),
+        ("note", planned.note if planned else ""),
     ]
     for one in namespaces:
         use = "used by " + ", ".join(one.users) if one.users else "not in use"

@@ -45,6 +45,8 @@ def sentences(controller: Controller) -> list[str]:
 
 def _wish(controller: Controller) -> list[str]:
     planned, spec = controller.planned, controller.spec
+    if planned and controller.excluded and planned.action == "keep":
+        return [f"It is {planned.reason}. It stays connected, and is not connected again once it is lost."]
     if planned:
         return [_DECISIONS.get(planned.action, planned.action + ": it is {}.").format(planned.reason)]
     if spec and spec.source:
@@ -94,6 +96,8 @@ def _change(controller: Controller) -> list[str]:
             "To have discoverd look after it, configure it in /etc/nvme/nvme-fabrics.conf, then: systemctl reload "
             f"discoverd. To disconnect it: discoverctl disconnect {device.name if device else name}"
         ]
+    if controller.excluded:
+        return _change_excluded(controller)
     state = controller.state
     if state == "refused":
         return [
@@ -113,6 +117,14 @@ def _change(controller: Controller) -> list[str]:
     if unit and unit.running:
         return ["It is tried again and again by itself, so nothing needs to be done here once its target answers."]
     return ["To see what discoverd does: discoverctl status"]
+
+
+def _change_excluded(controller: Controller) -> list[str]:
+    name = text.quoted(controller.name)
+    sentences = [f"To have it connected again: discoverctl unexclude {name}"]
+    if controller.device:
+        sentences.append(f"To disconnect it: discoverctl disconnect {name}")
+    return sentences
 
 
 def _refusals(word: str, overview: Overview) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pystemd.dbusexc import DBusBaseError
 
-from discoverd import registry, state
+from discoverd import exclusions, registry, state
 from discoverd.cli import holdings, jobs, plan_file, systemd
 from discoverd.cli.holdings import Namespace
 from discoverd.cli.main import main
@@ -224,6 +224,7 @@ def install(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_file, "PATH", str(desk.root / "run/plan"))
     monkeypatch.setattr(registry, "ROOT", str(desk.root / "registry"))
     monkeypatch.setattr(controllers, "CLASS", str(desk.root / "sys"))
+    monkeypatch.setattr(exclusions, "ROOT", str(desk.root / "etc/nvme"))
     monkeypatch.setattr(fabrics, "delete", desk.delete)
     monkeypatch.setattr(holdings, "namespaces", lambda device: desk.namespaces.get(device, []))
     monkeypatch.setattr(os, "geteuid", lambda: 0)

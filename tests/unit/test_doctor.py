@@ -81,7 +81,7 @@ def test_a_host_in_good_health(desk: Desk) -> None:
     assert findings(desk, 0) == []
     status, output, _ = desk.run("doctor")
     assert status == 0
-    assert len(output.splitlines()) == 10
+    assert len(output.splitlines()) == 11
     assert all(line.startswith("ok ") for line in output.splitlines())
 
 
