@@ -2,9 +2,11 @@
 """A controller that a source asks for, with everything that is needed to connect it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from discoverd.config.model import Secrets
+from discoverd.config.errors import ConfigError
+from discoverd.config.identity import HostIdentity, identity_for
+from discoverd.config.model import Connection, DiscoveredScope, Secrets
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TransportId
 
 # Origins: who asks, for as long as it exists. A log page's is the instance of its discovery controller.
@@ -13,6 +15,7 @@ NBFT = "nbft"
 MDNS = "mdns"
 FIBRE_CHANNEL = "fibre-channel"
 BOOT = "boot"
+SOURCES = frozenset((CONFIGURATION, NBFT, MDNS, FIBRE_CHANNEL, BOOT))
 
 # A discovery controller is held with this keep-alive time-out unless the configuration names another
 # (seconds).
@@ -90,6 +93,31 @@ class Refusal:
     what: str
     source: str
     reason: str
+
+
+def refuse_tls(wanted: Connection | DiscoveredScope) -> None:
+    """Raise ConfigError where TLS is asked for: connecting in the clear instead would betray who asked."""
+    if wanted.secrets.tls or wanted.secrets.concat or wanted.secrets.tls_key:
+        raise ConfigError(
+            "TLS is not supported yet, so it is not connected; remove tls, concat and tls-key to connect in the clear"
+        )
+
+
+def granted(wish: Wish, scope: DiscoveredScope, host: HostIdentity, hostid: str = "") -> Candidate:
+    """Return the candidate for a wish, connected with what the configuration has for discovered controllers.
+
+    ``hostid`` is that of the wish's own host NQN, if it has one. Raises ConfigError.
+    """
+    if scope.problem:
+        raise ConfigError(scope.problem)
+    refuse_tls(scope)
+    if wish.tid.hostnqn:
+        scope = replace(scope, hostnqn=wish.tid.hostnqn, hostid=hostid)
+    hostnqn, hostid = identity_for(scope, host)
+    tid = replace(wish.tid, hostnqn=hostnqn if hostnqn != host.hostnqn else "")
+    params = {**scope.params, **dict(wish.params)}
+    options = fabrics_options(tid, wish.role, params, scope.secrets, hostnqn, hostid)
+    return Candidate(tid, wish.role, wish.source, wish.origin, options, wish.horizon, wish.asked, wish.source_optional)
 
 
 def fabrics_options(

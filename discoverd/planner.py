@@ -2,11 +2,14 @@
 """What to do about each controller, and why: a pure function from facts to decisions.
 
 Nothing here stops a controller. That a source is silent, stale or gone is no reason to; the note in the
-unit's status says what is no longer asked for.
+unit's status says what is excluded or no longer asked for, and is not connected again once it is lost.
+
+A decision about one controller depends on the facts about that one only, so that news of it cost the same however many
+others there are.
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from discoverd.candidate import Candidate
@@ -38,12 +41,17 @@ class UnitFact:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a worker has reported last; see discoverd.worker.controller for the states."""
+    """What a worker has reported last; see discoverd.worker.controller for the states.
+
+    ``time`` is that of the report (seconds, CLOCK_BOOTTIME), ``attempt`` counts since the last connection.
+    """
 
     state: str
     status: str = ""
     device: str = ""
     log_read: str = ""
+    attempt: int = 0
+    time: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +66,25 @@ class Known:
 class Facts:
     """All that is known. Keys are instances of units.
 
-    ``complete`` has the origins whose present answer is fresh and whole, so that not being in it means
-    something.
+    ``wanted`` has the candidates that a unit stands for, the one to connect by first. ``complete`` has the origins
+    whose present answer is fresh and whole, so that not being in it means something. ``excluded`` has the place in
+    the exclusion files that excludes a controller.
     """
 
-    candidates: tuple[Candidate, ...] = ()
+    wanted: Mapping[str, tuple[Candidate, ...]] = field(default_factory=dict)
     units: Mapping[str, UnitFact] = field(default_factory=dict)
     reports: Mapping[str, Report] = field(default_factory=dict)
     known: Mapping[str, Known] = field(default_factory=dict)
     complete: frozenset[str] = frozenset()
+    excluded: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do about one controller. ``reason`` completes "because it is …"; ``note`` goes into the unit's status."""
+    """What to do about one controller. ``reason`` completes "because it is …".
+
+    ``note`` goes into the unit's status, and has a worker without a connection end instead of connecting.
+    """
 
     instance: str
     action: Action
@@ -80,41 +93,48 @@ class Decision:
     note: str = ""
 
 
-def plan(facts: Facts) -> tuple[Decision, ...]:
-    """Return a decision for each controller that is wanted, running or known: configured ones first, in their order."""
-    wanted: dict[str, list[Candidate]] = {}
-    exact = {(one.tid.target, one.tid.hostnqn): one.tid.instance for one in facts.candidates if one.configured}
-    # The sort is stable, and what an administrator wrote has the last word on how to connect.
-    for candidate in sorted(facts.candidates, key=lambda one: not one.configured):
-        instance = candidate.tid.instance
-        if not candidate.configured and candidate.tid.any_source:
-            # It would be content with the connection that an administrator wants made in a certain way, and take it.
-            instance = exact.get((candidate.tid.target, candidate.tid.hostnqn), instance)
-        wanted.setdefault(instance, []).append(candidate)
-    decisions = [_wanted(instance, asked, facts) for instance, asked in wanted.items()]
-    others = (facts.units.keys() | facts.known.keys()) - wanted.keys()
-    decisions += [_unwanted(instance, facts) for instance in sorted(others)]
-    return tuple(decisions)
+# A worker that said one of these ended by itself: nobody stopped it.
+_ENDED = ("excluded", "withdrawn", "given up")
 
 
-def _wanted(instance: str, asked: list[Candidate], facts: Facts) -> Decision:
+def plan(facts: Facts, instances: Iterable[str]) -> list[Decision]:
+    """Return a decision for each of the instances that is wanted, running or known."""
+    decisions = []
+    for instance in instances:
+        if asked := facts.wanted.get(instance):
+            decisions.append(_wanted(instance, asked, facts))
+        elif instance in facts.units or instance in facts.known:
+            decisions.append(_unwanted(instance, facts))
+    return decisions
+
+
+def _wanted(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> Decision:
     candidate = asked[0]
     sources = " and ".join(dict.fromkeys(one.source for one in asked))
     unit = facts.units.get(instance)
     report = facts.reports.get(instance)
+    running = bool(unit and unit.running)
     if unit and unit.load == "masked":
         return Decision(instance, Action.LEAVE, f"{sources}, but its unit is masked", candidate)
-    if unit and unit.running:
+    if where := facts.excluded.get(instance):
+        reason = f"{sources}, but excluded by {where}"
+        if running:
+            return Decision(instance, Action.KEEP, reason, candidate, note=f"excluded by {where}")
+        return Decision(instance, Action.LEAVE, reason, candidate)
+    if running:
         return Decision(instance, Action.KEEP, sources, candidate)
-    if report and report.state == "refused":
+    said = report.state if report else ""
+    if said == "refused":
         # It failed, and stays so until somebody starts it: the administrator did not want it looked after.
         return Decision(
             instance, Action.HOLD, f"{sources}, but an administrator stopped its unit while in use", candidate
         )
+    if report and said == "given up" and candidate.horizon and candidate.asked <= report.time:
+        return Decision(instance, Action.LEAVE, f"{sources}, but {report.status}", candidate)
     # We make a unit and start it in one call: one that is loaded and does not run was stopped by somebody, even if its
     # worker had no chance to say so. One that was killed because its stop took too long has said that it was stopping.
-    ended = unit and unit.load == "loaded" and unit.active == "inactive"
-    if ended or (report and report.state in ("stopped", "stopping")):
+    ended = unit and unit.load == "loaded" and unit.active == "inactive" and said not in _ENDED
+    if ended or said in ("stopped", "stopping"):
         return Decision(instance, Action.HOLD, f"{sources}, but an administrator stopped its unit", candidate)
     return Decision(instance, Action.START, sources, candidate)
 

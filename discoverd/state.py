@@ -118,11 +118,12 @@ class Spec:
     written.
 
     ``source`` and ``origin`` are the supervisor's: what asked for the controller last (discoverd.candidate).
-    ``note`` is a short remark of the supervisor that belongs into the status, such as that no log page lists
-    the controller any more.
+    ``note`` tells why the controller is wanted no more, such as that no log page lists it any longer: it belongs into
+    the status, and the controller is not connected again. ``horizon``: give up after so many seconds without a
+    connection, 0 for never. ``source_optional``: ``host_traddr`` is left out if this host does not have it.
     """
 
-    __slots__ = ("note", "options", "origin", "role", "source")
+    __slots__ = ("horizon", "note", "options", "origin", "role", "source", "source_optional")
 
     def __init__(self, role: str, options: list[tuple[str, str]]) -> None:
         self.role = role
@@ -130,6 +131,8 @@ class Spec:
         self.source = ""
         self.origin = ""
         self.note = ""
+        self.horizon = 0
+        self.source_optional = False
 
     def option(self, key: str) -> str:
         """Return the value of an option of the fabrics device, '' where it is not given."""
@@ -141,6 +144,10 @@ class Spec:
     def encode(self) -> bytes:
         """Return the bytes of a ``spec`` file. Raises StateError for a value that would break the form."""
         fields = [("role", self.role), ("source", self.source), ("origin", self.origin), ("note", self.note)]
+        if self.horizon:
+            fields.append(("horizon", str(self.horizon)))
+        if self.source_optional:
+            fields.append(("source-optional", "yes"))
         for key, value in self.options:
             if "," in value:
                 raise StateError(f"the option {key} has a comma in it, which would end it for the kernel")
@@ -158,6 +165,10 @@ class Spec:
                 spec.role = value
             elif key in ("note", "source", "origin"):
                 setattr(spec, key, value)
+            elif key == "horizon" and value.isdigit():
+                spec.horizon = int(value)
+            elif key == "source-optional":
+                spec.source_optional = True
         if not spec.option("nqn") or not spec.option("transport"):
             raise StateError("it has no NQN or no transport")
         return spec

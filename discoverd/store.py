@@ -13,10 +13,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from discoverd import registry, state
-from discoverd.candidate import Refusal
+from discoverd.candidate import FIBRE_CHANNEL, MDNS, Refusal, Wish
 from discoverd.config.errors import Diagnostic
 from discoverd.planner import Decision, Known, Report
 from discoverd.sources.discovery_log import LogPage, LogPageError, parse
+from discoverd.tid import TidError, TransportId
 
 BOOT = "discoverd-boot 1"
 _LOG_LIMIT = 1 << 25
@@ -25,10 +26,14 @@ _HELD = "stopped-by-an-administrator"
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What an earlier supervisor and its workers have left: known controllers, and their reports."""
+    """What an earlier supervisor and its workers have left: known controllers, their reports, and announcements.
+
+    The wishes are those of sources that hear of a controller once: mDNS and Fibre Channel.
+    """
 
     known: dict[str, Known]
     reports: dict[str, Report]
+    wishes: tuple[Wish, ...]
 
 
 def prepare() -> socket.socket:
@@ -75,10 +80,14 @@ def _is_dead(name: str) -> bool:
     return False
 
 
-def find() -> Found:
-    """Read what is there. What is unreadable, truncated or of another version counts as not there."""
+def find(hostnqn: str) -> Found:
+    """Read what is there. What is unreadable, truncated or of another version counts as not there.
+
+    ``hostnqn`` is the host's own.
+    """
     known = {}
     reports = {}
+    wishes = []
     for instance in os.listdir(state.CONTROLLERS):
         report = read_report(instance)
         if report is not None:
@@ -86,7 +95,26 @@ def find() -> Found:
         spec = read_spec(instance)
         if spec is not None:
             known[instance] = Known(spec.source, spec.origin)
-    return Found(known, reports)
+            if spec.origin in (MDNS, FIBRE_CHANNEL) and (wish := _wish(spec, hostnqn)):
+                wishes.append(wish)
+    return Found(known, reports, tuple(wishes))
+
+
+def _wish(spec: state.Spec, hostnqn: str) -> Wish | None:
+    try:
+        tid = TransportId.make(
+            spec.role,
+            spec.option("transport"),
+            spec.option("traddr"),
+            spec.option("trsvcid"),
+            spec.option("nqn"),
+            host_traddr=spec.option("host_traddr"),
+            host_iface=spec.option("host_iface"),
+            hostnqn="" if spec.option("hostnqn") == hostnqn else spec.option("hostnqn"),
+        )
+    except TidError:
+        return None  # An earlier version took it for good, and it will be announced again.
+    return Wish(tid, spec.role, spec.source, spec.origin, horizon=spec.horizon)
 
 
 def new_boot(soft_reboots: int) -> bool:
@@ -109,18 +137,19 @@ def new_boot(soft_reboots: int) -> bool:
     return before != data
 
 
-def write_plan(decisions: Iterable[Decision], refusals: Iterable[Refusal], complaints: Iterable[Diagnostic]) -> None:
-    """Write what was decided, and why, for discoverctl. Raises state.StateError."""
-    plan = {
-        "version": 1,
-        "controllers": [_row(decision) for decision in decisions],
+def write_plan(rows: Iterable[str], refusals: Iterable[Refusal], complaints: Iterable[Diagnostic]) -> None:
+    """Write what was decided, and why, for discoverctl; ``rows`` are :func:`plan_row`'s. Raises state.StateError."""
+    rest = {
         "refusals": [{"what": one.what, "source": one.source, "reason": one.reason} for one in refusals],
         "complaints": [str(one) for one in complaints],
     }
-    state.write(state.ROOT + "/plan", json.dumps(plan).encode())
+    # Put together from rows that are text already: one changes, and there may be a thousand.
+    text = '{"version": 1, "controllers": [' + ",\n".join(rows) + "], " + json.dumps(rest)[1:]
+    state.write(state.ROOT + "/plan", text.encode())
 
 
-def _row(decision: Decision) -> dict[str, str]:
+def plan_row(decision: Decision) -> str:
+    """Return a decision as it stands in the plan."""
     row = {
         "instance": decision.instance,
         "action": decision.action.value,
@@ -132,7 +161,7 @@ def _row(decision: Decision) -> dict[str, str]:
         row[field] = getattr(candidate.tid, field) if candidate else ""
     row["role"] = candidate.role if candidate else ""
     row["sources"] = candidate.source if candidate else ""
-    return row
+    return json.dumps(row)
 
 
 def hold(instance: str) -> str:
@@ -170,7 +199,13 @@ def read_report(instance: str) -> Report | None:
         fields.get("status", ""),
         fields.get("device", ""),
         fields.get("log-read", ""),
+        _number(fields.get("attempt", "")),
+        _number(fields.get("time", "")),
     )
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() else 0
 
 
 def read_log(instance: str) -> LogPage | None:

@@ -3,34 +3,32 @@
 
 It makes no blocking call: files are read and written in a thread, systemd is asked through the unit agent's
 process. It keeps nothing that it cannot find again in configuration, systemd and /run/discoverd, so it may
-be killed at any moment.
+be killed at any moment. News of one controller has only that one looked at, however many there are.
 """
 
 import asyncio
 import contextlib
 import logging
 import signal
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import ChainMap, Counter
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from discoverd import journal, state, store
 from discoverd.bus import unit_signals
-from discoverd.candidate import CONFIGURATION, Candidate, Refusal
 from discoverd.config.errors import Diagnostic
 from discoverd.config.fabrics import load_fabrics
 from discoverd.config.identity import HostIdentity, load_host_identity
 from discoverd.config.model import FabricsConfig
 from discoverd.config.settings import SETTINGS_CONF, Settings, load_settings
-from discoverd.kernel import usage
+from discoverd.inventory import Inventory
+from discoverd.kernel import fabrics, usage
 from discoverd.notifier import Notifier
 from discoverd.planner import Action, Decision, Facts, Known, Report, UnitFact, plan
-from discoverd.sources.configured import Configured, configured, host_names
+from discoverd.sources import boot
 from discoverd.sources.discovery_log import LogPageError
-from discoverd.sources.log_pages import LogPages
-from discoverd.sources.names import Names
-from discoverd.unit_properties import journal_fields, unit_properties, unless_exists
+from discoverd.starter import Starter, about
 from discoverd.units import UnitError, Units
 
 log = logging.getLogger("discoverd")
@@ -40,36 +38,13 @@ T = TypeVar("T")
 # so that a storm costs a fifth of a processor at most.
 SETTLE = 0.05
 SETTLE_MAX = 1.0
-# A first attempt that takes longer gives its place to the next controller, and goes on.
-FIRST_ATTEMPT = 10
 RECONNECT_BUS = 1
 # Mounts that need a network wait for the first attempts, but no longer than this.
 READY_AFTER = 30
-RETRY_START = 5
-# The end of a job is heard of within this many seconds.
-HOLD_NEWS = 1
+RETRY_SYSTEMD = 5
 EXIT_SOFTWARE = 70
-# Refusals that are logged at once; a hostile log page has thousands.
-REFUSALS_SAID = 20
-
-
-def fair(decisions: tuple[Decision, ...], served: Mapping[str, float]) -> list[Decision]:
-    """Return the decisions in an order in which no origin's many candidates keep those of another waiting.
-
-    Configured ones come first, then the first of each discovery controller, then the second of each, and so on. Those
-    that ``served`` says had a turn longest ago come first among them: there may be room for one only.
-    """
-    ranks: Counter[str] = Counter()
-
-    def place(decision: Decision) -> tuple[int, float]:
-        candidate = decision.candidate
-        if candidate is None or candidate.configured or decision.action is not Action.START:
-            return 0, 0
-        ranks[candidate.origin] += 1
-        return ranks[candidate.origin], served.get(candidate.origin, 0)
-
-    placed = [(place(decision), decision) for decision in decisions]
-    return [decision for _, decision in sorted(placed, key=lambda pair: pair[0])]
+# Beyond so many, one list of all units is cheaper than asking for each.
+UNITS_BY_NAME = 32
 
 
 class Supervisor:
@@ -83,57 +58,58 @@ class Supervisor:
         self._ready = False
         self._exit_status = 0
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._units: Units | None = None
-        self._units_stale = True
+        self._settings = Settings()
         self._config = FabricsConfig()
         self._host = HostIdentity("", "")
-        self._settings = Settings()
         self._complaints: tuple[Diagnostic, ...] = ()
-        self._configured = Configured((), {}, (), whole=False)
-        self._refusals: tuple[Refusal, ...] = ()
-        self._unit_facts: dict[str, UnitFact] = {}
+        self._starter = Starter(libexec + "/nvme-ctrl-worker", self._spawn, self._write_spec, self._touch, self._failed)
+        self._units: dict[str, UnitFact] = {}
+        # Units that systemd is to be asked about, or all.
+        self._stale_units: set[str] = set()
+        self._all_units_stale = True
         self._reports: dict[str, Report] = {}
         self._unread_reports: set[str] = set()
         self._known: dict[str, Known] = {}
-        self._log_pages = LogPages()
+        # Instances to be looked at in the next round.
+        self._dirty: set[str] = set()
         self._decisions: dict[str, Decision] = {}
+        # What each decision counts as in the status, and how many do.
+        self._states: dict[str, str] = {}
+        self._counts: Counter[str] = Counter()
         # What the specifications on disk were made from.
-        self._specs: dict[str, Candidate] = {}
-        self._starting: dict[str, asyncio.Event] = {}
-        # Units that are made without running, and how many jobs for them have ended meanwhile.
-        self._holding: dict[str, int] = {}
-        self._not_before: dict[str, float] = {}
-        # When one of an origin's controllers was started last.
-        self._served: dict[str, float] = {}
-        self._refusals_said: set[Refusal] = set()
+        self._specs: dict[str, Decision] = {}
         # Why a unit could not be started, or its worker not be told, when it was tried last.
         self._failures: dict[str, str] = {}
-        # systemd lists a masked unit only while it is loaded, so what a start has shown is kept until it reloads.
-        self._masked: set[str] = set()
-        # The NQNs of what the system itself runs from; known before anything else is connected.
-        self._system: set[str] = set()
+        self._complete: frozenset[str] = frozenset()
+        # The plan as it is written: a row for each decision, and the rest.
+        self._rows: dict[str, str] = {}
         self._written: tuple[Any, ...] = ()
+        # The options of connects that the kernel knows, None where it does not tell; and those it was said to lack.
+        self._abilities: set[str] | None = None
+        self._lacking: set[str] = set()
 
     async def run(self) -> int:
         """Run until SIGTERM or SIGINT; the controllers' units live on. Returns the exit status."""
         journal.set_up("info")
         loop = asyncio.get_running_loop()
         self._notifier = Notifier()
-        self._names = Names(self._configuration_changed)
+        self._inventory = Inventory(self._known, self._changed.set)
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_signal_handler(signal.SIGINT, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload()))
         try:
             wake = await self._blocking(store.prepare)
             await self._blocking(store.sweep)
-            found = await self._blocking(store.find)
-            self._system = await self._blocking(usage.system_subsystems)
+            self._starter.system = await self._blocking(usage.system_subsystems)
+            await self._load()
+            await self._find()
         except OSError as error:
             log.error("cannot use %s: %s; free space there, or mount it writable", state.ROOT, error.strerror)
             return 1
-        self._known, self._reports = found.known, found.reports
         loop.add_reader(wake, self._woken, wake)
-        await self._load()
+        inventory = self._inventory
+        for source in (inventory.exclusions, inventory.mdns, inventory.nbft, inventory.fibre_channel):
+            self._spawn(source.run())
         self._spawn(self._hold_bus())
         self._spawn(self._rounds())
         await self._stop.wait()
@@ -143,14 +119,23 @@ class Supervisor:
         wake.close()
         return self._exit_status
 
+    async def _find(self) -> None:
+        """Take up what an earlier supervisor has left, and what was connected before the boot. Raises OSError."""
+        found = await self._blocking(store.find, self._host.hostnqn)
+        self._known.update(found.known)
+        self._reports.update(found.reports)
+        self._dirty |= self._known.keys()
+        self._inventory.remember(found.wishes)
+        self._inventory.booted(await self._blocking(boot.claims, self._host.hostnqn))
+
     async def _close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._names.close()
+        await self._inventory.names.close()
         self._files.shutdown(wait=False)
 
-    def _spawn(self, coroutine: Any) -> None:
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
@@ -182,20 +167,26 @@ class Supervisor:
         journal.set_up(self._settings.log_level)
         for complaint in self._complaints:
             log.log(logging.ERROR if complaint.severity == "error" else logging.WARNING, "%s", complaint)
-        self._refusals_said.clear()
-        self._names.want(host_names(self._config))
-        self._configuration_changed()
+        with contextlib.suppress(OSError):  # Without the module every connect fails, and says so.
+            self._abilities = await self._blocking(fabrics.supported)
+        self._starter.most_at_once = self._settings.max_connecting
+        inventory = self._inventory
+        inventory.mdns.unique_nqn = self._abilities is None or "discovery" in self._abilities
+        await inventory.exclusions.load()
+        inventory.configure(self._config, self._host, self._settings)
+        self._changed.set()
 
     async def _reload(self) -> None:
         self._notifier.reloading()
         await self._load()
         self._notifier.ready()
 
-    def _configuration_changed(self) -> None:
-        self._configured = configured(self._config, self._host, self._names.address)
-        self._changed.set()
-
     # News --------------------------------------------------------------------------------------------------
+
+    def _touch(self, instance: str) -> None:
+        self._stale_units.add(instance)
+        self._dirty.add(instance)
+        self._changed.set()
 
     def _woken(self, wake: Any) -> None:
         while True:
@@ -209,23 +200,23 @@ class Supervisor:
 
     def _signalled(self, news: unit_signals.Signal) -> None:
         if isinstance(news, unit_signals.JobRemoved):
-            if news.instance in self._holding:
-                self._holding[news.instance] += 1
-            if news.instance in self._starting:
-                self._starting[news.instance].set()
-        elif isinstance(news, unit_signals.ManagerChanged):
-            self._masked.clear()
+            self._starter.job_ended(news.instance)
+            self._touch(news.instance)
+            return
+        if isinstance(news, unit_signals.ManagerChanged):
+            self._starter.masked.clear()
         elif isinstance(news, unit_signals.Shutdown):
             self._spawn(self._tell_shutdown(news.begun))
-        self._units_stale = True
+        self._all_units_stale = True
         self._changed.set()
 
     async def _tell_shutdown(self, begun: bool) -> None:
         """Tell all workers: one whose target is dead must end what waits for it, before its own turn to stop comes."""
-        for instance, unit in self._unit_facts.items():
-            if unit.running and self._units is not None:
+        for instance, unit in list(self._units.items()):
+            units = self._starter.units
+            if unit.running and units is not None:
                 with contextlib.suppress(UnitError):
-                    await (self._units.going_down(instance) if begun else self._units.hang_up(instance))
+                    await (units.going_down(instance) if begun else units.hang_up(instance))
 
     async def _hold_bus(self) -> None:
         """Stay connected to systemd: signals to the loop, calls through the agent. Both go when the bus goes."""
@@ -257,15 +248,15 @@ class Supervisor:
                 try:
                     if await self._blocking(store.new_boot, await units.soft_reboots()):
                         self._reports.clear()
-                    self._unit_facts = await units.list()
-                    for instance, unit in self._unit_facts.items():
+                        self._dirty |= self._known.keys()
+                    for instance, unit in (await units.list()).items():
                         await self._keep_loaded(units, instance, unit)
-                    self._units = units
-                    self._units_stale = True
+                    self._starter.units = units
+                    self._all_units_stale = True
                     self._changed.set()
                     await units.wait_lost()
                 finally:
-                    self._units = None
+                    self._starter.units = None
                     self._changed.set()
                     await units.close()
                 log.warning("the process that talks to systemd ended; starting another")
@@ -278,7 +269,7 @@ class Supervisor:
             try:
                 await units.reference(instance)
             except UnitError as error:
-                log.warning("%s will be unloaded when it stops: %s", instance, error, extra=_about(instance))
+                log.warning("%s will be unloaded when it stops: %s", instance, error, extra=about(instance))
 
     # Rounds ------------------------------------------------------------------------------------------------
 
@@ -292,19 +283,16 @@ class Supervisor:
             self._changed.clear()
             began = loop.time()
             await self._read_reports()
-            if self._units is None:
-                self._show()
-                continue
-            try:
-                if self._units_stale:
-                    self._units_stale = False
-                    self._unit_facts = await self._units.list()
-                    await self._read_ended()
-                await self._apply(plan(self._facts()))
-            except UnitError as error:
-                log.warning("systemd: %s", error)
-                self._units_stale = True
-                loop.call_later(RETRY_START, self._changed.set)
+            await self._take_stock()
+            if self._starter.units is not None:
+                try:
+                    await self._read_units(self._starter.units)
+                    await self._decide()
+                except UnitError as error:
+                    log.warning("systemd: %s", error)
+                    self._all_units_stale = True
+                    loop.call_later(RETRY_SYSTEMD, self._changed.set)
+                self._starter.go()
             self._show()
             if self._settled():
                 self._become_ready()
@@ -312,11 +300,10 @@ class Supervisor:
 
     def _settled(self) -> bool:
         """Tell whether each first attempt has ended, also of what the discovery controllers that answered list."""
-        for instance in self._configured.discovery:
-            decision = self._decisions.get(instance)
-            if decision is None or (instance not in self._log_pages and self._state_of(decision) == "live"):
-                return False
-        return not self._starting
+        if self._dirty or not self._starter.idle or self._starter.units is None:
+            return False
+        pages = self._inventory.log_pages
+        return all(one in pages or self._states.get(one) != "live" for one in self._inventory.wanted.discovery)
 
     def _become_ready(self) -> None:
         if not self._ready:
@@ -326,87 +313,114 @@ class Supervisor:
     async def _read_reports(self) -> None:
         instances, self._unread_reports = self._unread_reports, set()
         for instance in instances:
-            report = await self._blocking(store.read_report, instance)
-            if report is None:
-                self._reports.pop(instance, None)
-                continue
-            self._reports[instance] = report
-        for instance in self._configured.discovery:
-            report = self._reports.get(instance)
-            if self._log_pages.news(instance, report.log_read if report else ""):
-                await self._read_log(instance)
+            await self._read_report(instance)
+            await self._read_news(instance)
 
-    async def _read_ended(self) -> None:
-        """Read what the workers of units that do not run have said last.
+    async def _take_stock(self) -> None:
+        """Bring the inventory up to date, with the log pages of the discovery controllers that this brings in."""
+        while touched := self._inventory.update():
+            self._dirty |= touched
+            for instance in touched:
+                await self._read_news(instance)
 
-        A worker reports before its unit is inactive, so after the list its word is there, even if its wake-up was lost.
-        """
-        for instance, unit in self._unit_facts.items():
-            if not unit.running:
-                report = await self._blocking(store.read_report, instance)
-                if report is not None:
-                    self._reports[instance] = report
-
-    async def _read_log(self, instance: str) -> None:
-        try:
-            page = await self._blocking(store.read_log, instance)
-        except LogPageError as error:
-            log.warning("%s: its log page is not used: %s", instance, error, extra=_about(instance))
+    async def _read_report(self, instance: str) -> None:
+        before = self._reports.get(instance)
+        report = await self._blocking(store.read_report, instance)
+        self._dirty.add(instance)
+        if report is None:
+            self._reports.pop(instance, None)
             return
-        if page is not None:
-            self._log_pages.put(instance, page)
+        self._reports[instance] = report
+        self._inventory.reported(instance, before, report)
+
+    async def _read_units(self, units: Units) -> None:
+        """Ask systemd for what may have changed. Raises UnitError."""
+        if self._all_units_stale or len(self._stale_units) > UNITS_BY_NAME:
+            self._all_units_stale = False
+            self._stale_units.clear()
+            facts = await units.list()
+            asked = facts.keys() | self._units.keys()
+        elif self._stale_units:
+            asked, self._stale_units = self._stale_units, set()
+            facts = await units.list(asked)
+        else:
+            return
+        for instance in asked:
+            fact = facts.get(instance)
+            if fact == self._units.get(instance):
+                continue
+            self._dirty.add(instance)
+            if fact is None:
+                del self._units[instance]
+                continue
+            self._units[instance] = fact
+            if not fact.running:
+                # A worker reports before its unit is inactive, so its last word is there, even if its wake-up was lost.
+                await self._read_report(instance)
+
+    async def _read_news(self, instance: str) -> None:
+        """Read a discovery controller's log page if its worker has a new one."""
+        if instance not in self._inventory.wanted.discovery:
+            return
+        report = self._reports.get(instance)
+        if self._inventory.log_pages.news(instance, report.log_read if report else ""):
+            try:
+                page = await self._blocking(store.read_log, instance)
+            except LogPageError as error:
+                log.warning("%s: its log page is not used: %s", instance, error, extra=about(instance))
+            else:
+                if page is not None:
+                    self._inventory.put_page(instance, page)
+
+    # Decisions ---------------------------------------------------------------------------------------------
 
     def _facts(self) -> Facts:
-        found = self._log_pages.candidates(self._configured, self._config, self._host, self._known)
-        self._refusals = (*self._configured.refusals, *found.refusals)
-        self._say_refusals()
-        complete = found.complete | ({CONFIGURATION} if self._configured.whole else set())
-        units = self._unit_facts | {instance: UnitFact("masked", "inactive") for instance in self._masked}
-        candidates = (*self._configured.candidates, *found.candidates)
-        return Facts(candidates, units, self._reports, self._known, complete)
+        inventory = self._inventory
+        units = ChainMap({one: UnitFact("masked", "inactive") for one in self._starter.masked}, self._units)
+        if inventory.complete != self._complete:
+            changed = inventory.complete ^ self._complete
+            self._complete = inventory.complete
+            self._dirty |= {instance for instance, one in self._known.items() if one.origin in changed}
+        return Facts(inventory.wanted.asked, units, self._reports, self._known, self._complete, inventory.excluded)
 
-    def _say_refusals(self) -> None:
-        news = [refusal for refusal in self._refusals if refusal not in self._refusals_said]
-        self._refusals_said = set(self._refusals)
-        for refusal in news[:REFUSALS_SAID]:
-            log.warning("%s (%s): %s", refusal.what, refusal.source, refusal.reason)
-        if news[REFUSALS_SAID:]:
-            log.warning("and %d more that cannot be connected", len(news) - REFUSALS_SAID)
+    async def _decide(self) -> None:
+        """Look at each controller about which there is news, and do what is to be done about it."""
+        facts = self._facts()
+        dirty, self._dirty = self._dirty, set()
+        for decision in plan(facts, dirty):
+            dirty.discard(decision.instance)
+            await self._apply(decision)
+        for instance in dirty:
+            self._drop(instance)
+        await self._write_plan()
 
-    async def _apply(self, decisions: tuple[Decision, ...]) -> None:
-        now = asyncio.get_running_loop().time()
-        for decision in fair(decisions, self._served):
-            instance = decision.instance
-            self._say(decision)
-            if instance in self._starting:
-                continue
-            due = self._not_before.get(instance, 0) <= now
-            if decision.action is Action.START:
-                if due and len(self._starting) < self._settings.max_connecting:
-                    self._begin(decision)
-            elif decision.action is Action.HOLD:
-                if due and instance not in self._unit_facts:
-                    self._begin(decision, held=True)
-            elif decision.action is Action.KEEP:
+    async def _apply(self, decision: Decision) -> None:
+        instance = decision.instance
+        before = self._decisions.get(instance)
+        if before != decision:
+            self._say(decision, before)
+            self._decisions[instance] = decision
+            self._rows[instance] = store.plan_row(decision)
+        if decision.action is Action.START or (decision.action is Action.HOLD and instance not in self._units):
+            self._starter.want(decision)
+        else:
+            self._starter.drop(instance)
+            if decision.action is Action.KEEP:
                 await self._update(decision)
-            elif decision.note:
+            elif decision.note and instance not in self._starter:
                 await self._forget(instance)
-        self._decisions = {decision.instance: decision for decision in decisions}
-        await self._write_plan(decisions)
+        self._count(instance, self._state_of(decision))
 
-    async def _write_plan(self, decisions: tuple[Decision, ...]) -> None:
-        plan = (decisions, self._refusals, self._complaints)
-        if plan != self._written:
-            try:
-                await self._blocking(store.write_plan, *plan)
-            except state.StateError as error:
-                self._failed("", f"discoverctl will show old decisions: {error}")
-            else:
-                self._failures.pop("", None)
-                self._written = plan
+    def _drop(self, instance: str) -> None:
+        """Forget a controller that is not wanted, has no unit, and left no state."""
+        if self._decisions.pop(instance, None):
+            del self._rows[instance]
+            self._starter.drop(instance)
+        self._reports.pop(instance, None)
+        self._failures.pop(instance, None)
+        self._count(instance, "")
 
-    def _say(self, decision: Decision) -> None:
-        before = self._decisions.get(decision.instance)
+    def _say(self, decision: Decision, before: Decision | None) -> None:
         if before is not None and (before.action, before.reason) == (decision.action, decision.reason):
             return
         text = {
@@ -422,125 +436,99 @@ class Supervisor:
             text,
             decision.instance,
             decision.reason,
-            extra=_about(decision.instance, decision.candidate),
+            extra=about(decision.instance, decision.candidate),
         )
 
-    def _begin(self, decision: Decision, held: bool = False) -> None:
-        self._starting[decision.instance] = asyncio.Event()
-        self._spawn(self._start(decision, held))
-
-    async def _start(self, decision: Decision, held: bool) -> None:
-        """Make or start a unit, and wait for the end of its first attempt, within bounds."""
-        instance, candidate = decision.instance, decision.candidate
-        assert candidate is not None  # noqa: S101  # Only what a source asks for is started.
-        ended = self._starting[instance]
-        self._served[candidate.origin] = asyncio.get_running_loop().time()
-        try:
-            await self._write_spec(candidate)
-            if self._units is None:
-                raise UnitError("not connected to systemd")
-            worker = self._libexec + "/nvme-ctrl-worker"
-            system = candidate.tid.subsysnqn in self._system
-            properties = unit_properties(candidate.tid, candidate.role, worker, system)
-            if held:
-                # There is no way to make a unit and not start it; with this the start does nothing.
-                properties.append(unless_exists(await self._blocking(store.hold, instance)))
-                self._holding[instance] = 0
-            result = await self._units.start(instance, properties)
-            self._failures.pop(instance, None)
-            if result == "masked":
-                self._masked.add(instance)
-            elif result == "started":
-                await asyncio.wait_for(ended.wait(), FIRST_ATTEMPT)
-        except TimeoutError:
-            pass  # It goes on; only its place is free for the next one.
-        except (UnitError, state.StateError) as error:
-            self._failed(instance, f"cannot start {instance}: {error}")
-            self._postpone(instance)
-        finally:
-            if held:
-                await self._release(instance)
-            del self._starting[instance]
-            self._units_stale = True
-            self._changed.set()
-
-    async def _release(self, instance: str) -> None:
-        """Let a unit that was made without running be started, also by who has asked for it just now, in vain."""
-        try:
-            await self._blocking(store.release, instance)
-        except OSError as error:
-            self._failed(instance, f"{instance} cannot be started: {error.strerror}: {error.filename}")
-        self._spawn(self._start_if_asked(instance))
-
-    async def _start_if_asked(self, instance: str) -> None:
-        await asyncio.sleep(HOLD_NEWS)
-        # One job was ours.
-        if self._holding.pop(instance, 0) > 1 and self._units is not None:
-            log.info("starting %s: an administrator asked for it", instance, extra=_about(instance))
+    async def _write_plan(self) -> None:
+        inventory = self._inventory
+        plan = (inventory.refusals, self._complaints, list(self._rows.values()))
+        if plan != self._written:
             try:
-                await self._units.start(instance, [])
-            except UnitError as error:
-                self._failed(instance, f"cannot start {instance}: {error}")
-
-    def _postpone(self, instance: str) -> None:
-        loop = asyncio.get_running_loop()
-        self._not_before[instance] = loop.time() + RETRY_START
-        loop.call_later(RETRY_START, self._changed.set)
+                await self._blocking(store.write_plan, plan[2], plan[0], plan[1])
+            except state.StateError as error:
+                self._failed("", f"discoverctl will show old decisions: {error}")
+            else:
+                self._failed("", "")
+                self._written = plan
 
     async def _update(self, decision: Decision) -> None:
         """Bring the specification of a running worker up to date; it uses it when it connects the next time."""
-        instance, candidate = decision.instance, decision.candidate
+        instance = decision.instance
         try:
-            if candidate is not None:
-                if await self._write_spec(candidate):
-                    await self._hang_up(instance)
+            if decision.candidate is not None:
+                written = await self._write_spec(decision)
             elif decision.note:
-                spec = await self._blocking(store.read_spec, instance)
-                if spec is not None and spec.note != decision.note:
-                    spec.note = decision.note
-                    # Asked for again, it is written again: the note must go.
-                    self._specs.pop(instance, None)
-                    await self._blocking(store.write_spec, instance, spec)
-                    await self._hang_up(instance)
+                written = await self._write_note(instance, decision.note)
+            else:
+                return
+            if written:
+                await self._hang_up(instance)
         except state.StateError as error:
             self._failed(instance, f"cannot tell the worker of {instance}: {error}")
         else:
-            self._failures.pop(instance, None)
+            self._failed(instance, "")
+
+    async def _write_spec(self, decision: Decision) -> bool:
+        instance, candidate = decision.instance, decision.candidate
+        before = self._specs.get(instance)
+        if candidate is None or (before and (before.candidate, before.note) == (candidate, decision.note)):
+            return False
+        self._say_lacking(candidate.options)
+        spec = state.Spec(candidate.role, list(candidate.options))
+        spec.source, spec.origin, spec.note = candidate.source, candidate.origin, decision.note
+        spec.horizon, spec.source_optional = candidate.horizon, candidate.source_optional
+        written: bool = await self._blocking(store.write_spec, instance, spec)
+        self._specs[instance] = decision
+        self._known[instance] = Known(candidate.source, candidate.origin)
+        return written
+
+    async def _write_note(self, instance: str, note: str) -> bool:
+        """Tell the worker of what nobody asks for any more; asked for again, its specification is written again."""
+        spec = await self._blocking(store.read_spec, instance)
+        if spec is None or spec.note == note:
+            return False
+        spec.note = note
+        self._specs.pop(instance, None)
+        return await self._blocking(store.write_spec, instance, spec)
+
+    def _say_lacking(self, options: tuple[tuple[str, str], ...]) -> None:
+        """Say once for all connections what this kernel does not know."""
+        lacking = set(fabrics.lacking(list(options), self._abilities)) - self._lacking
+        if lacking:
+            self._lacking |= lacking
+            log.warning("this kernel knows no %s: connecting without", ", ".join(sorted(lacking)))
 
     async def _hang_up(self, instance: str) -> None:
         try:
-            if self._units is not None:
-                await self._units.hang_up(instance)
+            if self._starter.units is not None:
+                await self._starter.units.hang_up(instance)
         except UnitError as error:
             # Between two processes there is none to tell, and the next one reads its specification anyway.
-            log.debug("%s was not told: %s", instance, error, extra=_about(instance))
+            log.debug("%s was not told: %s", instance, error, extra=about(instance))
 
     async def _forget(self, instance: str) -> None:
         """Sweep the state of what nobody asks for and nobody runs, unless it tells that an administrator stopped it."""
         report = self._reports.get(instance)
-        if report is None or report.state != "stopped":
-            await self._blocking(store.forget, instance)
-            self._known.pop(instance, None)
-            self._reports.pop(instance, None)
-            self._specs.pop(instance, None)
-            self._failures.pop(instance, None)
-            self._changed.set()
+        if instance not in self._known or (report is not None and report.state == "stopped"):
+            return
+        await self._blocking(store.forget, instance)
+        self._known.pop(instance, None)
+        self._reports.pop(instance, None)
+        self._specs.pop(instance, None)
+        self._failed(instance, "")
+        self._starter.forget(instance)
+        if instance in self._units and self._starter.units is not None:
+            # Nothing keeps it loaded: asked for again, it does not look as if an administrator had stopped it.
+            with contextlib.suppress(UnitError):
+                await self._starter.units.release(instance)
+        self._touch(instance)
 
     def _failed(self, instance: str, why: str) -> None:
-        if self._failures.get(instance) != why:
+        if not why:
+            self._failures.pop(instance, None)
+        elif self._failures.get(instance) != why:
             self._failures[instance] = why
-            log.error("%s", why, extra=_about(instance))
-
-    async def _write_spec(self, candidate: Candidate) -> bool:
-        instance = candidate.tid.instance
-        if self._specs.get(instance) is candidate:
-            return False
-        spec = state.Spec(candidate.role, list(candidate.options))
-        spec.source, spec.origin = candidate.source, candidate.origin
-        written: bool = await self._blocking(store.write_spec, instance, spec)
-        self._specs[instance] = candidate
-        self._known[instance] = Known(candidate.source, candidate.origin)
-        return written
+            log.error("%s", why, extra=about(instance))
 
     # Status ------------------------------------------------------------------------------------------------
 
@@ -549,34 +537,37 @@ class Supervisor:
 
     def _status(self) -> str:
         """Return one line: how many controllers in which state, and what is wrong with what we were given."""
-        states = Counter(self._state_of(decision) for decision in self._decisions.values())
-        total = sum(states.values())
-        order = ("live", "reconnecting", "connecting", "waiting", "starting", "stopped", "left alone")
-        counts = ", ".join(f"{states[name]} {name}" for name in order if states[name])
+        total = self._counts.total()
+        order = ("live", "reconnecting", "connecting", "waiting", "starting", "stopped", "excluded", "left alone")
+        counts = ", ".join(f"{self._counts[name]} {name}" for name in order if self._counts[name])
         text = f"{total} controller{'' if total == 1 else 's'}" + (f": {counts}" if counts else "")
-        if self._units is None:
+        if self._starter.units is None:
             text += "; not connected to systemd, trying again"
-        errors = [str(one) for one in self._complaints if one.severity == "error"]
-        problems = errors + [f"{one.what} ({one.source}): {one.reason}" for one in self._refusals]
+        exclusions = self._inventory.exclusions.exclusions
+        problems = [str(one) for one in self._complaints if one.severity == "error"]
+        problems += [f"{file}:{line}: {what}" for file, line, what in exclusions.problems]
+        problems += [f"{one.what} ({one.source}): {one.reason}" for one in self._inventory.refusals]
         problems += [why for instance, why in self._failures.items() if not instance or instance in self._decisions]
         if problems:
             text += f"; {problems[0]}" + (f" (and {len(problems) - 1} more, see the journal)" if problems[1:] else "")
         return text
 
+    def _count(self, instance: str, now: str) -> None:
+        """Take what a controller counts as, '' for none."""
+        before = self._states.pop(instance, "")
+        if before:
+            self._counts[before] -= 1
+        if now:
+            self._states[instance] = now
+            self._counts[now] += 1
+
     def _state_of(self, decision: Decision) -> str:
         if decision.action is Action.LEAVE:
-            return "left alone"
+            return "excluded" if decision.instance in self._inventory.excluded else "left alone"
         if decision.action is Action.HOLD:
             return "stopped"
         report = self._reports.get(decision.instance)
-        unit = self._unit_facts.get(decision.instance)
+        unit = self._units.get(decision.instance)
         if report is None or unit is None or not unit.running:
             return "starting"
         return "left alone" if report.state == "foreign" else report.state
-
-
-def _about(instance: str, candidate: Candidate | None = None) -> dict[str, dict[str, str]]:
-    """Return the journal fields that name a controller."""
-    if candidate is None:
-        return {"fields": {"NVME_CTRL": instance}}
-    return {"fields": dict(field.split("=", 1) for field in journal_fields(candidate.tid))}

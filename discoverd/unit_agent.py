@@ -10,7 +10,7 @@ units loaded: when it ends, they unload.
 import errno
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pystemd.dbusexc import DBusBaseError
@@ -69,7 +69,7 @@ class Agent:
         return "started"
 
     def _start_loaded(self, unit: str) -> str:
-        listed = self.list().get(unit)
+        listed = self.list([unit]).get(unit)
         if listed and listed["active"] in ("active", "activating", "reloading"):
             return "running"
         # Stopped, and loaded still because it is referenced; or failed.
@@ -96,9 +96,16 @@ class Agent:
         """Keep a unit that somebody else's connection made loaded while this one lives."""
         self._manager.RefUnit(unit.encode())
 
-    def list(self) -> dict[str, dict[str, Any]]:
-        """Return what systemd knows of the controllers' units."""
-        rows = self._manager.ListUnitsByPatterns([], [PATTERN])
+    def release(self, unit: str) -> None:
+        """Let a unit be unloaded when it does not run."""
+        self._manager.UnrefUnit(unit.encode())
+
+    def list(self, units: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+        """Return what systemd knows of the controllers' units, or of these only."""
+        if units:
+            rows = self._manager.ListUnitsByNames([unit.encode() for unit in units])
+        else:
+            rows = self._manager.ListUnitsByPatterns([], [PATTERN])
         return {
             row[0].decode(): {"load": row[2].decode(), "active": row[3].decode(), "job": bool(row[7])} for row in rows
         }

@@ -6,6 +6,7 @@ import itertools
 import json
 import signal
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from discoverd.planner import UnitFact
@@ -94,9 +95,14 @@ class Units:
         """Keep a unit loaded when it stops. Raises UnitError."""
         await self._ask("reference", unit_name(instance))
 
-    async def list(self) -> dict[str, UnitFact]:
-        """Return what systemd has, by instance. Raises UnitError."""
-        rows: dict[str, dict[str, Any]] = await self._ask("list")
+    async def release(self, instance: str) -> None:
+        """Let a unit be unloaded when it does not run. Raises UnitError."""
+        await self._ask("release", unit_name(instance))
+
+    async def list(self, instances: Iterable[str] = ()) -> dict[str, UnitFact]:
+        """Return what systemd has, by instance: all units, or these only. Raises UnitError."""
+        units = [unit_name(instance) for instance in instances]
+        rows: dict[str, dict[str, Any]] = await self._ask("list", units)
         facts = {}
         for name, row in rows.items():
             instance = unit_instance(name)

@@ -32,21 +32,20 @@ def supported() -> set[str] | None:
     return {token.partition("=")[0].strip() for token in text.split(",")}
 
 
-def connect_string(options: list[tuple[str, str]], known: set[str] | None) -> tuple[str, list[str]]:
-    """Return what is written to the device, and the names of options that this kernel lacks and that are
-    left out.
+def connect_string(options: list[tuple[str, str]], known: set[str] | None) -> str:
+    """Return what is written to the device. An option without a value is a flag; what the kernel lacks is left out."""
+    lacks = lacking(options, known)
+    return ",".join(f"{key}={value}" if value else key for key, value in options if key not in lacks)
 
-    An option without a value is a flag. Options without which the connection would be another one are never
-    left out.
+
+def lacking(options: list[tuple[str, str]], known: set[str] | None) -> list[str]:
+    """Return the options that the kernel does not know and that a connect does without.
+
+    Those without which the connection would be another one are never left out.
     """
-    words = []
-    left_out = []
-    for key, value in options:
-        if known is not None and key not in known and key not in _ESSENTIAL:
-            left_out.append(key)
-        else:
-            words.append(f"{key}={value}" if value else key)
-    return ",".join(words), left_out
+    if known is None:
+        return []
+    return [key for key, _ in options if key not in known and key not in _ESSENTIAL]
 
 
 # Leaving one of these out would connect something else, or less safely, than what was asked for.
@@ -100,11 +99,13 @@ def _socket_address(address: str, port: int) -> tuple[str, int] | tuple[str, int
     return address, port, 0, _socket.if_nametoindex(zone) if zone else 0
 
 
-def connect(text: str) -> str:
-    """Write ``text`` to the fabrics device and return the new controller's name.
+def connect(options: list[tuple[str, str]], known: set[str] | None) -> str:
+    """Connect with what of ``options`` the kernel knows, and return the new controller's name.
 
-    Raises OSError with the kernel's errno.
+    Raises OSError with the kernel's errno, or with that of the attempt to reach the target.
     """
+    reach(dict(options))
+    text = connect_string(options, known)
     fd = posix.open(DEVICE, posix.O_RDWR | posix.O_CLOEXEC)
     try:
         posix.write(fd, text.encode())

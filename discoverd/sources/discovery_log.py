@@ -8,10 +8,12 @@ import ipaddress
 import struct
 from dataclasses import dataclass
 
-from discoverd.candidate import Candidate, Refusal, fabrics_options
+from discoverd.candidate import Candidate, Refusal, Wish, granted
+from discoverd.config.errors import ConfigError
+from discoverd.config.identity import HostIdentity
 from discoverd.config.model import DiscoveredScope
 from discoverd.kernel.admin import ENTRY_SIZE, HEADER_SIZE
-from discoverd.tid import DISCOVERY_NQN, IO, TidError, TransportId
+from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TidError, TransportId
 
 _HEADER = struct.Struct("<QQH")
 
@@ -86,36 +88,64 @@ def _text(raw: bytes) -> str:
     return raw.partition(b"\0")[0].decode().strip(" ")
 
 
-def candidates(
-    page: LogPage, parent: TransportId, instance: str, scope: DiscoveredScope, hostnqn: str, hostid: str
-) -> tuple[tuple[Candidate, ...], tuple[Refusal, ...]]:
-    """Return what the page of the discovery controller ``parent`` (unit instance ``instance``) asks for.
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The discovery controller whose page it is, and what those that it lists are connected with.
 
-    A controller takes the host's side of the connection from the discovery controller only where the
-    transport is the same.
+    ``io`` and ``discovery`` are what the configuration has for discovered controllers of these roles. A referral is
+    given up after ``horizon`` seconds without a connection, and ``asked`` is when the page came (seconds,
+    CLOCK_BOOTTIME).
     """
-    where = f"in the log page of {instance}"
+
+    tid: TransportId
+    instance: str
+    io: DiscoveredScope
+    discovery: DiscoveredScope
+    horizon: int
+    asked: float
+
+
+def candidates(
+    page: LogPage, parent: Parent, host: HostIdentity
+) -> tuple[tuple[Candidate, ...], tuple[Refusal, ...], bool]:
+    """Return what the page asks for, what of it is refused, and whether all of the page could be used.
+
+    A controller takes the host's side of the connection from the discovery controller only where the transport is the
+    same.
+    """
+    where = f"in the log page of {parent.instance}"
     wanted = []
     refused = [Refusal(f"entry {number}", where, reason) for number, reason in page.refused]
+    faults: set[str] = set()
     for entry in page.entries:
         if entry.subtype == SELF or entry.eflags & DUPLICATE_RETURNED_INFORMATION:
             continue
         try:
-            tid = _identify(entry, parent)
+            tid = _identify(entry, parent.tid)
         except TidError as error:
             refused.append(Refusal(f"entry {entry.number}, {entry.subnqn[:80]!r}", where, str(error)))
             continue
-        options = fabrics_options(tid, IO, scope.params, scope.secrets, hostnqn, hostid)
-        wanted.append(Candidate(tid, IO, f"listed in the log page of {instance}", instance, options))
-    return tuple(wanted), tuple(refused)
+        try:
+            wanted.append(_candidate(entry, tid, parent, host))
+        except ConfigError as error:
+            faults.add(str(error))
+    refused += [Refusal("everything", where, fault) for fault in sorted(faults)]
+    return tuple(wanted), tuple(refused), not faults
+
+
+def _candidate(entry: Entry, tid: TransportId, parent: Parent, host: HostIdentity) -> Candidate:
+    if entry.subtype == REFERRAL:
+        source = f"a referral in the log page of {parent.instance}"
+        wish = Wish(tid, DISCOVERY, source, parent.instance, horizon=parent.horizon, asked=parent.asked)
+        return granted(wish, parent.discovery, host)
+    wish = Wish(tid, IO, f"listed in the log page of {parent.instance}", parent.instance)
+    return granted(wish, parent.io, host)
 
 
 def _identify(entry: Entry, parent: TransportId) -> TransportId:
-    if entry.subtype == REFERRAL:
-        raise TidError("it is a referral, and referrals are not followed")
-    if entry.subtype != NVM:
+    if entry.subtype not in (REFERRAL, NVM):
         raise TidError(f"its subsystem type {entry.subtype} is unknown")
-    if entry.subnqn == DISCOVERY_NQN:
+    if entry.subtype == NVM and entry.subnqn == DISCOVERY_NQN:
         raise TidError("it is an I/O controller with the NQN of discovery controllers")
     transport = TRTYPES.get(entry.trtype, "")
     if not transport:
@@ -125,19 +155,22 @@ def _identify(entry: Entry, parent: TransportId) -> TransportId:
         # An FC controller needs a port of this host, and loop would attach the host's own disks a second time.
         raise TidError(f"a discovery controller on {parent.transport} cannot refer to {transport}")
     tid = TransportId.make(
-        IO,
+        DISCOVERY if entry.subtype == REFERRAL else IO,
         transport,
         entry.traddr,
         entry.trsvcid if transport in ("tcp", "rdma") else "",
         entry.subnqn,
         host_traddr=parent.host_traddr if same else "",
         host_iface=parent.host_iface if same else "",
-        hostnqn=parent.hostnqn,
     )
     if transport in ("tcp", "rdma"):
         address = ipaddress.ip_address(tid.traddr)
         if address.is_unspecified or address.is_multicast:
             raise TidError(f"{tid.traddr} is no address to connect to")
-        if address.is_loopback and not ipaddress.ip_address(parent.traddr).is_loopback:
+        if address.is_loopback and not _is_loopback(parent):
             raise TidError(f"{tid.traddr} is this host, and the discovery controller is not")
     return tid
+
+
+def _is_loopback(parent: TransportId) -> bool:
+    return parent.transport in ("tcp", "rdma") and ipaddress.ip_address(parent.traddr).is_loopback

@@ -1,31 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log pages of all configured discovery controllers, and what they ask for together."""
+"""The log pages of all discovery controllers, followed from one to the next along their referrals."""
 
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from discoverd.candidate import Candidate, Refusal
-from discoverd.config.errors import ConfigError
-from discoverd.config.identity import HostIdentity, identity_for
-from discoverd.config.model import FabricsConfig
+from discoverd.candidate import SOURCES, Candidate, Refusal
+from discoverd.config.identity import HostIdentity
+from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Role
 from discoverd.planner import Known
 from discoverd.sources import discovery_log
-from discoverd.sources.configured import Configured, refuse_tls
-from discoverd.sources.discovery_log import LogPage
-from discoverd.tid import TransportId
+from discoverd.sources.discovery_log import LogPage, Parent
+from discoverd.tid import DISCOVERY
+from discoverd.wanted import Wanted
 
 # A log page is an order to run processes, and it comes from the network: so many for one discovery controller,
 # over all the pages that it has ever sent.
 LIMIT = 1024
+# Referrals lead so far, as with nvme-cli, and to no more discovery controllers than this.
+DEPTH = 8
+REFERRALS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What all pages ask for, what of it is refused, and the discovery controllers whose page was used whole."""
+class Context:
+    """What log pages are understood with. ``hostids`` has the host IDs of host NQNs that firmware brought along."""
 
-    candidates: tuple[Candidate, ...]
-    refusals: tuple[Refusal, ...]
-    complete: frozenset[str]
+    config: FabricsConfig
+    host: HostIdentity
+    discovery: Mapping[str, Connection]
+    hostids: Mapping[str, str]
+    horizon: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +38,30 @@ class _Listed:
     """What one page asks for, and what that was derived from."""
 
     page: LogPage
-    config: FabricsConfig
-    host: HostIdentity
+    context: Context
+    tid: object
+    via: Connection | None
     candidates: tuple[Candidate, ...]
     refusals: tuple[Refusal, ...]
     whole: bool
 
 
 class LogPages:
-    """Keeps the last good page of each discovery controller, by the instance of its unit."""
+    """Keeps the last good page of each discovery controller, by the instance of its unit.
+
+    After :meth:`follow`, ``refusals`` has what is refused of all pages, and ``complete`` the discovery controllers
+    whose page was used whole.
+    """
 
     def __init__(self) -> None:
-        self._pages: dict[str, LogPage] = {}
+        self._pages: dict[str, tuple[LogPage, float]] = {}
         self._stamps: dict[str, str] = {}
         # A page of thousands is not gone through at each event.
         self._listed: dict[str, _Listed] = {}
+        self.refusals: tuple[Refusal, ...] = ()
+        self.complete: frozenset[str] = frozenset()
+        # Those that are reached now, with or without a page, and how many referrals away.
+        self.depths: dict[str, int] = {}
 
     def news(self, instance: str, stamp: str) -> bool:
         """Tell whether there may be a page that was not read yet, given the stamp in its worker's report.
@@ -62,57 +76,86 @@ class LogPages:
     def __contains__(self, instance: str) -> bool:
         return instance in self._pages
 
-    def put(self, instance: str, page: LogPage) -> None:
-        """Take a new page."""
-        self._pages[instance] = page
+    def put(self, instance: str, page: LogPage, now: float) -> None:
+        """Take a new page; ``now`` in seconds, CLOCK_BOOTTIME."""
+        self._pages[instance] = (page, now)
 
-    def candidates(
-        self, configured: Configured, config: FabricsConfig, host: HostIdentity, known: Mapping[str, Known]
-    ) -> Found:
-        """Return what the pages of the configured discovery controllers ask for."""
-        candidates: list[Candidate] = []
+    def follow(self, wanted: Wanted, context: Context, excluded: Mapping[str, str], known: Mapping[str, Known]) -> None:
+        """Put into ``wanted`` what the pages ask for, beginning with the discovery controllers that others ask for.
+
+        Breadth first, and each controller once, whatever refers to it: rings end. What only discovery controllers that
+        nobody leads to any more list is not asked for, nor is what an excluded one lists.
+        """
+        roots = [
+            instance for instance in wanted.discovery if any(one.origin in SOURCES for one in wanted.asked[instance])
+        ]
+        self.depths = dict.fromkeys(roots, 0)
+        vias = {instance: context.discovery.get(instance) for instance in roots}
+        queue = deque(roots)
         refusals: list[Refusal] = []
+        used = set()
         complete = set()
-        parents = {one.tid.instance: one.tid for one in configured.candidates}
-        for instance in configured.discovery:
-            page = self._pages.get(instance)
-            if page is None:
+        while queue:
+            instance = queue.popleft()
+            if instance not in self._pages or instance in excluded or instance not in wanted.asked:
                 continue
-            listed = self._listed.get(instance)
-            if listed is None or not (listed.page is page and listed.config is config and listed.host is host):
-                listed = _list(instance, parents[instance], page, configured, config, host)
-                self._listed[instance] = listed
-            candidates += _within_limit(instance, listed.candidates, known, refusals)
+            listed = self._list(instance, wanted.asked[instance][0], vias[instance], context, known)
+            candidates = listed.candidates
             refusals += listed.refusals
+            referrals = [one for one in candidates if one.role == DISCOVERY]
+            if referrals and self.depths[instance] >= DEPTH:
+                why = f"it is more than {DEPTH} referrals away from what was asked for"
+                refusals += [Refusal(f"referral to {one.tid}", one.source, why) for one in referrals]
+                candidates = tuple(one for one in candidates if one.role != DISCOVERY)
+                referrals = []
+            wanted.put(instance, candidates)
+            used.add(instance)
             if listed.whole:
                 complete.add(instance)
-        return Found(tuple(candidates), tuple(refusals), frozenset(complete))
+            for one in referrals:
+                unit = wanted.unit_of(one)
+                if unit not in self.depths and len(self.depths) < REFERRALS + len(roots):
+                    self.depths[unit] = self.depths[instance] + 1
+                    vias[unit] = context.discovery.get(unit, vias[instance])
+                    queue.append(unit)
+        for origin in wanted.origins() - used - SOURCES:
+            wanted.put(origin, ())
+        self.refusals, self.complete = tuple(refusals), frozenset(complete)
+
+    def _list(
+        self,
+        instance: str,
+        parent: Candidate,
+        via: Connection | None,
+        context: Context,
+        known: Mapping[str, Known],
+    ) -> _Listed:
+        page, came = self._pages[instance]
+        last = self._listed.get(instance)
+        if last and (last.page, last.tid, last.via) == (page, parent.tid, via) and last.context is context:
+            return last
+        io = _scope(context, via, "io", parent.tid.hostnqn)
+        discovery = _scope(context, via, "discovery", parent.tid.hostnqn)
+        about = Parent(parent.tid, instance, io, discovery, context.horizon, came)
+        found, refused, whole = discovery_log.candidates(page, about, context.host)
+        refusals = list(refused)
+        candidates = _within_limit(instance, found, known, refusals)
+        self._listed[instance] = _Listed(page, context, parent.tid, via, candidates, tuple(refusals), whole)
+        return self._listed[instance]
 
 
-def _list(
-    instance: str,
-    parent: TransportId,
-    page: LogPage,
-    configured: Configured,
-    config: FabricsConfig,
-    host: HostIdentity,
-) -> _Listed:
-    scope = config.discovered(configured.discovery[instance], "io")
-    try:
-        if scope.problem:
-            raise ConfigError(scope.problem)
-        refuse_tls(scope)
-        hostnqn, hostid = identity_for(scope, host)
-    except ConfigError as error:
-        refusal = Refusal("everything", f"in the log page of {instance}", str(error))
-        return _Listed(page, config, host, (), (refusal,), whole=False)
-    found, refused = discovery_log.candidates(page, parent, instance, scope, hostnqn, hostid)
-    return _Listed(page, config, host, found, refused, whole=True)
+def _scope(context: Context, via: Connection | None, role: Role, hostnqn: str) -> DiscoveredScope:
+    scope = context.config.discovered(via, role)
+    if via is None and hostnqn in context.hostids:
+        scope = replace(scope, hostnqn=hostnqn, hostid=context.hostids[hostnqn])
+    return scope
 
 
 def _within_limit(
     origin: str, found: tuple[Candidate, ...], known: Mapping[str, Known], refusals: list[Refusal]
-) -> list[Candidate]:
+) -> tuple[Candidate, ...]:
+    if len(found) + len(known) <= LIMIT:
+        return found
     ours = {instance for instance, one in known.items() if one.origin == origin}
     room = max(0, LIMIT - len(ours))
     old = [one for one in found if one.tid.instance in ours]
@@ -120,4 +163,4 @@ def _within_limit(
     if len(new) > room:
         why = f"one discovery controller can list {LIMIT} controllers, and the rest is not connected"
         refusals.append(Refusal(f"{len(new) - room} entries", f"in the log page of {origin}", why))
-    return old + new[:room]
+    return (*old, *new[:room])

@@ -31,6 +31,8 @@ LONGEST_WAIT = 8
 LINK_PAUSE = 2
 
 _SIGTERM, _SIGHUP, _SIGUSR1 = 15, 1, 10
+_BOOTTIME = 7
+_EADDRNOTAVAIL, _EALREADY = 99, 114
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ class Worker:
         self.instance = instance
         self.directory = state.directory(instance)
         self.spec = spec
+        # Since when there is no connection, for the horizon; CLOCK_BOOTTIME goes on while the host sleeps.
+        self.disconnected = time.clock_gettime(_BOOTTIME)
         self.device = ""
         self.ownership = Ownership(instance)
         self.kernel_instance = 0
@@ -73,7 +77,6 @@ class Worker:
         self.discovery: Discovery | None = None
         self.last_word = ("stopped", "stopped")
         self.exit_status = 0
-        self.left_out_said: list[str] = []
         self.wake_read, self.wake_write = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
         self.uevents = Uevents()
         self.poll = select.poll()
@@ -136,6 +139,9 @@ class Worker:
         if _SIGHUP in received:
             self.going_down = 0.0
             self._read_spec()
+            if self.state == "waiting":
+                # There is something new about it, so it is worth an attempt.
+                self.next_look = time.monotonic()
             self.show()
         if _SIGUSR1 in received:
             # From the supervisor, when a shutdown begins: long before our own stop, which waits for all mounts.
@@ -160,32 +166,43 @@ class Worker:
     def connect(self) -> None:
         """Adopt the controller if the kernel has it, else ask the kernel to connect it."""
         self._read_spec()
-        if self._adopt():
+        if self._adopt() or self._unwanted():
             return
-        try:
-            known = fabrics.supported()
-        except OSError as error:
-            self._failed(error)
-            return
-        text, left_out = fabrics.connect_string(self.spec.options, known)
-        if left_out and left_out != self.left_out_said:
-            self.left_out_said = left_out
-            notify.log(notify.WARNING, f"this kernel knows no {', '.join(left_out)}: connecting without")
         self.state = "connecting"
         self.show()
-        self.start("connect", self._reach_and_connect, text)
+        self.start("connect", self._attempt, "")
 
-    def _reach_and_connect(self, text: str) -> str:
+    def _unwanted(self) -> bool:
+        """End instead of connecting what is excluded, or what nobody wants any more."""
+        # A worker that has adopted its controller does not need it.
+        from discoverd import exclusions
+
+        if where := exclusions.load().match(dict(self.spec.options)):
+            self._end("excluded", f"excluded by {where}: not connected")
+        elif self.spec.note:
+            self._end("withdrawn", f"{self.spec.note}: not connected again")
+        return self.stopping
+
+    def _attempt(self, _: str) -> str:
         """Run in a thread: what the kernel would wait for in vain is not given to it."""
-        fabrics.reach(dict(self.spec.options))
-        return fabrics.connect(text)
+        options = self.spec.options
+        known = fabrics.supported()
+        try:
+            return fabrics.connect(options, known)
+        except OSError as error:
+            if error.errno != _EADDRNOTAVAIL or not self.spec.source_optional:
+                raise
+        return fabrics.connect(self._without_source(), known)
+
+    def _without_source(self) -> list[tuple[str, str]]:
+        return [(key, value) for key, value in self.spec.options if key != "host_traddr"]
 
     def _after_connect(self, call: Call) -> None:
         error = call.error
         if error is None:
             self._live(str(call.result), "connected")
-        elif isinstance(error, OSError) and error.errno == 114 and self._adopt():
-            pass  # EALREADY: somebody else was faster.
+        elif isinstance(error, OSError) and error.errno == _EALREADY and self._adopt():
+            pass  # Somebody else was faster.
         elif isinstance(error, OSError):
             self._failed(error)
         else:
@@ -193,6 +210,8 @@ class Worker:
 
     def _adopt(self) -> bool:
         found = controllers.find(dict(self.spec.options))
+        if found is None and self.spec.source_optional:
+            found = controllers.find(dict(self._without_source()))
         if found is None:
             return False
         self._live(found.device, "adopted")
@@ -205,16 +224,13 @@ class Worker:
         self.uevents.follow(device)
         self.attempt = 0
         self.cause = ""
-        self.ownership.take(device, self._configured(), found=how == "adopted")
+        self.ownership.take(device, self.spec.origin, found=how == "adopted")
         if not self._left_alone():
             notify.log(notify.NOTICE, f"{how} {device}")
         # What happened before the filter was in place shows in sysfs only.
         self.look()
         self._ready()
         self._discover()
-
-    def _configured(self) -> bool:
-        return self.spec.origin == "configuration"
 
     def _left_alone(self) -> bool:
         """Tell whether the controller is somebody else's, and say so."""
@@ -229,6 +245,9 @@ class Worker:
 
         why = cause.sentence(error)
         self.attempt += 1
+        if self.spec.horizon and time.clock_gettime(_BOOTTIME) >= self.disconnected + self.spec.horizon:
+            self._end("given up", f"given up after {_span(self.spec.horizon)} without a connection: {why}")
+            return
         wait: float = min(LONGEST_WAIT, 2 ** min(self.attempt - 1, 10))
         # Less by up to a quarter, so that the controllers of a failed array do not come back in step.
         wait -= wait / 4 * (posix.getrandom(1)[0] / 255)
@@ -246,12 +265,19 @@ class Worker:
         self.show()
         self._ready()
 
+    def _end(self, report: str, text: str) -> None:
+        """Have the loop end, with nothing connected; the supervisor makes a new worker when there is reason to."""
+        notify.log(notify.NOTICE, text)
+        self._ready()
+        self.stopping = True
+        self.leave(report, text, 0)
+
     def _start_links(self) -> None:
         if self.links is None and self.spec.option("transport") in ("tcp", "rdma"):
             # Only a waiting worker needs it, so a live one does not pay for it.
             from discoverd.worker.links import Links
 
-            self.links = Links()
+            self.links = Links(dict(self.spec.options))
             self.poll.register(self.links.fileno(), select.POLLIN)
 
     def _stop_links(self) -> None:
@@ -292,7 +318,7 @@ class Worker:
         if controllers.kernel_instance(self.device) != self.kernel_instance or not self.kernel_instance:
             self._lost()
             return
-        if self.ready and self.ownership.check(self._configured()):
+        if self.ready and self.ownership.check(self.spec.origin):
             if not self._left_alone():
                 notify.log(notify.NOTICE, f"{self.device} was left to us")
                 self._discover()
@@ -340,6 +366,7 @@ class Worker:
             # It ends by itself, with nothing that still matters; the connect must not wait for it.
             self.call = None
         self.gone()
+        self.disconnected = time.clock_gettime(_BOOTTIME)
         self.uevents.follow("")
         self.state = "connecting"
         # A quarter of a second at most, so that a whole array's controllers do not come back in step.
@@ -378,7 +405,7 @@ class Worker:
             self.gone()
             return
         if self.departure is None:
-            self.ownership.check(self._configured())
+            self.ownership.check(self.spec.origin)
         if self.ownership.foreign or self.ownership.spared:
             text = f"{self.device} stays: others connected it; to disconnect: discoverctl disconnect {self.device}"
             notify.log(notify.NOTICE, text)
@@ -453,6 +480,7 @@ class Worker:
             ("device", self.device),
             ("kernel-instance", str(self.kernel_instance if self.device else 0)),
             ("attempt", str(self.attempt)),
+            ("time", str(int(time.clock_gettime(_BOOTTIME)))),
             ("cause", self.cause),
             ("owner", self.ownership.foreign),
             ("log-read", self.log_read),
@@ -466,8 +494,18 @@ class Worker:
         notify.wake(state.WAKE_SOCKET, self.instance)
 
     def _read_spec(self) -> None:
+        horizon = self.spec.horizon
         try:
             self.spec = state.Spec.decode(state.read(self.directory + "/spec"))
+            if self.spec.horizon and not horizon and not self.device:
+                # Nobody announces it any longer: it counts from now.
+                self.disconnected = time.clock_gettime(_BOOTTIME)
         except state.StateError as error:
             if state.exists(self.directory + "/spec"):
                 notify.log(notify.WARNING, f"keeping the specification from before: {error}")
+
+
+def _span(seconds: int) -> str:
+    if seconds < 120:
+        return f"{seconds} s"
+    return f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"

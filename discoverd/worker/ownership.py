@@ -25,8 +25,8 @@ class Ownership:
         self._found = False
         self._complaint = ""
 
-    def take(self, device: str, configured: bool, found: bool) -> None:
-        """Enter a controller, unless it is somebody else's. ``found``: it was there before us.
+    def take(self, device: str, origin: str, found: bool) -> None:
+        """Enter a controller, unless it is somebody else's. ``origin`` asks for it; ``found``: it was there before us.
 
         What the registry has about a name that was just given out is of the past, and does not count.
         """
@@ -34,11 +34,12 @@ class Ownership:
         self.foreign, self.spared = "", False
         self._entered, self._found = "", found
         if found:
-            self.check(configured)
+            self.check(origin)
         else:
-            self._claim(registry.OWNER)
+            self.spared = origin == registry.FIRMWARE_OWNER
+            self._claim(registry.FIRMWARE_OWNER if self.spared else registry.OWNER)
 
-    def check(self, configured: bool) -> bool:
+    def check(self, origin: str) -> bool:
         """Look into the registry, and tell whether the controller has changed hands.
 
         An entry of ours that others have erased is made again. One that they have written over is theirs, until they
@@ -69,8 +70,9 @@ class Ownership:
             self.foreign = ""
             erased = bool(self._entered)
             if not erased:
-                self.spared = self._found and not configured
-            if self._claim(self._entered or registry.OWNER) and erased:
+                self.spared = origin == registry.FIRMWARE_OWNER or (self._found and origin != "configuration")
+            firmware = registry.FIRMWARE_OWNER if origin == registry.FIRMWARE_OWNER else registry.OWNER
+            if self._claim(self._entered or firmware) and erased:
                 notify.log(notify.NOTICE, f"another tool erased {self.device} from the registry: entered it again")
         return before != self.foreign
 

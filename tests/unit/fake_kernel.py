@@ -57,7 +57,8 @@ class Links:
 
     opened: list["Links"]
 
-    def __init__(self) -> None:
+    def __init__(self, options: dict[str, str]) -> None:
+        self.options = options
         self._read, self._write = os.pipe()
         self.closed = False
         Links.opened.append(self)
@@ -140,7 +141,8 @@ class Kernel:
             raise FileNotFoundError(2, "No such file or directory")
         return self.known
 
-    def connect(self, text: str) -> str:
+    def connect(self, options: list[tuple[str, str]], known: set[str] | None) -> str:
+        text = fabrics.connect_string(options, known)
         self.written.append(text)
         self.gate.wait(PATIENCE)
         number = self.failures.pop(0) if self.failures else self.fails_always
@@ -263,7 +265,6 @@ def install(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
         (controllers, "CLASS", str(kernel.sysfs)),
         (block, "SYS", str(kernel.root / "sys")),
         (fabrics, "supported", kernel.supported),
-        (fabrics, "reach", lambda _: None),
         (fabrics, "connect", kernel.connect),
         (fabrics, "delete", kernel.delete),
         (admin, "read_discovery_log", kernel.read_discovery_log),

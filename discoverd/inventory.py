@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All sources together: who asks for which controllers, in the light of the configuration and the exclusions."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from discoverd.candidate import (
+    BOOT,
+    CONFIGURATION,
+    FIBRE_CHANNEL,
+    MDNS,
+    NBFT,
+    Candidate,
+    Refusal,
+    Wish,
+    granted,
+)
+from discoverd.config.errors import ConfigError
+from discoverd.config.identity import HostIdentity
+from discoverd.config.model import FabricsConfig
+from discoverd.config.settings import Settings
+from discoverd.planner import Known, Report
+from discoverd.sources.configured import Configured, configured, host_names
+from discoverd.sources.discovery_log import LogPage
+from discoverd.sources.exclusion_files import ExclusionFiles
+from discoverd.sources.fibre_channel import FibreChannel
+from discoverd.sources.log_pages import Context, LogPages
+from discoverd.sources.mdns import Mdns
+from discoverd.sources.names import Names
+from discoverd.sources.nbft import Nbft
+from discoverd.tid import DISCOVERY
+from discoverd.wanted import Wanted
+
+log = logging.getLogger("discoverd")
+
+# A host name's next address is tried when so many attempts at the one before have failed.
+ATTEMPTS = 2
+# Refusals that are logged at once; a hostile log page has thousands.
+REFUSALS_SAID = 20
+
+
+class Inventory:
+    """What is wanted. Must be made in a running event loop; ``changed`` is called when :meth:`update` has work.
+
+    ``known`` has the controllers that there is state for, by instance.
+    """
+
+    def __init__(self, known: Mapping[str, Known], changed: Callable[[], None]) -> None:
+        self._known = known
+        self._changed = changed
+        self._stale = True
+        self.config = FabricsConfig()
+        self.host = HostIdentity("", "")
+        self.settings = Settings()
+        self.names = Names(self._news)
+        self.mdns = Mdns(self._news)
+        self.nbft = Nbft(self._news)
+        self.fibre_channel = FibreChannel(self._news)
+        self.exclusions = ExclusionFiles(changed)
+        self.log_pages = LogPages()
+        self.wanted = Wanted(known.__contains__)
+        self._boot: tuple[Candidate, ...] = ()
+        self._configured = Configured((), {}, (), whole=False)
+        self._context = Context(self.config, self.host, {}, {}, 0)
+        self._exclusions = self.exclusions.exclusions
+        # By origin: what the candidates were made from, and what could not be one.
+        self._granted: dict[str, tuple[tuple[Wish, ...], FabricsConfig, HostIdentity]] = {}
+        self._ungranted: dict[str, tuple[Refusal, ...]] = {}
+        self._said: set[Refusal] = set()
+        self.excluded: dict[str, str] = {}
+        self.refusals: tuple[Refusal, ...] = ()
+        self.complete: frozenset[str] = frozenset()
+
+    # News --------------------------------------------------------------------------------------------------
+
+    def configure(self, config: FabricsConfig, host: HostIdentity, settings: Settings) -> None:
+        """Take a new configuration."""
+        self.config, self.host, self.settings = config, host, settings
+        self._said.clear()
+        self.names.want(host_names(config))
+        self.mdns.configure(settings)
+        self.nbft.configure(settings, host.hostnqn)
+        self.fibre_channel.configure(settings)
+        self._news()
+
+    def remember(self, wishes: Iterable[Wish]) -> None:
+        """Take what an earlier supervisor knew from announcements and events."""
+        wishes = tuple(wishes)
+        self.mdns.remember(tuple(wish for wish in wishes if wish.origin == MDNS))
+        self.fibre_channel.remember(tuple(wish for wish in wishes if wish.origin == FIBRE_CHANNEL))
+
+    def booted(self, candidates: tuple[Candidate, ...]) -> None:
+        """Take what was connected before the system was booted."""
+        self._boot = candidates
+        self._news()
+
+    def put_page(self, instance: str, page: LogPage) -> None:
+        """Take a discovery controller's new log page."""
+        self.log_pages.put(instance, page, time.clock_gettime(time.CLOCK_BOOTTIME))
+        self._news()
+
+    def reported(self, instance: str, before: Report | None, report: Report) -> None:
+        """Take the news of a worker, where a source learns from it."""
+        named = self._configured.named.get(instance)
+        if named and report.state == "waiting" and report.attempt >= ATTEMPTS:
+            self.names.refused(*named)
+        if report.state == "given up":
+            self.mdns.forget(instance)
+        lost = before is not None and before.state == "live" and report.state != "live"
+        if lost and instance.startswith("fc:") and instance in self.wanted.discovery:
+            self.fibre_channel.lost()
+
+    def _news(self) -> None:
+        self._stale = True
+        self._changed()
+
+    # Update ------------------------------------------------------------------------------------------------
+
+    def update(self) -> set[str]:
+        """Bring everything up to date, and return the instances about which something is new.
+
+        Costs as much as what has changed, and the number of discovery controllers.
+        """
+        touched: set[str] = set()
+        again = self._stale
+        if self.exclusions.exclusions is not self._exclusions:
+            self._exclusions = self.exclusions.exclusions
+            touched |= self._exclude(self.wanted.asked.keys() | self.excluded.keys())
+            again = True
+        if self._stale:
+            self._stale = False
+            self._ask()
+        touched |= self._see()
+        if again:
+            self.log_pages.follow(self.wanted, self._context, self.excluded, self._known)
+            touched |= self._see()
+            self._conclude()
+        return touched
+
+    def _ask(self) -> None:
+        """Put what all sources but the log pages ask for."""
+        found = configured(self.config, self.host, self.names.address)
+        if found != self._configured:
+            self._configured = found
+            self.wanted.put(CONFIGURATION, found.candidates)
+        context = Context(
+            self.config, self.host, self._configured.discovery, self.nbft.identities, self.settings.give_up
+        )
+        # Equal is not enough, and comparing whole configurations not cheap: log pages are gone through again for each.
+        if any(getattr(context, name) is not getattr(self._context, name) for name in Context.__slots__):
+            self._context = context
+        self.wanted.put(BOOT, self._boot)
+        for origin, wishes in (
+            (NBFT, self.nbft.wishes),
+            (MDNS, self.mdns.wishes),
+            (FIBRE_CHANNEL, self.fibre_channel.wishes),
+        ):
+            granted_before = self._granted.get(origin)
+            basis = (wishes, self.config, self.host)
+            if granted_before is None or any(
+                one is not other for one, other in zip(granted_before, basis, strict=True)
+            ):
+                self._granted[origin] = basis
+                self.wanted.put(origin, self._grant(origin, wishes))
+
+    def _grant(self, origin: str, wishes: tuple[Wish, ...]) -> tuple[Candidate, ...]:
+        candidates = []
+        refused = []
+        for wish in wishes:
+            scope = self.config.discovered(None, "discovery" if wish.role == DISCOVERY else "io")
+            try:
+                candidates.append(granted(wish, scope, self.host, self.nbft.identities.get(wish.tid.hostnqn, "")))
+            except ConfigError as error:
+                refused.append(Refusal(str(wish.tid), wish.source, str(error)))
+        self._ungranted[origin] = tuple(refused)
+        return tuple(candidates)
+
+    def _see(self) -> set[str]:
+        touched = self.wanted.changes()
+        self._exclude(touched)
+        return touched
+
+    def _exclude(self, instances: Iterable[str]) -> set[str]:
+        """Look up which of these are excluded; return those for which that has changed."""
+        changed = set()
+        for instance in instances:
+            asked = self.wanted.asked.get(instance)
+            where = self._exclusions.match(dict(asked[0].options)) if asked else ""
+            if where != self.excluded.get(instance, ""):
+                changed.add(instance)
+                if where:
+                    self.excluded[instance] = where
+                else:
+                    del self.excluded[instance]
+        return changed
+
+    def _conclude(self) -> None:
+        self.complete = self.log_pages.complete | ({CONFIGURATION} if self._configured.whole else set())
+        refusals = (*self._configured.refusals, *self.mdns.refusals, *self.nbft.refusals, *self.fibre_channel.refusals)
+        ungranted = (one for some in self._ungranted.values() for one in some)
+        self.refusals = (*refusals, *ungranted, *self.log_pages.refusals)
+        news = [refusal for refusal in self.refusals if refusal not in self._said]
+        self._said = set(self.refusals)
+        for refusal in news[:REFUSALS_SAID]:
+            log.warning("%s (%s): %s", refusal.what, refusal.source, refusal.reason)
+        if news[REFUSALS_SAID:]:
+            log.warning("and %d more that cannot be connected", len(news) - REFUSALS_SAID)

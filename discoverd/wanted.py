@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all sources ask for together: for each unit, which of their candidates it stands for.
+
+Sources that do not know of each other ask for one controller in different words: with and without the host's side, by
+a discovery controller's own NQN and by the well-known one. Two units for one controller would take it from each other,
+so such candidates are folded into one unit. What a source changes costs as much as it has, however much others have.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from discoverd.candidate import BOOT, Candidate
+from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TransportId
+
+# All candidates that may mean one controller: the target, the role and the host NQN.
+Group = tuple[str, ...]
+
+
+def group_of(candidate: Candidate) -> Group:
+    """Return the key that a candidate shares with those that may mean the same controller."""
+    tid = candidate.tid
+    nqn = DISCOVERY_NQN if candidate.role == DISCOVERY else tid.subsysnqn
+    return candidate.role, tid.transport, tid.traddr, tid.trsvcid, nqn, tid.hostnqn
+
+
+def content(one: TransportId, other: TransportId) -> bool:
+    """Tell whether who asks for ``one`` is content with the connection that ``other`` is, target and role being equal.
+
+    The well-known discovery NQN asks for whatever discovery controller is at the address (TP8013).
+    """
+    same_side = one.any_source or (one.host_traddr, one.host_iface) == (other.host_traddr, other.host_iface)
+    return same_side and one.subsysnqn in (other.subsysnqn, DISCOVERY_NQN)
+
+
+class Wanted:
+    """Candidates by origin, and the units that stand for them.
+
+    ``has_state`` tells of an instance whether there is, or was, a unit of that name.
+    """
+
+    def __init__(self, has_state: Callable[[str], bool]) -> None:
+        self._has_state = has_state
+        self._origins: dict[str, tuple[Candidate, ...]] = {}
+        self._groups: dict[Group, list[Candidate]] = {}
+        self._units: dict[Group, dict[str, tuple[Candidate, ...]]] = {}
+        # By instance, in the order in which they came to be wanted.
+        self.asked: dict[str, tuple[Candidate, ...]] = {}
+        # Those of them that are discovery controllers.
+        self.discovery: set[str] = set()
+        self._changed: set[str] = set()
+
+    def put(self, origin: str, candidates: tuple[Candidate, ...]) -> None:
+        """Take all that a source asks for now. The same tuple as before costs nothing."""
+        before = self._origins.get(origin, ())
+        if candidates is before:
+            return
+        if candidates:
+            self._origins[origin] = candidates
+        else:
+            self._origins.pop(origin, None)
+        gone, new = Counter(before), Counter(candidates)
+        touched: dict[Group, None] = {}
+        for candidate in (gone - new).elements():
+            key = group_of(candidate)
+            self._groups[key].remove(candidate)
+            touched[key] = None
+        for candidate in (new - gone).elements():
+            key = group_of(candidate)
+            self._groups.setdefault(key, []).append(candidate)
+            touched[key] = None
+        for key in touched:
+            self._fold(key)
+
+    def origins(self) -> set[str]:
+        """Return who asks for anything."""
+        return set(self._origins)
+
+    def unit_of(self, candidate: Candidate) -> str:
+        """Return the instance of the unit that stands for a candidate that was put."""
+        for instance, asked in self._units[group_of(candidate)].items():
+            if any((one.tid, one.origin) == (candidate.tid, candidate.origin) for one in asked):
+                return instance
+        raise KeyError(candidate)
+
+    def changes(self) -> set[str]:
+        """Return the instances about which something has changed since the last call."""
+        changed, self._changed = self._changed, set()
+        return changed
+
+    def _fold(self, key: Group) -> None:
+        before = self._units.pop(key, {})
+        after = fold(self._groups[key], self._has_state)
+        if after:
+            self._units[key] = after
+        else:
+            del self._groups[key]
+        for instance in before.keys() - after.keys():
+            del self.asked[instance]
+            self.discovery.discard(instance)
+        self.asked |= after
+        if key[0] == DISCOVERY:
+            self.discovery |= after.keys()
+        self._changed |= {one for one in before.keys() | after.keys() if before.get(one) != after.get(one)}
+
+
+def fold(candidates: Sequence[Candidate], has_state: Callable[[str], bool]) -> dict[str, tuple[Candidate, ...]]:
+    """Return the units for candidates of one group, each with those it stands for, the one to connect by first.
+
+    What an administrator wrote has a unit of its own, and the last word on how to connect. Others join one that is
+    content with their connection, or the other way round; but who is content with any connection takes in one path of
+    several only, so that the others remain paths.
+    """
+    units: dict[str, list[Candidate]] = {}
+
+    def rank(candidate: Candidate) -> tuple[bool, bool, bool, bool]:
+        return (
+            not candidate.configured,
+            candidate.origin != BOOT,
+            not has_state(candidate.tid.instance),
+            candidate.tid.any_source,
+        )
+
+    took_path: set[str] = set()
+    for candidate in sorted(candidates, key=rank):
+        instance = candidate.tid.instance
+        if instance not in units and not candidate.configured:
+            for leader, members in units.items():
+                if content(candidate.tid, members[0].tid):
+                    instance = leader
+                    break
+                if leader not in took_path and content(members[0].tid, candidate.tid):
+                    took_path.add(leader)
+                    instance = leader
+                    break
+        units.setdefault(instance, []).append(candidate)
+    return {instance: _merged(members) for instance, members in units.items()}
+
+
+def _merged(members: list[Candidate]) -> tuple[Candidate, ...]:
+    """Put the most lasting wish of all into the first, by which the unit connects."""
+    lasting = any(not one.horizon for one in members)
+    horizon = 0 if lasting else max(one.horizon for one in members)
+    asked = max(one.asked for one in members)
+    return (replace(members[0], horizon=horizon, asked=asked), *members[1:])
