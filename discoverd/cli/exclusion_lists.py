@@ -22,7 +22,7 @@ _HEADER = """\
 # What is listed here is not connected automatically. Lines of the form
 #   exclusion = KEY=VALUE[;KEY=VALUE...]
 # where KEY is one of {keys}.
-# An exclusion holds for a controller to which all of its fields apply. See nvme-exclusions(5).
+# An exclusion holds for a controller to which all of its fields apply. See discoverd-exclusions(5).
 
 [exclusions]
 """

@@ -354,3 +354,11 @@ def test_an_entry_matches_what_it_was_made_of(fields: dict[str, str]) -> None:
         for name in options:
             assert not entry.match({key: value for key, value in options.items() if key != name})
             assert not entry.match(options | {name: "other"})
+
+
+def test_the_sample_excludes_nothing_and_its_examples_are_sound() -> None:
+    sample = Path(__file__).parents[2] / "docs/samples/exclusions.conf.sample"
+    data = sample.read_bytes()
+    assert parse([("sample", data)]) == Exclusions([], [])
+    found = parse([("sample", data.replace(b"#exclusion", b"exclusion"))])
+    assert (len(found.entries), found.problems) == (5, [])
