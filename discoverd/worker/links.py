@@ -4,15 +4,25 @@
 import _socket
 from _struct import unpack_from
 
+from discoverd.kernel import routes
+
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # link, IPv4 address and route, IPv6 address and route
 _RTM_NEWLINK, _RTM_NEWADDR, _RTM_NEWROUTE = 16, 20, 24
 _IFF_LOWER_UP = 0x10000
 
 
 class Links:
-    """A socket that is open only while the worker waits, so that a live controller costs nothing per event."""
+    """A socket that is open only while the worker waits, so that a live controller costs nothing per event.
 
-    def __init__(self) -> None:
+    ``options`` are those of the connect. They decide which interface matters: the one that they name, else the one
+    that the route to the target leads through when there is news. A target on this host may depend on any.
+    """
+
+    def __init__(self, options: dict[str, str]) -> None:
+        self._target = options.get("traddr", "")
+        self._source = options.get("host_traddr", "")
+        # The zone of a link-local address is an interface.
+        self._interface = options.get("host_iface", "") or self._target.partition("%")[2]
         flags = _socket.SOCK_RAW | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
         self._socket = _socket.socket(16, flags, 0)
         self._socket.bind((0, _GROUPS))
@@ -26,17 +36,31 @@ class Links:
         self._socket.close()
 
     def came_up(self) -> bool:
-        """Read what has arrived and tell whether anything in it may have made a target reachable."""
-        news = False
+        """Read what has arrived and tell whether anything in it may have made the target reachable."""
+        touched: set[int] = set()
         while True:
             try:
                 data = self._socket.recv(16384)
             except BlockingIOError:
-                return news
+                return bool(touched) and self._concerned(touched)
             except OSError:
                 return True  # ENOBUFS: there was more than fits, so better try.
-            kind = unpack_from("=H", data, 4)[0] if len(data) >= 16 else 0
+            kind = unpack_from("=H", data, 4)[0] if len(data) >= 28 else 0
             if kind == _RTM_NEWLINK and len(data) >= 32:
-                news = news or bool(unpack_from("=I", data, 24)[0] & _IFF_LOWER_UP)
-            elif kind in (_RTM_NEWADDR, _RTM_NEWROUTE):
-                news = True
+                if unpack_from("=I", data, 24)[0] & _IFF_LOWER_UP:
+                    touched.add(unpack_from("=I", data, 20)[0])
+            elif kind == _RTM_NEWADDR and len(data) >= 24:
+                touched.add(unpack_from("=I", data, 20)[0])
+            elif kind == _RTM_NEWROUTE:
+                touched.add(routes.output(data))
+
+    def _concerned(self, touched: set[int]) -> bool:
+        """Tell whether these interfaces matter; 0 stands for several, of a route that has them all."""
+        try:
+            if self._interface:
+                way = _socket.if_nametoindex(self._interface)
+            else:
+                way = routes.interface(self._target, self._source)
+        except OSError:
+            return not self._interface  # The interface is not there; or the kernel did not answer, and we better try.
+        return way == routes.LOOPBACK or bool(way and touched & {way, 0})

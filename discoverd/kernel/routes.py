@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which interface leads to a target now: one question to the kernel's routing table (rtnetlink(7)).
+
+For workers, so it is thin.
+"""
+
+import _socket
+from _struct import pack, unpack_from
+
+# Every network namespace gives it to its loopback interface, first of all.
+LOOPBACK = 1
+
+_NETLINK_ROUTE = 0
+_RTM_NEWROUTE = 24
+_RTM_GETROUTE = 26
+_NLM_F_REQUEST = 1
+_RTA_DST = 1
+_RTA_SRC = 2
+_RTA_OIF = 4
+_RTN_UNICAST = 1
+_RTN_LOCAL = 2
+
+
+def interface(target: str, source: str = "") -> int:
+    """Return the index of the interface through which the kernel would send to ``target`` from ``source``.
+
+    Numeric addresses; '' for any source. LOOPBACK for an address of this host, 0 where no route leads to the target,
+    or the host does not have the source. Raises OSError where the kernel cannot be asked.
+    """
+    try:
+        question = _question(target, source)
+    except OSError:
+        return 0  # Of no family, or of two.
+    netlink = _socket.socket(16, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, _NETLINK_ROUTE)
+    try:
+        netlink.settimeout(5)
+        netlink.send(question)
+        return _answer(netlink.recv(16384))
+    finally:
+        netlink.close()
+
+
+def output(message: bytes) -> int:
+    """Return the index of the interface that an RTM_NEWROUTE message names, 0 if it names none or several."""
+    offset = 28
+    while offset + 4 <= len(message):
+        length, kind = unpack_from("=HH", message, offset)
+        if length < 4:
+            break
+        if kind == _RTA_OIF and length >= 8 and offset + 8 <= len(message):
+            index: int = unpack_from("=I", message, offset + 4)[0]
+            return index
+        offset += (length + 3) & ~3
+    return 0
+
+
+def _question(target: str, source: str) -> bytes:
+    family = _socket.AF_INET6 if ":" in target else _socket.AF_INET
+    attributes = b""
+    for kind, address in ((_RTA_DST, target), (_RTA_SRC, source)):
+        if address:
+            packed = _socket.inet_pton(family, address.partition("%")[0])
+            attributes += pack("=HH", 4 + len(packed), kind) + packed
+    bits = 128 if family == _socket.AF_INET6 else 32
+    header = pack("=IHHIIBBBBBBBBI", 28 + len(attributes), _RTM_GETROUTE, _NLM_F_REQUEST, 1, 0,
+                  family, bits, bits if source else 0, 0, 0, 0, 0, 0, 0)  # fmt: skip
+    return header + attributes
+
+
+def _answer(message: bytes) -> int:
+    if len(message) < 28 or unpack_from("=H", message, 4)[0] != _RTM_NEWROUTE:
+        return 0  # An error: unreachable, prohibited, or a source that is not ours.
+    kind = message[16 + 7]
+    if kind == _RTN_LOCAL:
+        return LOOPBACK
+    return output(message) if kind == _RTN_UNICAST else 0

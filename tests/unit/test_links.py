@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""News of links, addresses and routes end the waiting of those workers whose target they may lead to, and of no others.
+
+In a network namespace with two cables, d0-e0 and d1-e1, where the machine lets us make one.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import discoverd
+from discoverd.kernel import routes
+
+INSIDE = """
+import select, subprocess, sys
+sys.path.insert(0, {package!r})
+from discoverd.kernel import routes
+from discoverd.worker.links import Links
+
+def ip(change):
+    subprocess.run(["ip", *change.split()], check=True)
+
+def heard(change, *waiting):
+    '''Which of these workers, given by the options of their connects, the change concerned.'''
+    links = [Links(options) for options in waiting]
+    ip(change)
+    for one in links:
+        select.select([one.fileno()], [], [], 2)
+    print(*(int(one.came_up()) for one in links))
+    for one in links:
+        one.close()
+
+ip("link set lo up")
+for n in (0, 1):
+    ip(f"link add d{{n}} type veth peer e{{n}}")
+    ip(f"address add 192.0.2.{{1 + 64 * n}}/26 dev d{{n}}")
+    ip(f"address add 2001:db8:{{n}}::1/64 dev d{{n}} nodad")
+    ip(f"link set d{{n}} up")
+    ip(f"link set e{{n}} up")
+first, second = {{"traddr": "192.0.2.2"}}, {{"traddr": "192.0.2.66"}}
+{body}
+"""
+
+
+def inside(body: str) -> list[str]:
+    """Run a body in a network namespace of its own and return the lines that it prints."""
+    code = INSIDE.format(package=str(Path(discoverd.__file__).parent.parent), body=body)
+    command = ["unshare", "--user", "--map-root-user", "--net", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if done.returncode and ("unshare:" in done.stderr or "Unknown device type" in done.stderr):
+        pytest.skip(f"no network namespace with interfaces here: {done.stderr.strip()[-100:]}")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_way_to_a_target() -> None:
+    lines = inside("""
+ip("route add 198.51.100.0/24 via 192.0.2.66")
+ip("rule add from 192.0.2.65 table 7")
+ip("route add 203.0.113.0/24 dev d1 table 7")
+ip("route add unreachable 198.51.100.128/25")
+import _socket
+names = {0: "none", **{index: name for index, name in _socket.if_nameindex()}}
+for target, source in (
+    ("192.0.2.2", ""), ("192.0.2.66", ""), ("198.51.100.3", ""), ("2001:db8:1::9", ""),
+    ("127.0.0.1", ""), ("192.0.2.1", ""), ("2001:db8::1", ""),
+    ("203.0.113.1", ""), ("203.0.113.1", "192.0.2.65"), ("192.0.2.2", "192.0.2.3"), ("198.51.100.200", ""),
+    ("2001:db8:7::1", ""), ("nn-0x1:pn-0x2", ""), ("192.0.2.2", "2001:db8::1"),
+):
+    print(names[routes.interface(target, source)])
+""")
+    assert lines[:4] == ["d0", "d1", "d1", "d1"]
+    assert lines[4:7] == ["lo"] * 3, "an address of this host"
+    assert lines[7:11] == ["none", "d1", "none", "none"]
+    assert lines[11:] == ["none"] * 3
+
+
+def test_a_link_concerns_those_whose_route_leads_through_it() -> None:
+    lines = inside("""
+ip("link set e0 down")
+heard("link set e0 up", first, second)
+ip("link set e1 down")
+heard("link set e1 up", first, second, {"traddr": "2001:db8:1::2"}, {"traddr": "127.0.0.1"})
+heard("link set e1 down", second)
+""")
+    assert lines == ["1 0", "0 1 1 1", "0"]
+
+
+def test_an_address_concerns_those_whose_route_leads_through_its_interface() -> None:
+    lines = inside("""
+heard("address add 192.0.2.3/26 dev d0", first, second, {"traddr": "192.0.2.2", "host_traddr": "192.0.2.3"})
+heard("address add 2001:db8:1::3/64 dev d1 nodad", first, {"traddr": "2001:db8:1::2"})
+heard("address add 203.0.113.1/24 dev d0", {"traddr": "203.0.113.2"}, {"traddr": "198.51.100.1"})
+""")
+    assert lines == ["1 0 1", "0 1", "1 0"]
+
+
+def test_a_route_concerns_those_whom_it_serves() -> None:
+    lines = inside("""
+far = {"traddr": "198.51.100.1"}
+heard("route add default via 192.0.2.2", far, second)
+heard("route replace default nexthop via 192.0.2.2 nexthop via 192.0.2.66", far, {"traddr": "2001:db8:7::1"})
+heard("route add 2001:db8:7::/64 dev d1", far, {"traddr": "2001:db8:7::1"})
+""")
+    assert lines[0] == "1 0"
+    assert lines[1] == "1 0", "a route of several ways"
+    assert lines[2] == "0 1"
+
+
+def test_a_named_interface_is_all_that_counts() -> None:
+    lines = inside("""
+here, there = {"traddr": "192.0.2.66", "host_iface": "d0"}, {"traddr": "192.0.2.66", "host_iface": "d7"}
+zone = {"traddr": "fe80::1%d0"}
+heard("address add 192.0.2.3/26 dev d0", here, there, zone)
+heard("address add 192.0.2.67/26 dev d1", here, there, zone)
+""")
+    assert lines == ["1 0 1", "0 0 0"]
+
+
+def test_a_flood_counts_as_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = inside("""
+one = Links(second)
+for n in range(2000):
+    if n % 100 == 0:
+        batch = []
+    batch.append(f"route replace 198.51.{n % 256}.{n // 256}/32 dev d0\\n")
+    if n % 100 == 99:
+        subprocess.run(["ip", "-batch", "-"], input="".join(batch), text=True, check=True)
+print(int(one.came_up()))
+""")
+    assert lines == ["1"]
+
+
+def test_a_message_that_is_cut_short_names_no_interface() -> None:
+    whole = bytes(28) + b"\x08\0\x04\0\x07\0\0\0"
+    assert routes.output(whole) == 7
+    for size in range(len(whole)):
+        assert routes.output(whole[:size]) == 0
+    assert routes.output(bytes(28) + bytes(8)) == 0
