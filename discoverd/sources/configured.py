@@ -5,10 +5,10 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from discoverd.candidate import CONFIGURATION, Candidate, Refusal, fabrics_options
+from discoverd.candidate import CONFIGURATION, Candidate, Refusal, fabrics_options, refuse_tls
 from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity, identity_for
-from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig
+from discoverd.config.model import Connection, FabricsConfig
 from discoverd.tid import TidError, TransportId, canonical_address, unset
 
 # Which address a connection uses for a host name: the connection's key, the name, and 4 or 6 where the address must be
@@ -62,14 +62,6 @@ def configured(config: FabricsConfig, host: HostIdentity, address: Address) -> C
             named.setdefault(instance, (_key(connection), connection.traddr, traddr))
     whole = config.valid and not refusals
     return Configured(tuple(candidates), discovery, tuple(refusals), whole, named)
-
-
-def refuse_tls(wanted: Connection | DiscoveredScope) -> None:
-    """Raise ConfigError where TLS is asked for: connecting in the clear instead would betray who asked."""
-    if wanted.secrets.tls or wanted.secrets.concat or wanted.secrets.tls_key:
-        raise ConfigError(
-            "TLS is not supported yet, so it is not connected; remove tls, concat and tls-key to connect in the clear"
-        )
 
 
 def _is_named(connection: Connection) -> bool:

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from discoverd.candidate import CONFIGURATION
+from discoverd.candidate import CONFIGURATION, refuse_tls
 from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Secrets
-from discoverd.sources.configured import Configured, configured, host_names, refuse_tls
+from discoverd.sources.configured import Configured, configured, host_names
 from discoverd.tid import DISCOVERY_NQN
 
 NQN = "nqn.2024-08.com.example:vol1"
