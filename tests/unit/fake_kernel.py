@@ -11,11 +11,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from discoverd import registry, state
+from discoverd import exclusions, registry, state
 from discoverd.kernel import admin, block, controllers, fabrics
 from discoverd.worker import controller, links, notify
 
@@ -86,6 +87,7 @@ class Kernel:
         self.root = root
         self.sysfs = root / "sys" / "class" / "nvme"
         self.sysfs.mkdir(parents=True)
+        self.etc = root / "etc"
         self.written: list[str] = []
         self.deleted: list[str] = []
         # An errno for each connect that is to fail; what follows succeeds. Cleared gate: a connect blocks.
@@ -148,11 +150,11 @@ class Kernel:
         number = self.failures.pop(0) if self.failures else self.fails_always
         if number:
             raise OSError(number, os.strerror(number))
-        options = dict(part.partition("=")[::2] for part in text.split(","))
+        given = dict(options)
         names = {path.name for path in self.sysfs.iterdir()}
         device = next(f"nvme{number}" for number in range(99) if f"nvme{number}" not in names)
-        address = f"traddr={options['traddr']},trsvcid={options['trsvcid']}"
-        self.add(device, subsysnqn=options["nqn"], address=address)
+        address = f"traddr={given['traddr']},trsvcid={given['trsvcid']}"
+        self.add(device, subsysnqn=given["nqn"], address=address)
         return device
 
     def delete(self, device: str, kernel_instance: int) -> None:
@@ -275,6 +277,7 @@ def install(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
         (controller, "LIVE_CHECK", 0.05),
         (controller, "RECONNECT_CHECK", 0.02),
         (notify, "_last", ""),
+        (exclusions, "load", partial(exclusions.load, str(kernel.etc))),
     ):
         monkeypatch.setattr(module, name, value)
     monkeypatch.setitem(posix.environ, b"NOTIFY_SOCKET", str(kernel.root / "notify").encode())

@@ -7,12 +7,14 @@ import os
 import pytest
 
 from discoverd import registry, state
+from discoverd.candidate import BOOT, CONFIGURATION, MDNS, NBFT
 from discoverd.worker.ownership import Ownership
 
 from .fake_kernel import Kernel
 
 INSTANCE = "tcp:192.0.2.1:4420:nqn.2024-08.com.example:vol1"
 UNIT = f"nvme-ctrl@{INSTANCE}.service"
+DC = "tcp:192.0.2.9:8009:nqn.2014-08.org.nvmexpress.discovery"
 OTHER = "nvme-ctrl@other.service"
 
 
@@ -26,9 +28,9 @@ def entry() -> tuple[str | None, str | None, bool]:
     return registry.retrieve("nvme0", "owner"), registry.retrieve("nvme0", "unit"), adopted
 
 
-def taken(found: bool = False, configured: bool = True) -> Ownership:
+def taken(found: bool = False, origin: str = CONFIGURATION) -> Ownership:
     made = Ownership(INSTANCE)
-    made.take("nvme0", configured, found)
+    made.take("nvme0", origin, found)
     return made
 
 
@@ -41,28 +43,28 @@ def test_what_we_connected_is_ours_whatever_was_there() -> None:
     assert (one.foreign, one.spared, entry()) == ("", False, OURS)
 
 
-@pytest.mark.parametrize(("configured", "spared"), [(True, False), (False, True)])
-def test_what_nobody_owned_is_disconnected_only_if_an_administrator_asks_for_it(configured: bool, spared: bool) -> None:
-    one = taken(found=True, configured=configured)
+@pytest.mark.parametrize(("origin", "spared"), [(CONFIGURATION, False), (DC, True), (MDNS, True), (BOOT, True)])
+def test_what_nobody_owned_is_disconnected_only_if_an_administrator_asks_for_it(origin: str, spared: bool) -> None:
+    one = taken(found=True, origin=origin)
     assert (one.foreign, one.spared, entry()) == ("", spared, (registry.OWNER, UNIT, spared))
     # The next worker of the same unit knows.
-    assert taken(found=True, configured=configured).spared is spared
+    assert taken(found=True, origin=origin).spared is spared
 
 
 def test_an_entry_that_was_erased_is_made_again(capsys: pytest.CaptureFixture[str]) -> None:
     one = taken()
     registry.delete("nvme0")
-    assert not one.check(True)
+    assert not one.check(CONFIGURATION)
     assert entry() == OURS
     assert "another tool erased nvme0 from the registry" in capsys.readouterr().err
-    assert not one.check(True)
+    assert not one.check(CONFIGURATION)
     assert capsys.readouterr().err == ""
 
 
 def test_an_erased_entry_of_an_adopted_one_stays_spared() -> None:
-    one = taken(found=True, configured=False)
+    one = taken(found=True, origin=DC)
     registry.delete("nvme0")
-    assert not one.check(False)
+    assert not one.check(DC)
     assert (one.spared, entry()) == (True, (registry.OWNER, UNIT, True))
 
 
@@ -70,7 +72,7 @@ def test_an_erased_entry_of_firmware_is_firmwares_again() -> None:
     registry.claim("nvme0", registry.FIRMWARE_OWNER, "")
     one = taken(found=True)
     registry.delete("nvme0")
-    assert not one.check(True)
+    assert not one.check(CONFIGURATION)
     assert (one.spared, entry()[:2]) == (True, (registry.FIRMWARE_OWNER, UNIT))
 
 
@@ -78,13 +80,13 @@ def test_an_erased_entry_of_firmware_is_firmwares_again() -> None:
 def test_taken_over_and_given_back(owner: str) -> None:
     one = taken()
     registry.claim("nvme0", owner, "")
-    assert one.check(True)
+    assert one.check(CONFIGURATION)
     assert (one.foreign, entry()[0]) == (owner, owner)
     # It is said once, and theirs as long as they want it.
-    assert not one.check(True)
+    assert not one.check(CONFIGURATION)
     assert entry()[0] == owner
     registry.delete("nvme0")
-    assert one.check(True)
+    assert one.check(CONFIGURATION)
     assert (one.foreign, entry()) == ("", OURS)
 
 
@@ -93,13 +95,27 @@ def test_from_one_to_another() -> None:
     one = taken(found=True)
     assert one.foreign == "stas"
     registry.claim("nvme0", "other", "")
-    assert one.check(True)
+    assert one.check(CONFIGURATION)
     assert one.foreign == "other"
 
 
 def test_what_firmware_asked_for_keeps_its_name_and_is_spared() -> None:
     registry.claim("nvme0", registry.FIRMWARE_OWNER, "")
     one = taken(found=True)
+    assert (one.foreign, one.spared, entry()) == ("", True, (registry.FIRMWARE_OWNER, UNIT, False))
+
+
+def test_what_we_connect_for_firmware_is_entered_under_its_name_and_spared() -> None:
+    one = taken(origin=NBFT)
+    assert (one.foreign, one.spared, entry()) == ("", True, (registry.FIRMWARE_OWNER, UNIT, False))
+    # Erased, it is firmware's again.
+    registry.delete("nvme0")
+    assert not one.check(NBFT)
+    assert (one.spared, entry()) == (True, (registry.FIRMWARE_OWNER, UNIT, False))
+
+
+def test_what_the_initial_ram_disk_connected_for_firmware_without_a_word_is_firmwares() -> None:
+    one = taken(found=True, origin=NBFT)
     assert (one.foreign, one.spared, entry()) == ("", True, (registry.FIRMWARE_OWNER, UNIT, False))
 
 
@@ -110,7 +126,7 @@ def test_another_unit_of_ours(kernel: Kernel) -> None:
     assert (one.foreign, entry()) == (OTHER, (registry.OWNER, OTHER, False))
     # When that is withdrawn, it is ours.
     os.rmdir(state.directory("other"))
-    assert one.check(True)
+    assert one.check(CONFIGURATION)
     assert (one.foreign, entry()) == ("", OURS)
     assert kernel.deleted == []
 
@@ -128,7 +144,7 @@ def test_an_unreadable_registry_is_no_reason_to_take_it(
     unreadable(monkeypatch)
     one = taken(found=True)
     assert one.foreign.startswith("somebody (the registry is unreadable")
-    assert not one.check(True)
+    assert not one.check(CONFIGURATION)
     assert capsys.readouterr().err.count("cannot read the entry of nvme0") == 1
     monkeypatch.undo()
 
@@ -136,7 +152,7 @@ def test_an_unreadable_registry_is_no_reason_to_take_it(
 def test_an_unreadable_registry_is_no_reason_to_give_ours_up(monkeypatch: pytest.MonkeyPatch) -> None:
     one = taken()
     unreadable(monkeypatch)
-    assert not one.check(True)
+    assert not one.check(CONFIGURATION)
     assert one.foreign == ""
 
 
@@ -152,11 +168,11 @@ def test_an_unwritable_registry_is_said_once_and_tried_again(
     registry.delete("nvme0")
     monkeypatch.setattr(registry, "claim", full)
     for _ in range(3):
-        assert not one.check(True)
+        assert not one.check(CONFIGURATION)
     assert one.foreign == ""
     assert len(capsys.readouterr().err.splitlines()) == 1
     monkeypatch.setattr(registry, "claim", claim)
-    assert not one.check(True)
+    assert not one.check(CONFIGURATION)
     assert entry() == OURS
 
 

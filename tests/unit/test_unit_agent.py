@@ -60,7 +60,7 @@ class Manager:
             self.calls.append((method, *arguments))
             if errors := self.raises.get(method):
                 raise errors.pop(0)
-            if method == "ListUnitsByPatterns":
+            if method.startswith("ListUnits"):
                 return [(UNIT.encode(), b"text", b"loaded", self.active, b"dead", b"", b"/u", 7, b"start", b"/j")]
             return b"/job"
 
@@ -190,7 +190,7 @@ def test_a_unit_that_is_loaded_is_started_unless_it_runs(manager: Manager, activ
     manager.active = active
     assert Agent().start(UNIT, PROPERTIES) == result
     assert manager.calls[1:] == [
-        ("ListUnitsByPatterns", [], [b"nvme-ctrl@*.service"]),
+        ("ListUnitsByNames", [UNIT.encode()]),
         *([("StartUnit", UNIT.encode(), b"replace")] if result == "started" else []),
     ]
 
@@ -216,6 +216,16 @@ def test_any_other_refusal_is_one(manager: Manager, loaded: bool) -> None:
     with pytest.raises(DBusBaseError) as raised:
         Agent().start(UNIT, PROPERTIES)
     assert raised.value is other
+
+
+# List -----------------------------------------------------------------------------------------------------
+
+
+def test_a_list_is_of_all_controllers_or_of_those_that_are_named(manager: Manager) -> None:
+    expected = {UNIT: {"load": "loaded", "active": "inactive", "job": True}}
+    assert Agent().list() == Agent().list([]) == Agent().list([UNIT]) == expected
+    everything: tuple[Any, ...] = ("ListUnitsByPatterns", [], [b"nvme-ctrl@*.service"])
+    assert manager.calls == [everything, everything, ("ListUnitsByNames", [UNIT.encode()])]
 
 
 # The queue ------------------------------------------------------------------------------------------------
@@ -268,6 +278,11 @@ def test_a_property_that_is_given_twice_goes_out_twice(manager: Manager) -> None
 def test_stop_and_restart(manager: Manager, serve: Callable[..., tuple[int, list[Any]]]) -> None:
     assert serve(("stop", [UNIT]), ("restart", [UNIT]))[0] == 0
     assert manager.calls == [("StopUnit", UNIT.encode(), b"replace"), ("RestartUnit", UNIT.encode(), b"replace")]
+
+
+def test_release(manager: Manager, serve: Callable[..., tuple[int, list[Any]]]) -> None:
+    assert serve(("release", [UNIT]))[0] == 0
+    assert manager.calls == [("UnrefUnit", UNIT.encode())]
 
 
 def test_a_refusal_is_an_answer_and_the_next_request_is_served(

@@ -110,7 +110,8 @@ def test_a_report_tells_why_it_waits(kernel: Kernel, monkeypatch: pytest.MonkeyP
 def test_waits_grow_within_bounds(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controller, "LONGEST_WAIT", 8)
     now = 1000.0
-    monkeypatch.setattr(controller, "time", SimpleNamespace(monotonic=lambda: now))
+    clock = SimpleNamespace(monotonic=lambda: now, clock_gettime=lambda _: now)
+    monkeypatch.setattr(controller, "time", clock)
     worker = controller.Worker(INSTANCE, leave_spec())
     for most in (1, 2, 4, 8, 8, 8):
         worker._failed(OSError(errno.ECONNREFUSED, "refused"))
@@ -154,14 +155,13 @@ def test_no_fabrics_device(kernel: Kernel) -> None:
     assert live(kernel, act) == 0
 
 
-def test_a_kernel_without_an_option(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_kernel_without_an_option(kernel: Kernel) -> None:
     kernel.known = {"nqn", "transport", "traddr", "trsvcid"}
     spec = leave_spec()
     spec.options.append(("tos", "3"))
     state.write(state.directory(INSTANCE) + "/spec", spec.encode())
     assert play(INSTANCE, kernel, lambda: until(lambda: kernel.status == "live nvme0"), spec) == 0
     assert kernel.written == [TEXT]
-    assert "this kernel knows no tos" in capsys.readouterr().err
 
 
 def test_a_first_attempt_without_an_end_does_not_hold_up_boot(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
