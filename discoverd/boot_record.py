@@ -27,7 +27,7 @@ def record() -> None:
     if state.exists(PATH) or not _boot_has_just_begun():
         return
     found = []
-    for device in controllers.names():
+    for device in sorted(controllers.names()):
         instance = controllers.kernel_instance(device)
         if instance and controllers.attribute(device, "transport") in _TRANSPORTS:
             found.append((device, str(instance)))

@@ -456,7 +456,11 @@ class Supervisor:
         instance = decision.instance
         try:
             if decision.candidate is not None:
+                before = self._specs.get(instance)
                 written = await self._write_spec(decision)
+                if before and before.candidate and before.candidate.asked < decision.candidate.asked:
+                    # It was announced again, and who waits for the next attempt need not.
+                    written = written or self._states.get(instance) == "waiting"
             elif decision.note:
                 written = await self._write_note(instance, decision.note)
             else:

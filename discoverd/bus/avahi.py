@@ -8,6 +8,7 @@ record heard of. Avahi is never started by us: calls go to the connection that o
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -106,7 +107,10 @@ async def watch(wanted: Callable[[Service], bool], handler: Callable[[News], Non
     """
     bus = MessageBus(bus_type=BusType.SYSTEM)
     try:
-        await asyncio.wait_for(bus.connect(), _CALL_TIMEOUT)
+        try:
+            await asyncio.wait_for(bus.connect(), _CALL_TIMEOUT)
+        except TimeoutError:
+            raise TimeoutError(f"the bus did not answer within {_CALL_TIMEOUT} s") from None
         client = _Client(bus, wanted, handler)
         bus.add_message_handler(client.receive)
         lost = asyncio.ensure_future(bus.wait_for_disconnect())
@@ -115,7 +119,9 @@ async def watch(wanted: Callable[[Service], bool], handler: Callable[[News], Non
             await asyncio.wait([lost, work], return_when=asyncio.FIRST_COMPLETED)
             for ended in (work, lost):
                 if ended.done():
-                    ended.result()
+                    # An EOFError is how the client tells that the bus has gone.
+                    with contextlib.suppress(EOFError):
+                        ended.result()
         finally:
             lost.cancel()
             work.cancel()

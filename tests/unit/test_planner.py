@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Facts in, decisions and reasons out."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from discoverd.candidate import CONFIGURATION, Candidate
-from discoverd.planner import Action, Facts, Known, Report, UnitFact, plan
+from discoverd.planner import Action, Decision, Facts, Known, Report, UnitFact, plan
 from discoverd.tid import IO, TransportId
 
 DC = "tcp:192.0.2.1:8009:nqn.2014-08.org.nvmexpress.discovery"
@@ -22,80 +26,86 @@ def candidate(name: str = "a", origin: str = CONFIGURATION, source: str = "") ->
 
 A = candidate()
 NAME = A.tid.instance
+ASKED = {NAME: (A,)}
+
+
+def decide(facts: Facts) -> list[Decision]:
+    """Decide about everything that there is a fact about."""
+    return plan(facts, sorted(facts.wanted.keys() | facts.units.keys() | facts.known.keys()))
 
 
 @pytest.mark.parametrize(
     ("facts", "action", "reason"),
     [
-        (Facts((A,)), Action.START, "configured at f:1"),
-        (Facts((A,), units={NAME: RUNNING}), Action.KEEP, "configured at f:1"),
-        (Facts((A,), units={NAME: UnitFact("loaded", "activating")}), Action.KEEP, "configured at f:1"),
-        (Facts((A,), units={NAME: UnitFact("loaded", "inactive", job=True)}), Action.KEEP, "configured at f:1"),
-        (Facts((A,), units={NAME: UnitFact("not-found", "active")}), Action.KEEP, "configured at f:1"),
+        (Facts(ASKED), Action.START, "configured at f:1"),
+        (Facts(ASKED, units={NAME: RUNNING}), Action.KEEP, "configured at f:1"),
+        (Facts(ASKED, units={NAME: UnitFact("loaded", "activating")}), Action.KEEP, "configured at f:1"),
+        (Facts(ASKED, units={NAME: UnitFact("loaded", "inactive", job=True)}), Action.KEEP, "configured at f:1"),
+        (Facts(ASKED, units={NAME: UnitFact("not-found", "active")}), Action.KEEP, "configured at f:1"),
         (
             # Stopped before its worker could say so.
-            Facts((A,), units={NAME: STOPPED}, reports={NAME: Report("live")}),
+            Facts(ASKED, units={NAME: STOPPED}, reports={NAME: Report("live")}),
             Action.HOLD,
             "configured at f:1, but an administrator stopped its unit",
         ),
-        (Facts((A,), units={NAME: UnitFact("loaded", "failed")}), Action.START, "configured at f:1"),
-        (Facts((A,), reports={NAME: Report("waiting")}), Action.START, "configured at f:1"),
-        (Facts((A,), reports={NAME: Report("live")}), Action.START, "configured at f:1"),
+        (Facts(ASKED, units={NAME: UnitFact("loaded", "failed")}), Action.START, "configured at f:1"),
+        (Facts(ASKED, reports={NAME: Report("waiting")}), Action.START, "configured at f:1"),
+        (Facts(ASKED, reports={NAME: Report("live")}), Action.START, "configured at f:1"),
         (
-            Facts((A,), units={NAME: STOPPED}, reports={NAME: Report("stopped")}),
+            Facts(ASKED, units={NAME: STOPPED}, reports={NAME: Report("stopped")}),
             Action.HOLD,
             "configured at f:1, but an administrator stopped its unit",
         ),
         # Its unit is unloaded after a restart of systemd, and the wish stands.
         (
-            Facts((A,), reports={NAME: Report("stopped")}),
+            Facts(ASKED, reports={NAME: Report("stopped")}),
             Action.HOLD,
             "configured at f:1, but an administrator stopped its unit",
         ),
         # Killed because its stop took too long.
         (
-            Facts((A,), units={NAME: UnitFact("loaded", "failed")}, reports={NAME: Report("stopping")}),
+            Facts(ASKED, units={NAME: UnitFact("loaded", "failed")}, reports={NAME: Report("stopping")}),
             Action.HOLD,
             "configured at f:1, but an administrator stopped its unit",
         ),
         (
-            Facts((A,), units={NAME: UnitFact("loaded", "failed")}, reports={NAME: Report("refused")}),
+            Facts(ASKED, units={NAME: UnitFact("loaded", "failed")}, reports={NAME: Report("refused")}),
             Action.HOLD,
             "configured at f:1, but an administrator stopped its unit while in use",
         ),
         (
-            Facts((A,), reports={NAME: Report("refused")}),
+            Facts(ASKED, reports={NAME: Report("refused")}),
             Action.HOLD,
             "configured at f:1, but an administrator stopped its unit while in use",
         ),
-        (Facts((A,), units={NAME: RUNNING}, reports={NAME: Report("refused")}), Action.KEEP, "configured at f:1"),
+        (Facts(ASKED, units={NAME: RUNNING}, reports={NAME: Report("refused")}), Action.KEEP, "configured at f:1"),
         (
-            Facts((A,), units={NAME: UnitFact("loaded", "deactivating")}, reports={NAME: Report("stopping")}),
+            Facts(ASKED, units={NAME: UnitFact("loaded", "deactivating")}, reports={NAME: Report("stopping")}),
             Action.KEEP,
             "configured at f:1",
         ),
         # The report is older than the start.
-        (Facts((A,), units={NAME: RUNNING}, reports={NAME: Report("stopped")}), Action.KEEP, "configured at f:1"),
+        (Facts(ASKED, units={NAME: RUNNING}, reports={NAME: Report("stopped")}), Action.KEEP, "configured at f:1"),
         (
-            Facts((A,), units={NAME: UnitFact("masked", "inactive")}),
+            Facts(ASKED, units={NAME: UnitFact("masked", "inactive")}),
             Action.LEAVE,
             "configured at f:1, but its unit is masked",
         ),
         (
-            Facts((A,), units={NAME: UnitFact("masked", "active")}),
+            Facts(ASKED, units={NAME: UnitFact("masked", "active")}),
             Action.LEAVE,
             "configured at f:1, but its unit is masked",
         ),
         (
-            Facts((candidate(origin=DC), A)),
+            Facts({NAME: (A, candidate(origin=DC))}),
             Action.START,
             f"configured at f:1 and listed in the log page of {DC}",
         ),
-        (Facts((A, A)), Action.START, "configured at f:1"),
+        (Facts({NAME: (A, A)}), Action.START, "configured at f:1"),
     ],
 )
 def test_wanted(facts: Facts, action: Action, reason: str) -> None:
-    (decision,) = plan(facts)
+    (decision,) = decide(facts)
     assert (decision.instance, decision.action, decision.reason) == (NAME, action, reason)
     assert decision.candidate is A
     assert decision.note == ""
@@ -142,66 +152,94 @@ KNOWN = Known(f"listed in the log page of {DC}", DC)
     ],
 )
 def test_unwanted(facts: Facts, action: Action, reason: str, note: str) -> None:
-    (decision,) = plan(facts)
+    (decision,) = decide(facts)
     assert (decision.instance, decision.action, decision.reason, decision.note) == (NAME, action, reason, note)
     assert decision.candidate is None
 
 
-def test_the_configured_come_first_in_their_order() -> None:
-    found = [candidate(name, DC) for name in "dc"]
-    written = [candidate(name) for name in "ba"]
-    order = [decision.instance for decision in plan(Facts((*found, *written), known={"z": KNOWN, "y": KNOWN}))]
-    assert order == [one.tid.instance for one in (*written, *found)] + ["y", "z"]
+def test_only_what_is_asked_about_is_looked_at() -> None:
+    """News of one controller cost the same, however many others there are."""
+    others = {f"x{number}": (candidate(f"x{number}"),) for number in range(10)}
+    facts = Facts({**others, **ASKED}, known={"y": KNOWN})
+    assert [decision.instance for decision in plan(facts, [NAME])] == [NAME]
+    assert plan(facts, []) == []
+    # What there is no fact about is nothing to decide about.
+    assert plan(facts, ["nobody", NAME, "y", "nothing"]) == plan(facts, [NAME, "y"])
 
 
-# One target, written and found --------------------------------------------------------------------------
+# Excluded -------------------------------------------------------------------------------------------------
+
+WHERE = "/etc/nvme/exclusions.conf:3"
 
 
-def reach(origin: str = CONFIGURATION, iface: str = "", hostnqn: str = "", port: str = "") -> Candidate:
-    """Return a candidate for one and the same subsystem, reached in one way or another."""
-    tid = TransportId.make(IO, "tcp", "192.0.2.1", port, "nqn.a", host_iface=iface, hostnqn=hostnqn)
-    return Candidate(tid, IO, "configured at f:1" if origin == CONFIGURATION else f"listed by {origin}", origin, ())
+@pytest.mark.parametrize("unit", [None, STOPPED, UnitFact("loaded", "failed")])
+@pytest.mark.parametrize("said", [None, "live", "excluded", "stopped", "refused", "given up"])
+def test_what_is_excluded_is_not_started(unit: UnitFact | None, said: str | None) -> None:
+    facts = Facts(
+        ASKED,
+        units={NAME: unit} if unit else {},
+        reports={NAME: Report(said)} if said else {},
+        excluded={NAME: WHERE},
+    )
+    (decision,) = decide(facts)
+    assert (decision.action, decision.reason) == (Action.LEAVE, f"configured at f:1, but excluded by {WHERE}")
+    assert (decision.candidate, decision.note) == (A, "")
 
 
-def test_what_is_found_without_a_host_side_is_the_configured_one_with_the_same_target() -> None:
-    written, found = reach(iface="eth0"), reach(DC)
-    assert written.tid.instance != found.tid.instance
-    (decision,) = plan(Facts((found, written)))
-    assert (decision.instance, decision.action) == (written.tid.instance, Action.START)
-    assert decision.candidate is written
-    assert decision.reason == f"configured at f:1 and listed by {DC}"
+@pytest.mark.parametrize("active", ["active", "activating", "reloading", "deactivating"])
+def test_what_is_excluded_and_runs_is_kept_and_told(active: str) -> None:
+    (decision,) = decide(Facts(ASKED, units={NAME: UnitFact("loaded", active)}, excluded={NAME: WHERE}))
+    assert decision == Decision(
+        NAME, Action.KEEP, f"configured at f:1, but excluded by {WHERE}", A, note=f"excluded by {WHERE}"
+    )
+
+
+def test_a_masked_unit_is_left_alone_whether_excluded_or_not() -> None:
+    (decision,) = decide(Facts(ASKED, units={NAME: UnitFact("masked", "active")}, excluded={NAME: WHERE}))
+    assert (decision.action, decision.reason) == (Action.LEAVE, "configured at f:1, but its unit is masked")
+
+
+@pytest.mark.parametrize("said", ["excluded", "withdrawn", "given up"])
+@pytest.mark.parametrize("unit", [None, STOPPED])
+def test_a_worker_that_ended_by_itself_was_stopped_by_nobody(said: str, unit: UnitFact | None) -> None:
+    """The exclusion is gone, or it is asked for again: it is started, though its unit is loaded and does not run."""
+    facts = Facts(ASKED, units={NAME: unit} if unit else {}, reports={NAME: Report(said)})
+    (decision,) = decide(facts)
+    assert (decision.action, decision.reason) == (Action.START, "configured at f:1")
+
+
+# Given up -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("written", "found"),
+    ("horizon", "asked", "reported", "action"),
     [
-        # Each asks for a connection of its own.
-        (reach(iface="eth0"), reach(DC, iface="eth1")),
-        (reach(), reach(DC, iface="eth1")),
-        (reach(iface="eth0"), reach(DC, port="4421")),
-        # To the target, these are two hosts.
-        (reach(), reach(DC, hostnqn="nqn.2024-08.com.example:other")),
-        (reach(hostnqn="nqn.2024-08.com.example:other"), reach(DC)),
+        (3600, 100.0, 4000.0, Action.LEAVE),
+        # The very second in which it was asked for again is within the time that was given up.
+        (3600, 4000.0, 4000.0, Action.LEAVE),
+        # Announced, or listed, anew since.
+        (3600, 4001.0, 4000.0, Action.START),
+        # Somebody who is never content with a failure asks for it now.
+        (0, 100.0, 4000.0, Action.START),
     ],
 )
-def test_what_is_found_otherwise_stays_another(written: Candidate, found: Candidate) -> None:
-    assert [decision.candidate for decision in plan(Facts((found, written)))] == [written, found]
+def test_given_up_until_it_is_asked_for_anew(horizon: int, asked: float, reported: float, action: Action) -> None:
+    referred = replace(candidate(origin=DC), horizon=horizon, asked=asked)
+    text = "given up after 60 min without a connection: no route to the target"
+    facts = Facts(
+        {NAME: (referred,)}, units={NAME: STOPPED}, reports={NAME: Report("given up", status=text, time=reported)}
+    )
+    (decision,) = decide(facts)
+    assert decision.action is action
+    source = f"listed in the log page of {DC}"
+    assert decision.reason == (f"{source}, but {text}" if action is Action.LEAVE else source)
 
 
-def test_two_that_are_written_or_two_that_are_found_stay_two() -> None:
-    for origin in (CONFIGURATION, DC):
-        both = (reach(origin, "eth0"), reach(origin))
-        assert [decision.candidate for decision in plan(Facts(both))] == list(both)
-
-
-def test_what_runs_under_the_found_name_is_no_longer_asked_for_by_that_name() -> None:
-    """The unit from before the administrator wrote the target down runs on, and is not started beside the other."""
-    written, found = reach(iface="eth0"), reach(DC)
-    name = found.tid.instance
-    facts = Facts((written, found), {name: RUNNING}, known={name: Known(found.source, DC)}, complete=frozenset({DC}))
-    first, second = plan(facts)
-    assert (first.instance, first.action) == (written.tid.instance, Action.START)
-    assert (second.instance, second.action) == (name, Action.KEEP)
+def test_a_horizon_is_no_reason_to_leave_what_was_not_given_up() -> None:
+    referred = replace(candidate(origin=DC), horizon=3600, asked=100.0)
+    for said in ("waiting", "live", "connecting", ""):
+        (decision,) = decide(Facts({NAME: (referred,)}, reports={NAME: Report(said, time=9999.0)}))
+        assert decision.action is Action.START
 
 
 # Properties -----------------------------------------------------------------------------------------------
@@ -209,9 +247,18 @@ def test_what_runs_under_the_found_name_is_no_longer_asked_for_by_that_name() ->
 names = st.sampled_from("abc")
 origins = st.sampled_from([CONFIGURATION, DC, "gone"])
 instances = names.map(lambda name: candidate(name).tid.instance)
+wishes = st.builds(
+    lambda name, origins, horizon, asked: tuple(
+        replace(candidate(name, origin), horizon=horizon, asked=asked) for origin in origins
+    ),
+    names,
+    st.lists(origins, min_size=1, max_size=3),
+    st.sampled_from([0, 60]),
+    st.sampled_from([0.0, 100.0, 300.0]),
+)
 facts_of_all_kinds = st.builds(
     Facts,
-    st.lists(st.builds(candidate, names, origins), max_size=5).map(tuple),
+    st.lists(wishes, max_size=3).map(lambda asked: {one[0].tid.instance: one for one in asked}),
     st.dictionaries(
         instances,
         st.builds(
@@ -222,10 +269,16 @@ facts_of_all_kinds = st.builds(
         ),
     ),
     st.dictionaries(
-        instances, st.builds(Report, st.sampled_from(["live", "stopped", "withdrawn", "waiting", "foreign", ""]))
+        instances,
+        st.builds(
+            Report,
+            st.sampled_from(["live", "stopped", "withdrawn", "waiting", "foreign", "given up", "excluded", ""]),
+            time=st.sampled_from([0.0, 200.0]),
+        ),
     ),
     st.dictionaries(instances, st.builds(Known, st.just("listed somewhere"), origins)),
     st.frozensets(origins),
+    st.dictionaries(instances, st.just(WHERE)),
 )
 
 
@@ -235,29 +288,59 @@ def test_no_action_stops_anything() -> None:
 
 @given(facts_of_all_kinds)
 def test_every_controller_gets_one_decision_and_a_reason(facts: Facts) -> None:
-    decisions = plan(facts)
+    decisions = decide(facts)
     instances = [decision.instance for decision in decisions]
     assert len(set(instances)) == len(instances)
-    assert set(instances) == {one.tid.instance for one in facts.candidates} | facts.units.keys() | facts.known.keys()
+    assert set(instances) == facts.wanted.keys() | facts.units.keys() | facts.known.keys()
     assert all(decision.reason for decision in decisions)
-    assert plan(facts) == decisions
+    assert decide(facts) == decisions
+
+
+@given(facts_of_all_kinds)
+def test_a_decision_depends_on_one_controller_only(facts: Facts) -> None:
+    for decision in decide(facts):
+        name = decision.instance
+
+        def only(given: Mapping[str, Any], name: str = name) -> dict[str, Any]:
+            return {instance: fact for instance, fact in given.items() if instance == name}
+
+        alone = Facts(
+            only(facts.wanted),
+            only(facts.units),
+            only(facts.reports),
+            only(facts.known),
+            facts.complete,
+            only(facts.excluded),
+        )
+        assert plan(alone, [name]) == [decision]
 
 
 @given(facts_of_all_kinds)
 def test_only_what_is_asked_for_and_does_not_run_is_started(facts: Facts) -> None:
-    for decision in plan(facts):
+    for decision in decide(facts):
         if decision.action in (Action.START, Action.HOLD):
             unit = facts.units.get(decision.instance)
-            assert decision.candidate in facts.candidates
+            assert decision.candidate == facts.wanted[decision.instance][0]
             assert unit is None or not (unit.running or unit.load == "masked")
+            assert decision.instance not in facts.excluded
         if decision.action is Action.START:
             report = facts.reports.get(decision.instance)
             assert report is None or report.state != "stopped"
 
 
 @given(facts_of_all_kinds)
+def test_what_runs_and_is_asked_for_is_kept_unless_it_is_masked(facts: Facts) -> None:
+    for decision in decide(facts):
+        unit = facts.units.get(decision.instance)
+        if decision.candidate and unit and unit.running and unit.load != "masked":
+            assert decision.action is Action.KEEP
+
+
+@given(facts_of_all_kinds)
 def test_missing_information_never_makes_a_note(facts: Facts) -> None:
-    for decision in plan(facts):
-        if decision.note:
+    for decision in decide(facts):
+        if decision.note and decision.instance not in facts.excluded:
             assert facts.known[decision.instance].origin in facts.complete
             assert decision.candidate is None
+        elif decision.note and decision.candidate is not None:
+            assert decision.note == f"excluded by {WHERE}"
