@@ -2,30 +2,36 @@
 """Log pages, most of them hostile."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from discoverd.candidate import Candidate, Refusal
+from discoverd.config.identity import HostIdentity
 from discoverd.config.model import DiscoveredScope, Secrets
-from discoverd.sources.discovery_log import Entry, LogPageError, candidates, parse
+from discoverd.sources.discovery_log import Entry, LogPageError, Parent, candidates, parse
 from discoverd.state import Spec
-from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TransportId
+from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 
 from .log_pages import FC, RDMA, TCP, entry, page
 
 NQN = "nqn.2024-08.com.example:vol1"
 HOST = "nqn.2024-08.com.example:host"
 HOSTID = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
+IDENTITY = HostIdentity(HOST, HOSTID)
 PARENT = TransportId.make(DISCOVERY, "tcp", "192.0.2.1", "", DISCOVERY_NQN)
 SCOPE = DiscoveredScope({"ctrl-loss-tmo": "-1"}, Secrets(), "", "", "", "")
 
 
 def found(
-    data: bytes, parent: TransportId = PARENT, scope: DiscoveredScope = SCOPE
+    data: bytes, parent: TransportId = PARENT, scope: DiscoveredScope = SCOPE, discovery: DiscoveredScope = SCOPE
 ) -> tuple[tuple[Candidate, ...], tuple[Refusal, ...]]:
-    return candidates(parse(data), parent, parent.instance, scope, HOST, HOSTID)
+    about = Parent(parent, parent.instance, scope, discovery, horizon=3600, asked=17.5)
+    wanted, refused, whole = candidates(parse(data), about, IDENTITY)
+    assert whole
+    return wanted, refused
 
 
 def test_an_entry_is_read_exactly() -> None:
@@ -100,8 +106,10 @@ def test_the_hosts_side_comes_from_the_discovery_controller() -> None:
 def test_another_host_nqn_is_part_of_the_identity() -> None:
     other = "nqn.2024-08.com.example:other"
     parent = TransportId.make(DISCOVERY, "tcp", "192.0.2.1", "", DISCOVERY_NQN, hostnqn=other)
-    ((one,), _) = found(page(entry(NQN)), parent, DiscoveredScope({}, Secrets(), "", other, HOSTID, ""))
+    hostid = "11111111-2222-3333-4444-555555555555"
+    ((one,), _) = found(page(entry(NQN)), parent, DiscoveredScope({}, Secrets(), "", other, hostid, ""))
     assert one.tid.hostnqn == other
+    assert (dict(one.options)["hostnqn"], dict(one.options)["hostid"]) == (other, hostid)
 
 
 def test_the_hosts_own_nqn_is_no_other_one_when_it_is_written_down() -> None:
@@ -114,18 +122,98 @@ def test_the_controller_itself_and_its_twins_are_passed_over() -> None:
     assert found(data) == ((), ())
 
 
-@pytest.mark.parametrize(("subtype", "why"), [(1, "referral"), (0, "type 0 is unknown"), (255, "type 255 is unknown")])
-def test_what_is_not_followed_is_told(subtype: int, why: str) -> None:
+@pytest.mark.parametrize("subtype", [0, 4, 255])
+def test_an_entry_of_another_type_is_refused(subtype: int) -> None:
     wanted, (refusal,) = found(page(entry(DISCOVERY_NQN, subtype=subtype), generation=4))
     assert wanted == ()
-    assert why in refusal.reason
+    assert f"type {subtype} is unknown" in refusal.reason
     assert "entry 0" in refusal.what
     assert refusal.source == f"in the log page of {PARENT.instance}"
+
+
+# Referrals ------------------------------------------------------------------------------------------------
+
+
+def test_a_referral_is_a_discovery_controller() -> None:
+    ((one,), refused) = found(page(entry(DISCOVERY_NQN, "192.0.2.7", "8009", subtype=1)))
+    assert refused == ()
+    assert (one.role, one.tid.instance) == (DISCOVERY, f"tcp:192.0.2.7:8009:{DISCOVERY_NQN}")
+    assert one.source == f"a referral in the log page of {PARENT.instance}"
+    assert (one.origin, one.horizon, one.asked) == (PARENT.instance, 3600, 17.5)
+    # Held, like each discovery controller.
+    assert dict(one.options)["keep_alive_tmo"] == "30"
+    assert "discovery" not in dict(one.options)
+
+
+def test_what_it_lists_otherwise_is_never_given_up() -> None:
+    ((one,), _) = found(page(entry(NQN)))
+    assert (one.role, one.horizon, one.asked) == (IO, 0, 0)
+
+
+def test_a_referral_by_a_name_of_its_own_is_marked_for_the_kernel() -> None:
+    ((one,), _) = found(page(entry("nqn.2024-08.com.example:dc", subtype=1)))
+    assert one.role == DISCOVERY
+    assert ("discovery", "") in one.options
+
+
+def test_a_referral_without_a_port_is_at_the_port_of_discovery() -> None:
+    ((one,), _) = found(page(entry(DISCOVERY_NQN, trsvcid="", subtype=1)))
+    assert one.tid.trsvcid == "8009"
+
+
+def test_each_role_has_its_own_options() -> None:
+    io = replace(SCOPE, params={"ctrl-loss-tmo": "5"})
+    discovery = replace(SCOPE, params={"keep-alive-tmo": "7"})
+    data = page(entry(NQN), entry(DISCOVERY_NQN, subtype=1))
+    (one, other), _ = found(data, scope=io, discovery=discovery)
+    assert dict(one.options)["ctrl_loss_tmo"] == "5"
+    assert "keep_alive_tmo" not in dict(one.options)
+    assert dict(other.options)["keep_alive_tmo"] == "7"
+    assert "ctrl_loss_tmo" not in dict(other.options)
+
+
+def test_a_referral_over_another_transport_has_no_side_of_this_one() -> None:
+    parent = TransportId.make(
+        DISCOVERY, "tcp", "192.0.2.1", "", DISCOVERY_NQN, host_traddr="192.0.2.9", host_iface="eth0"
+    )
+    data = page(entry(DISCOVERY_NQN, subtype=1), entry(DISCOVERY_NQN, trtype=RDMA, subtype=1))
+    (tcp, rdma), refused = found(data, parent)
+    assert refused == ()
+    assert (tcp.tid.host_traddr, tcp.tid.host_iface) == ("192.0.2.9", "eth0")
+    assert (rdma.tid.transport, rdma.tid.host_traddr, rdma.tid.host_iface) == ("rdma", "", "")
+
+
+def test_an_fc_controller_lists_by_its_own_port_and_refers_to_tcp() -> None:
+    parent = TransportId.make(DISCOVERY, "fc", "nn-0x1:pn-0x2", "", DISCOVERY_NQN, host_traddr="nn-0x3:pn-0x4")
+    data = page(
+        entry(NQN, "nn-0x5:pn-0x6", "none", trtype=FC), entry(DISCOVERY_NQN, "192.0.2.7", subtype=1, trtype=TCP)
+    )
+    (io, referral), refused = found(data, parent)
+    assert refused == ()
+    assert io.tid.host_traddr == parent.host_traddr
+    assert (referral.tid.transport, referral.tid.host_traddr) == ("tcp", "")
+
+
+@pytest.mark.parametrize(("bad", "role"), [("scope", IO), ("discovery", DISCOVERY)])
+def test_what_cannot_be_connected_at_all_is_one_refusal_and_the_page_is_not_whole(bad: str, role: str) -> None:
+    tls = replace(SCOPE, secrets=Secrets(tls=True))
+    scopes = {"scope": SCOPE, "discovery": SCOPE, bad: tls}
+    about = Parent(PARENT, PARENT.instance, scopes["scope"], scopes["discovery"], 0, 0)
+    data = page(entry(NQN), entry("nqn.b"), entry(DISCOVERY_NQN, subtype=1), entry(DISCOVERY_NQN, subtype=1))
+    wanted, refused, whole = candidates(parse(data), about, IDENTITY)
+    assert not whole
+    assert {one.role for one in wanted} == {IO, DISCOVERY} - {role}
+    (refusal,) = refused
+    assert (refusal.what, "TLS is not supported" in refusal.reason) == ("everything", True)
 
 
 @pytest.mark.parametrize(
     ("refused", "why"),
     [
+        (entry(NQN, "127.0.0.1", subtype=1), "is this host"),
+        (entry(NQN, "ff02::1", subtype=1), "no address to connect to"),
+        (entry(DISCOVERY_NQN, "nn-0x1:pn-0x2", "none", trtype=FC, subtype=1), "cannot refer to fc"),
+        (entry(DISCOVERY_NQN, "", "none", trtype=254, subtype=1), "cannot refer to loop"),
         (entry(DISCOVERY_NQN), "the NQN of discovery controllers"),
         (entry(NQN, "127.0.0.1"), "is this host"),
         (entry(NQN, "::1"), "is this host"),
