@@ -2,18 +2,21 @@
 """What the log pages of all discovery controllers ask for together: how much, how fresh, and how whole."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
+from discoverd.candidate import CONFIGURATION, SOURCES, Candidate, Refusal
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Secrets
 from discoverd.planner import Known
 from discoverd.sources import discovery_log, log_pages
 from discoverd.sources.configured import Configured, configured
 from discoverd.sources.discovery_log import LogPage, parse
-from discoverd.sources.log_pages import Found, LogPages
+from discoverd.sources.log_pages import Context, LogPages
 from discoverd.tid import DISCOVERY_NQN
+from discoverd.wanted import Wanted
 
 from .log_pages import entry, page
 
@@ -62,10 +65,44 @@ def known(origin: str, *names: str) -> dict[str, Known]:
     return {instance(name): Known(f"listed in the log page of {origin}", origin) for name in names}
 
 
-def ask(
-    pages: LogPages, config: FabricsConfig = CONFIG, host: HostIdentity = HOST, old: Mapping[str, Known] | None = None
-) -> Found:
-    return pages.candidates(configured(config, host, {}), config, host, old or {})
+@dataclass(frozen=True)
+class Found:
+    """What was found: the candidates of all log pages, what is refused of them, and which are whole."""
+
+    candidates: tuple[Candidate, ...]
+    refusals: tuple[Refusal, ...]
+    complete: frozenset[str]
+
+
+class Site:
+    """Log pages, and what is wanted because of them and of the configuration."""
+
+    def __init__(self) -> None:
+        self.pages = LogPages()
+        self.wanted = Wanted(lambda _: False)
+        self._context = Context(FabricsConfig(), HOST, {}, {}, 0)
+        self._configured = Configured((), {}, (), whole=False)
+        self._basis: object = None
+
+    def put(self, instance: str, page: LogPage, came: float = 17.0) -> None:
+        self.pages.put(instance, page, came)
+
+    def ask(
+        self,
+        config: FabricsConfig = CONFIG,
+        host: HostIdentity = HOST,
+        old: Mapping[str, Known] | None = None,
+        excluded: Mapping[str, str] | None = None,
+        configured_for: HostIdentity | None = None,
+    ) -> Found:
+        if self._basis is None or self._basis != (id(config), id(host)):
+            self._basis = (id(config), id(host))
+            self._configured = configured(config, configured_for or host, lambda *_: None)
+            self._context = Context(config, host, self._configured.discovery, {}, 3600)
+            self.wanted.put(CONFIGURATION, self._configured.candidates)
+        self.pages.follow(self.wanted, self._context, excluded or {}, old or {})
+        listed = [one for origin in sorted(self.wanted.origins() - SOURCES) for one in self.wanted._origins[origin]]
+        return Found(tuple(listed), self.pages.refusals, self.pages.complete)
 
 
 def names(found: Found, origin: str = DC1) -> list[str]:
@@ -73,21 +110,21 @@ def names(found: Found, origin: str = DC1) -> list[str]:
 
 
 @pytest.fixture
-def pages() -> LogPages:
-    return LogPages()
+def site() -> Site:
+    return Site()
 
 
 # All pages ------------------------------------------------------------------------------------------------
 
 
-def test_nothing_was_read_yet(pages: LogPages) -> None:
-    assert ask(pages) == Found((), (), frozenset())
+def test_nothing_was_read_yet(site: Site) -> None:
+    assert site.ask() == Found((), (), frozenset())
 
 
-def test_each_page_counts_for_its_discovery_controller(pages: LogPages) -> None:
-    pages.put(DC2, listing("c"))
-    pages.put(DC1, listing("a", "b"))
-    found = ask(pages)
+def test_each_page_counts_for_its_discovery_controller(site: Site) -> None:
+    site.put(DC2, listing("c"))
+    site.put(DC1, listing("a", "b"))
+    found = site.ask()
     assert [(one.tid.subsysnqn, one.origin) for one in found.candidates] == [
         ("nqn.a", DC1),
         ("nqn.b", DC1),
@@ -97,19 +134,19 @@ def test_each_page_counts_for_its_discovery_controller(pages: LogPages) -> None:
     assert found.refusals == ()
 
 
-def test_complete_is_only_what_has_a_page_and_is_configured(pages: LogPages) -> None:
-    pages.put(DC1, listing("a"))
-    assert ask(pages).complete == {DC1}
+def test_complete_is_only_what_has_a_page_and_is_configured(site: Site) -> None:
+    site.put(DC1, listing("a"))
+    assert site.ask().complete == {DC1}
     # An empty page says something, too.
-    pages.put(DC2, listing())
-    assert ask(pages).complete == {DC1, DC2}
+    site.put(DC2, listing())
+    assert site.ask().complete == {DC1, DC2}
     only = replace(CONFIG, connections=(connection(2),))
-    assert ask(pages, only) == Found((), (), frozenset({DC2}))
+    assert site.ask(only) == Found((), (), frozenset({DC2}))
 
 
-def test_a_refused_entry_leaves_the_page_whole(pages: LogPages) -> None:
-    pages.put(DC1, parse(page(entry("nqn.a,b"), entry("nqn.c"))))
-    found = ask(pages)
+def test_a_refused_entry_leaves_the_page_whole(site: Site) -> None:
+    site.put(DC1, parse(page(entry("nqn.a,b"), entry("nqn.c"))))
+    found = site.ask()
     assert (names(found), found.complete) == (["c"], frozenset({DC1}))
     (refusal,) = found.refusals
     assert refusal.source == f"in the log page of {DC1}"
@@ -126,14 +163,14 @@ def test_a_refused_entry_leaves_the_page_whole(pages: LogPages) -> None:
     ],
 )
 def test_a_page_that_cannot_be_served_asks_for_nothing_and_says_nothing_is_gone(
-    pages: LogPages, bad: DiscoveredScope, host: HostIdentity, why: str
+    site: Site, bad: DiscoveredScope, host: HostIdentity, why: str
 ) -> None:
     """Not connected in the clear where TLS was asked for; nor is what runs "no longer listed"."""
     config = replace(CONFIG, scopes={("", "io"): scope(), ("1.conf", "io"): bad})
-    pages.put(DC1, listing("a", "b"))
-    pages.put(DC2, listing("c"))
+    site.put(DC1, listing("a", "b"))
+    site.put(DC2, listing("c"))
     # Configured with the identity from before: the discovery controllers themselves are not in question.
-    found = pages.candidates(configured(config, HOST, {}), config, host, {})
+    found = site.ask(config, host, configured_for=HOST)
     assert names(found) == []
     assert DC1 not in found.complete
     (refusal, *_) = found.refusals
@@ -157,16 +194,16 @@ def test_the_limit() -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_up_to_the_limit_nothing_is_refused(pages: LogPages) -> None:
-    pages.put(DC1, listing("a", "b", "c"))
-    assert (names(ask(pages)), ask(pages).refusals) == (["a", "b", "c"], ())
+def test_up_to_the_limit_nothing_is_refused(site: Site) -> None:
+    site.put(DC1, listing("a", "b", "c"))
+    assert (names(site.ask()), site.ask().refusals) == (["a", "b", "c"], ())
 
 
 @pytest.mark.usefixtures("few")
-def test_beyond_the_limit_the_first_are_taken(pages: LogPages) -> None:
-    pages.put(DC1, listing("a", "b", "c", "d", "e"))
-    pages.put(DC2, listing("v", "w", "x"))
-    found = ask(pages)
+def test_beyond_the_limit_the_first_are_taken(site: Site) -> None:
+    site.put(DC1, listing("a", "b", "c", "d", "e"))
+    site.put(DC2, listing("v", "w", "x"))
+    found = site.ask()
     # The others' share is their own.
     assert (names(found), names(found, DC2)) == (["a", "b", "c"], ["v", "w", "x"])
     (refusal,) = found.refusals
@@ -177,35 +214,37 @@ def test_beyond_the_limit_the_first_are_taken(pages: LogPages) -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_all_pages_that_it_ever_sent_count_together(pages: LogPages) -> None:
+def test_all_pages_that_it_ever_sent_count_together(site: Site) -> None:
     """A page that changes completely each time starts no more than one that does not."""
     started = known(DC1, "a", "b")
-    pages.put(DC1, listing("p", "q", "r"))
-    assert names(ask(pages, old=started)) == ["p"]
+    site.put(DC1, listing("p", "q", "r"))
+    assert names(site.ask(old=started)) == ["p"]
     started |= known(DC1, "p")
-    pages.put(DC1, listing("x", "y", "z"))
-    assert names(ask(pages, old=started)) == []
+    site.put(DC1, listing("x", "y", "z"))
+    assert names(site.ask(old=started)) == []
     # What some other source asked for is no debt of this one.
-    assert names(ask(pages, old=known(DC2, "a", "b", "p"))) == ["x", "y", "z"]
-    assert names(ask(pages, old=known("configuration", "a", "b", "p"))) == ["x", "y", "z"]
+    for other in (DC2, CONFIGURATION):
+        site = Site()
+        site.put(DC1, listing("x", "y", "z"))
+        assert names(site.ask(old=known(other, "a", "b", "p"))) == ["x", "y", "z"]
 
 
 @pytest.mark.usefixtures("few")
-def test_what_is_known_comes_first_and_stays(pages: LogPages) -> None:
-    pages.put(DC1, listing("new1", "new2", "old1", "old2"))
-    found = ask(pages, old=known(DC1, "old1", "old2"))
+def test_what_is_known_comes_first_and_stays(site: Site) -> None:
+    site.put(DC1, listing("new1", "new2", "old1", "old2"))
+    found = site.ask(old=known(DC1, "old1", "old2"))
     assert names(found) == ["old1", "old2", "new1"]
     assert [one.what for one in found.refusals] == ["1 entries"]
     # An earlier version, or a larger limit, started more: they are listed still.
-    pages.put(DC1, listing("a", "b", "c", "d", "e"))
-    assert names(ask(pages, old=known(DC1, "a", "b", "c", "d"))) == ["a", "b", "c", "d"]
+    site.put(DC1, listing("a", "b", "c", "d", "e"))
+    assert names(site.ask(old=known(DC1, "a", "b", "c", "d"))) == ["a", "b", "c", "d"]
 
 
 @pytest.mark.usefixtures("few")
-def test_the_refusal_is_the_same_while_the_first_are_started(pages: LogPages) -> None:
+def test_the_refusal_is_the_same_while_the_first_are_started(site: Site) -> None:
     """It is not logged again with each controller that becomes a known one."""
-    pages.put(DC1, listing("a", "b", "c", "d", "e"))
-    said = {ask(pages, old=known(DC1, *"abc"[:number])).refusals for number in range(4)}
+    site.put(DC1, listing("a", "b", "c", "d", "e"))
+    said = {site.ask(old=known(DC1, *"abc"[:number])).refusals for number in range(4)}
     assert len(said) == 1
 
 
@@ -218,61 +257,64 @@ def derived(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     derive = discovery_log.candidates
 
-    def count(*arguments: object) -> object:
-        seen.append(str(arguments[2]))
-        return derive(*arguments)  # type: ignore[arg-type]
+    def count(*arguments: Any) -> object:
+        seen.append(arguments[1].instance)
+        return derive(*arguments)
 
     monkeypatch.setattr(discovery_log, "candidates", count)
     return seen
 
 
-def test_the_same_is_derived_once(pages: LogPages, derived: list[str]) -> None:
-    pages.put(DC1, listing("a"))
-    pages.put(DC2, listing("b"))
-    first = ask(pages)
-    assert [ask(pages, old=known(DC1, "a")) for _ in range(3)] == [first] * 3
+def test_the_same_is_derived_once(site: Site, derived: list[str]) -> None:
+    site.put(DC1, listing("a"))
+    site.put(DC2, listing("b"))
+    first = site.ask()
+    assert [site.ask(old=known(DC1, "a")) for _ in range(3)] == [first] * 3
     assert derived == [DC1, DC2]
 
 
-def test_another_page_config_or_host_is_derived_anew(pages: LogPages, derived: list[str]) -> None:
+def test_another_page_config_or_host_is_derived_anew(site: Site, derived: list[str]) -> None:
     old = listing("a")
-    pages.put(DC1, old)
-    pages.put(DC2, old)
-    ask(pages)
+    site.put(DC1, old)
+    site.put(DC2, old)
+    site.ask()
     derived.clear()
-    # Equal, but another object: what it holds was not compared.
-    pages.put(DC1, replace(old))
-    ask(pages)
+    # Read again, and the same.
+    site.put(DC1, replace(old), came=18.0)
+    site.ask()
+    assert derived == []
+    site.put(DC1, replace(old, generation=2))
+    site.ask()
     assert derived == [DC1]
     config, host = replace(CONFIG), replace(HOST)
-    ask(pages, config)
-    ask(pages, config, host)
+    site.ask(config)
+    site.ask(config, host)
     assert derived == [DC1, *[DC1, DC2] * 2]
-    ask(pages, config, host)
+    site.ask(config, host)
     assert len(derived) == 5
 
 
-def test_a_new_identity_reaches_the_candidates(pages: LogPages) -> None:
-    pages.put(DC1, listing("a"))
-    ask(pages)
+def test_a_new_identity_reaches_the_candidates(site: Site) -> None:
+    site.put(DC1, listing("a"))
+    site.ask()
     other = replace(HOST, hostid="11111111-2222-3333-4444-555555555555")
-    (one,) = ask(pages, host=other).candidates
+    (one,) = site.ask(host=other).candidates
     assert ("hostid", other.hostid) in one.options
 
 
-def test_only_what_is_configured_is_looked_at(pages: LogPages, derived: list[str]) -> None:
-    pages.put(DC1, listing("a"))
-    assert pages.candidates(Configured((), {}, (), whole=True), CONFIG, HOST, {}) == Found((), (), frozenset())
+def test_only_what_is_configured_is_looked_at(site: Site, derived: list[str]) -> None:
+    site.put(DC1, listing("a"))
+    assert site.ask(FabricsConfig()) == Found((), (), frozenset())
     assert derived == []
 
 
 # News -----------------------------------------------------------------------------------------------------
 
 
-def test_the_first_look_is_news_whatever_the_stamp(pages: LogPages) -> None:
+def test_the_first_look_is_news_whatever_the_stamp(site: Site) -> None:
     """A page that an earlier supervisor's workers left counts."""
-    assert pages.news(DC1, "")
-    assert pages.news(DC2, "17")
+    assert site.pages.news(DC1, "")
+    assert site.pages.news(DC2, "17")
 
 
 @pytest.mark.parametrize(
@@ -288,11 +330,11 @@ def test_the_first_look_is_news_whatever_the_stamp(pages: LogPages) -> None:
         (["", "", "7", "7"], [True, False, True, False]),
     ],
 )
-def test_news(pages: LogPages, stamps: list[str], news: list[bool]) -> None:
-    assert [pages.news(DC1, stamp) for stamp in stamps] == news
+def test_news(site: Site, stamps: list[str], news: list[bool]) -> None:
+    assert [site.pages.news(DC1, stamp) for stamp in stamps] == news
 
 
-def test_stamps_are_of_one_discovery_controller(pages: LogPages) -> None:
-    assert pages.news(DC1, "7")
-    assert pages.news(DC2, "7")
-    assert not pages.news(DC1, "7")
+def test_stamps_are_of_one_discovery_controller(site: Site) -> None:
+    assert site.pages.news(DC1, "7")
+    assert site.pages.news(DC2, "7")
+    assert not site.pages.news(DC1, "7")
