@@ -86,6 +86,10 @@ class Fabric:
         if self.refuses:
             raise self.refuses
 
+    def ports(self) -> list[str]:
+        """Return the addresses of the ports that are wanted."""
+        return [wish.tid.traddr for wish in self.source.wishes]
+
     def asked(self) -> int:
         """Tell how often announcements were asked for since the last look."""
         count, self._asked = self._asked, 0
@@ -211,7 +215,7 @@ def test_other_events_are_nothing(fabric: Fabric) -> None:
             await fabric.until(lambda: fabric.source.wishes)
 
     run(act())
-    assert [wish.tid.traddr for wish in fabric.source.wishes] == [PORT.format(2)]
+    assert fabric.ports() == [PORT.format(2)]
     assert fabric.source.refusals == ()
 
 
@@ -320,12 +324,12 @@ def test_the_switch(fabric: Fabric) -> None:
             changes = fabric.changes
             fabric.source.configure(Settings(fibre_channel=False))
             assert fabric.changes > changes
-            assert len(fabric.source.wishes) == 0
+            assert fabric.ports() == []
             await asyncio.sleep(0.05)
             fabric.announce(PORT.format(2))
             await asyncio.sleep(0.05)
             fabric.source.configure(ON)
-            assert [wish.tid.traddr for wish in fabric.source.wishes] == [PORT.format(1)]
+            assert fabric.ports() == [PORT.format(1)]
             await fabric.until(lambda: len(fabric.monitors) == 2 and fabric.asked())
 
     run(act())
