@@ -166,6 +166,8 @@ class _Reader:
         found = []
         for number in range(count):
             raw = self._data[start + number * stride :][: _SIZES[kind]]
+            if not raw[_FLAGS_AT[kind]] & _VALID:
+                continue  # A place in the list that firmware left empty.
             try:
                 _check(raw, kind)
                 found.append(read(raw))

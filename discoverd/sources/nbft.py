@@ -22,7 +22,6 @@ from discoverd.tid import (
     TidError,
     TransportId,
     canonical_address,
-    check_hostid,
     check_nqn,
 )
 
@@ -166,10 +165,13 @@ def _persona(table: Table, where: str, own: str, found: Found) -> str:
         hostnqn = check_nqn(table.hostnqn)
         if hostnqn == own:
             return ""
-        # Firmware writes the ID as it does all its UUIDs, with the first three fields in little-endian order.
-        hostid = derived_hostid(hostnqn) or check_hostid(str(uuid.UUID(bytes_le=table.hostid)))
+        # The bytes that firmware sends to the target, and nvme-cli in an initial RAM disk too, though they may be the
+        # UUID in the NQN with its first fields turned round. The kernel takes one ID only for an NQN.
+        hostid = str(uuid.UUID(bytes=table.hostid)) if any(table.hostid) else derived_hostid(hostnqn)
+        if not hostid:
+            raise TidError(f"no host ID goes with {hostnqn!r}")
     except TidError as error:
-        found.refusals.append(Refusal("the host NQN", where, f"{error}; this host's own is used instead"))
+        found.refusals.append(Refusal("the host NQN", where, f"{error}; this host's own NQN is used instead"))
         return ""
     found.identities.setdefault(hostnqn, hostid)
     return hostnqn

@@ -2,7 +2,6 @@
 """What the firmware tables ask for: which controllers, through which interface, as whom, and what is refused."""
 
 import asyncio
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -192,7 +191,10 @@ def test_what_breaks_a_rule_is_refused_alone(namespace: Namespace, why: str) -> 
 
 
 def test_a_bad_descriptor_and_a_bad_table_are_refused_with_their_place() -> None:
-    files = [TableFile("NBFT1", None, "its checksum: no"), TableFile("NBFT2", parse(table((*TWO, Hfi(3, flags=0)))))]
+    files = [
+        TableFile("NBFT1", None, "its checksum: no"),
+        TableFile("NBFT2", parse(table((*TWO, Hfi(3, raw={0: b"\7"}))))),
+    ]
     result = wanted(files, NAMES, HOSTNQN)
     assert len(result.wishes) == 1
     assert [(one.what, one.source) for one in result.refusals] == [
@@ -207,17 +209,18 @@ def test_the_host_is_who_firmware_says() -> None:
     for own in ("", "nqn.2024-08.com.example:host"):
         result = found(data, own=own)
         assert [tid.hostnqn for tid in result.wishes] == [HOSTNQN]
-        assert result.identities == {HOSTNQN: HOSTNQN[-36:]}
+        # As firmware and libnvme send it; the UUID in the NQN has the first fields the other way round.
+        assert result.identities == {HOSTNQN: "78563412-3412-7856-9abc-def012345678"}
 
 
-def test_the_host_id_of_another_kind_of_nqn_is_the_tables() -> None:
-    name = "nqn.2024-08.com.example:boot"
-    host = uuid.UUID("0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0")
-    result = found(table(hostnqn=name, hostid=host.bytes_le))
-    assert ([tid.hostnqn for tid in result.wishes], result.identities) == ([name], {name: str(host)})
-    result = found(table(hostnqn=name, hostid=bytes(16)))
+def test_a_table_without_a_host_id() -> None:
+    result = found(table(hostid=bytes(16)), own="")
+    assert result.identities == {HOSTNQN: HOSTNQN[-36:]}
+    result = found(table(hostnqn="nqn.2024-08.com.example:boot", hostid=bytes(16)))
     assert ([tid.hostnqn for tid in result.wishes], result.identities) == ([""], {})
-    assert reasons(result) == ["the host ID is all zero; this host's own is used instead"]
+    assert reasons(result) == [
+        "no host ID goes with 'nqn.2024-08.com.example:boot'; this host's own NQN is used instead"
+    ]
 
 
 @pytest.mark.parametrize("name", ["host", "nqn.2014-08.org.nvmexpress:uuid:1", "nqn.2024-08.com.example:a b"])
@@ -225,7 +228,7 @@ def test_a_host_nqn_that_is_none_is_not_used(name: str) -> None:
     result = found(table(hostnqn=name))
     assert [tid.hostnqn for tid in result.wishes] == [""]
     (reason,) = reasons(result)
-    assert reason.endswith("; this host's own is used instead")
+    assert reason.endswith("; this host's own NQN is used instead")
     assert [tid.hostnqn for tid in found(table(hostnqn="")).wishes] == [""]
 
 

@@ -116,7 +116,6 @@ def test_a_table_that_cannot_be_used(wrong: str) -> None:
 
 
 BAD_NAMESPACES = {
-    "not valid": (Namespace(flags=0), "not marked as valid"),
     "another kind": (Namespace(raw={0: b"\3"}), "its id is 3"),
     "transport": (Namespace(raw={5: b"\1"}), "transport type 1"),
     "address outside": (Namespace(raw={10: struct.pack("<I", 0)}), "its address .* is not in the table's heap"),
@@ -141,7 +140,6 @@ def test_a_bad_namespace_drops_only_itself(bad: str) -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        Hfi(flags=0),
         Hfi(raw={0: b"\4"}),
         Hfi(raw={3: b"\2"}),
         Hfi(raw={16: bytes(6)}),
@@ -160,8 +158,21 @@ def test_a_bad_interface_drops_only_itself(bad: Hfi) -> None:
     assert [what for what, _ in found.faults] == ["interface 1 of 2"]
 
 
+def test_places_that_firmware_left_empty_are_no_fault() -> None:
+    empty = {0: bytes(32)}
+    found = parse(
+        table(
+            (Hfi(raw=empty), Hfi(2), Hfi(3, flags=0)),
+            [Namespace(flags=0, nqn=b"\xff"), Namespace(2, hfi=2)],
+            [Discovery(raw=empty), Discovery(flags=0)],
+        )
+    )
+    assert (list(found.hfis), [one.index for one in found.namespaces], found.discoveries) == ([2], [2], ())
+    assert found.faults == ()
+
+
 def test_a_bad_discovery_descriptor_and_a_bad_host_drop_only_themselves() -> None:
-    found = parse(table(discoveries=[Discovery(flags=0), Discovery(2)], hostnqn=b"\xff"))
+    found = parse(table(discoveries=[Discovery(raw={0: b"\7"}), Discovery(2)], hostnqn=b"\xff"))
     assert [one.index for one in found.discoveries] == [2]
     assert (found.hostnqn, found.hostid) == ("", bytes(16))
     assert [what for what, _ in found.faults] == [
