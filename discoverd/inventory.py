@@ -117,12 +117,12 @@ class Inventory:
 
     # Update ------------------------------------------------------------------------------------------------
 
-    def update(self) -> set[str]:
-        """Bring everything up to date, and return the instances about which something is new.
+    def update(self) -> dict[str, None]:
+        """Bring everything up to date, and return the instances about which something is new, the first asked first.
 
         Costs as much as what has changed, and the number of discovery controllers.
         """
-        touched: set[str] = set()
+        touched: dict[str, None] = {}
         again = self._stale
         if self.exclusions.exclusions is not self._exclusions:
             self._exclusions = self.exclusions.exclusions
@@ -176,19 +176,19 @@ class Inventory:
         self._ungranted[origin] = tuple(refused)
         return tuple(candidates)
 
-    def _see(self) -> set[str]:
+    def _see(self) -> dict[str, None]:
         touched = self.wanted.changes()
         self._exclude(touched)
         return touched
 
-    def _exclude(self, instances: Iterable[str]) -> set[str]:
+    def _exclude(self, instances: Iterable[str]) -> dict[str, None]:
         """Look up which of these are excluded; return those for which that has changed."""
-        changed = set()
+        changed: dict[str, None] = {}
         for instance in instances:
             asked = self.wanted.asked.get(instance)
             where = self._exclusions.match(dict(asked[0].options)) if asked else ""
             if where != self.excluded.get(instance, ""):
-                changed.add(instance)
+                changed[instance] = None
                 if where:
                     self.excluded[instance] = where
                 else:

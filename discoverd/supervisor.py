@@ -70,8 +70,8 @@ class Supervisor:
         self._reports: dict[str, Report] = {}
         self._unread_reports: set[str] = set()
         self._known: dict[str, Known] = {}
-        # Instances to be looked at in the next round.
-        self._dirty: set[str] = set()
+        # Instances to be looked at in the next round, in this order.
+        self._dirty: dict[str, None] = {}
         self._decisions: dict[str, Decision] = {}
         # What each decision counts as in the status, and how many do.
         self._states: dict[str, str] = {}
@@ -124,7 +124,7 @@ class Supervisor:
         found = await self._blocking(store.find, self._host.hostnqn)
         self._known.update(found.known)
         self._reports.update(found.reports)
-        self._dirty |= self._known.keys()
+        self._dirty |= dict.fromkeys(self._known)
         self._inventory.remember(found.wishes)
         self._inventory.booted(await self._blocking(boot.claims, self._host.hostnqn))
 
@@ -185,7 +185,7 @@ class Supervisor:
 
     def _touch(self, instance: str) -> None:
         self._stale_units.add(instance)
-        self._dirty.add(instance)
+        self._dirty[instance] = None
         self._changed.set()
 
     def _woken(self, wake: Any) -> None:
@@ -248,7 +248,7 @@ class Supervisor:
                 try:
                     if await self._blocking(store.new_boot, await units.soft_reboots()):
                         self._reports.clear()
-                        self._dirty |= self._known.keys()
+                        self._dirty |= dict.fromkeys(self._known)
                     for instance, unit in (await units.list()).items():
                         await self._keep_loaded(units, instance, unit)
                     self._starter.units = units
@@ -326,7 +326,7 @@ class Supervisor:
     async def _read_report(self, instance: str) -> None:
         before = self._reports.get(instance)
         report = await self._blocking(store.read_report, instance)
-        self._dirty.add(instance)
+        self._dirty[instance] = None
         if report is None:
             self._reports.pop(instance, None)
             return
@@ -349,7 +349,7 @@ class Supervisor:
             fact = facts.get(instance)
             if fact == self._units.get(instance):
                 continue
-            self._dirty.add(instance)
+            self._dirty[instance] = None
             if fact is None:
                 del self._units[instance]
                 continue
@@ -380,15 +380,15 @@ class Supervisor:
         if inventory.complete != self._complete:
             changed = inventory.complete ^ self._complete
             self._complete = inventory.complete
-            self._dirty |= {instance for instance, one in self._known.items() if one.origin in changed}
+            self._dirty |= {instance: None for instance, one in self._known.items() if one.origin in changed}
         return Facts(inventory.wanted.asked, units, self._reports, self._known, self._complete, inventory.excluded)
 
     async def _decide(self) -> None:
         """Look at each controller about which there is news, and do what is to be done about it."""
         facts = self._facts()
-        dirty, self._dirty = self._dirty, set()
+        dirty, self._dirty = self._dirty, {}
         for decision in plan(facts, dirty):
-            dirty.discard(decision.instance)
+            del dirty[decision.instance]
             await self._apply(decision)
         for instance in dirty:
             self._drop(instance)

@@ -48,7 +48,7 @@ class Wanted:
         self.asked: dict[str, tuple[Candidate, ...]] = {}
         # Those of them that are discovery controllers.
         self.discovery: set[str] = set()
-        self._changed: set[str] = set()
+        self._changed: dict[str, None] = {}
 
     def put(self, origin: str, candidates: tuple[Candidate, ...]) -> None:
         """Take all that a source asks for now. The same tuple as before costs nothing."""
@@ -83,9 +83,9 @@ class Wanted:
                 return instance
         raise KeyError(candidate)
 
-    def changes(self) -> set[str]:
-        """Return the instances about which something has changed since the last call."""
-        changed, self._changed = self._changed, set()
+    def changes(self) -> dict[str, None]:
+        """Return the instances about which something has changed since the last call, in the order of the changes."""
+        changed, self._changed = self._changed, {}
         return changed
 
     def _fold(self, key: Group) -> None:
@@ -101,7 +101,7 @@ class Wanted:
         self.asked |= after
         if key[0] == DISCOVERY:
             self.discovery |= after.keys()
-        self._changed |= {one for one in before.keys() | after.keys() if before.get(one) != after.get(one)}
+        self._changed |= {one: None for one in before | after if before.get(one) != after.get(one)}
 
 
 def fold(candidates: Sequence[Candidate], has_state: Callable[[str], bool]) -> dict[str, tuple[Candidate, ...]]:
