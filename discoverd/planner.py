@@ -94,7 +94,7 @@ class Decision:
 
 
 # A worker that said one of these ended by itself: nobody stopped it.
-_ENDED = ("excluded", "withdrawn", "given up")
+ENDED = ("excluded", "withdrawn", "given up")
 
 
 def plan(facts: Facts, instances: Iterable[str]) -> list[Decision]:
@@ -133,7 +133,7 @@ def _wanted(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> Decisi
         return Decision(instance, Action.LEAVE, f"{sources}, but {report.status}", candidate)
     # We make a unit and start it in one call: one that is loaded and does not run was stopped by somebody, even if its
     # worker had no chance to say so. One that was killed because its stop took too long has said that it was stopping.
-    ended = unit and unit.load == "loaded" and unit.active == "inactive" and said not in _ENDED
+    ended = unit and unit.load == "loaded" and unit.active == "inactive" and said not in ENDED
     if ended or said in ("stopped", "stopping"):
         return Decision(instance, Action.HOLD, f"{sources}, but an administrator stopped its unit", candidate)
     return Decision(instance, Action.START, sources, candidate)

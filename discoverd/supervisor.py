@@ -25,7 +25,7 @@ from discoverd.config.settings import SETTINGS_CONF, Settings, load_settings
 from discoverd.inventory import Inventory
 from discoverd.kernel import fabrics, usage
 from discoverd.notifier import Notifier
-from discoverd.planner import Action, Decision, Facts, Known, Report, UnitFact, plan
+from discoverd.planner import ENDED, Action, Decision, Facts, Known, Report, UnitFact, plan
 from discoverd.sources import boot
 from discoverd.sources.discovery_log import LogPageError
 from discoverd.starter import Starter, about
@@ -43,6 +43,8 @@ RECONNECT_BUS = 1
 READY_AFTER = 30
 RETRY_SYSTEMD = 5
 EXIT_SOFTWARE = 70
+# A worker's last report comes so long before its unit is inactive, or longer.
+LAST_WORD = 1
 # Beyond so many, one list of all units is cheaper than asking for each.
 UNITS_BY_NAME = 32
 
@@ -204,6 +206,7 @@ class Supervisor:
             self._touch(news.instance)
             return
         if isinstance(news, unit_signals.ManagerChanged):
+            self._dirty |= dict.fromkeys(self._starter.masked)
             self._starter.masked.clear()
         elif isinstance(news, unit_signals.Shutdown):
             self._spawn(self._tell_shutdown(news.begun))
@@ -332,6 +335,9 @@ class Supervisor:
             return
         self._reports[instance] = report
         self._inventory.reported(instance, before, report)
+        if decision := self._decisions.get(instance):
+            # At once: the next decision may have to wait for systemd.
+            self._count(instance, self._state_of(decision))
 
     async def _read_units(self, units: Units) -> None:
         """Ask systemd for what may have changed. Raises UnitError."""
@@ -407,6 +413,10 @@ class Supervisor:
             self._starter.drop(instance)
             if decision.action is Action.KEEP:
                 await self._update(decision)
+                report = self._reports.get(instance)
+                if report is not None and report.state in ENDED:
+                    # It ends without a job, so systemd has no signal for it.
+                    asyncio.get_running_loop().call_later(LAST_WORD, self._touch, instance)
             elif decision.note and instance not in self._starter:
                 await self._forget(instance)
         self._count(instance, self._state_of(decision))

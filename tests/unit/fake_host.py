@@ -5,19 +5,25 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from discoverd import journal, state, store, supervisor
+from discoverd import boot_record, inventory, journal, registry, starter, state, store, supervisor
 from discoverd.bus import unit_signals
 from discoverd.candidate import Candidate
 from discoverd.config.fabrics import load_fabrics
 from discoverd.config.identity import load_host_identity
+from discoverd.kernel import controllers, fabrics
 from discoverd.planner import UnitFact
+from discoverd.sources import exclusion_files
+from discoverd.sources.exclusion_files import ExclusionFiles
+from discoverd.sources.fibre_channel import FibreChannel
+from discoverd.sources.mdns import Mdns
+from discoverd.sources.nbft import Nbft
 from discoverd.supervisor import Supervisor
 from discoverd.tid import DISCOVERY_NQN
 from discoverd.unit_properties import Property
@@ -48,6 +54,10 @@ class Systemd:
         self.hung_up: list[str] = []
         self.going_down: list[str] = []
         self.referenced: list[str] = []
+        self.released: list[str] = []
+        # What was asked for by name, and how often for everything.
+        self.listed: list[set[str]] = []
+        self.listed_all = 0
         self.soft_reboots = 0
         # What to do wrong: refuse to start or to list, leave first attempts without an end, refuse the bus.
         self.refuses = ""
@@ -144,13 +154,25 @@ class Agent:
         self.closed = True
         self.ended.set()
 
-    async def list(self) -> dict[str, UnitFact]:
+    async def list(self, instances: Iterable[str] = ()) -> dict[str, UnitFact]:
         if self._systemd.refuses_to_list:
             raise UnitError(self._systemd.refuses_to_list)
-        return dict(self._systemd.units)
+        units = self._systemd.units
+        if asked := set(instances):
+            self._systemd.listed.append(asked)
+            return {instance: units[instance] for instance in asked if instance in units}
+        self._systemd.listed_all += 1
+        return dict(units)
 
     async def reference(self, instance: str) -> None:
         self._systemd.referenced.append(instance)
+
+    async def release(self, instance: str) -> None:
+        """Nothing keeps it loaded: systemd unloads it if it does not run."""
+        self._systemd.released.append(instance)
+        unit = self._systemd.units.get(instance)
+        if unit and unit.active == "inactive":
+            del self._systemd.units[instance]
 
     async def hang_up(self, instance: str) -> None:
         self._systemd.hung_up.append(instance)
@@ -163,12 +185,21 @@ class Agent:
 
 
 class Host:
-    """The host: ``/etc/nvme`` and ``/run`` in ``root``, and what the supervisor has told its service manager."""
+    """The host: ``/etc/nvme``, ``/run`` and ``/sys/class/nvme`` in ``root``, and what the supervisor has told its
+    service manager.
+
+    mDNS, firmware and Fibre Channel are silent. What a test does about them, it does to ``daemon``.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.etc = root / "etc"
+        self.sysfs = root / "sys/class/nvme"
+        self.registry = root / "registry"
         self.systemd = Systemd()
+        self.daemon: Supervisor | None = None
+        # The options of connects that the kernel knows; None where it does not tell.
+        self.abilities: set[str] | None = None
         self.messages: list[str] = []
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self.notify.bind(str(root / "notify"))
@@ -180,6 +211,18 @@ class Host:
         path = self.etc / "nvme-fabrics.conf"
         path.write_text(text)
         path.chmod(0o600)
+
+    def exclude(self, *entries: str) -> None:
+        """Replace the exclusion list."""
+        text = "[exclusions]\n" + "".join(f"exclusion = {entry}\n" for entry in entries)
+        (self.etc / "exclusions.new").write_text(text)
+        (self.etc / "exclusions.new").rename(self.etc / "exclusions.conf")
+
+    @property
+    def inventory(self) -> inventory.Inventory:
+        """What the supervisor that runs knows of its sources."""
+        assert self.daemon
+        return self.daemon._inventory
 
     def set(self, text: str) -> None:
         (self.etc / "discoverd.conf").write_text(text)
@@ -220,7 +263,7 @@ class Host:
         """Run the supervisor for as long as the scenario lasts; returns its exit status."""
 
         async def main() -> int:
-            daemon = Supervisor("/libexec")
+            daemon = self.daemon = Supervisor("/libexec")
             running = asyncio.create_task(daemon.run())
             acting = asyncio.ensure_future(scenario())
             await asyncio.wait([running, acting], return_when=asyncio.FIRST_COMPLETED)
@@ -278,6 +321,11 @@ def leave_spec(candidate: Candidate) -> None:
     (Path(state.directory(candidate.tid.instance)) / "spec").write_bytes(spec.encode())
 
 
+async def _silent(_: object) -> None:
+    """What a source does of which nothing is heard."""
+    await asyncio.Event().wait()
+
+
 def install(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the supervisor on the made-up host, and in a hurry."""
     run = host.root / "run"
@@ -293,8 +341,17 @@ def install(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "set_up", lambda _: None)
     monkeypatch.setattr(supervisor, "SETTLE", 0.005)
     monkeypatch.setattr(supervisor, "RECONNECT_BUS", 0.01)
-    monkeypatch.setattr(supervisor, "RETRY_START", 0.05)
-    monkeypatch.setattr(supervisor, "FIRST_ATTEMPT", 0.2)
+    monkeypatch.setattr(supervisor, "LAST_WORD", 0.02)
+    monkeypatch.setattr(starter, "RETRY_START", 0.05)
+    monkeypatch.setattr(starter, "FIRST_ATTEMPT", 0.2)
+    for source in (Mdns, Nbft, FibreChannel):
+        monkeypatch.setattr(source, "run", _silent)
+    monkeypatch.setattr(inventory, "ExclusionFiles", partial(ExclusionFiles, root=str(host.etc)))
+    monkeypatch.setattr(exclusion_files, "SOAK", 0.01)
+    monkeypatch.setattr(boot_record, "PATH", str(run / "boot-controllers"))
+    monkeypatch.setattr(registry, "ROOT", str(host.registry))
+    monkeypatch.setattr(controllers, "CLASS", str(host.sysfs))
+    monkeypatch.setattr(fabrics, "supported", lambda: host.abilities)
     monkeypatch.setenv("NOTIFY_SOCKET", str(host.root / "notify"))
     monkeypatch.delenv("WATCHDOG_USEC", raising=False)
 

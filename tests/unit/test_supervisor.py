@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from discoverd import state, store, supervisor
+from discoverd import starter, state, store, supervisor
 from discoverd.bus import unit_signals
 from discoverd.candidate import Candidate
 from discoverd.planner import UnitFact
@@ -103,7 +103,7 @@ def test_a_run_directory_that_cannot_be_made(host: Host, caplog: pytest.LogCaptu
 
 
 def test_an_error_of_our_own_ends_it_so_that_it_is_started_anew(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: object) -> None:
+    def broken(*_: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(supervisor, "plan", broken)
@@ -241,7 +241,7 @@ def test_a_restarted_supervisor_loads_what_was_stopped_without_starting_it(host:
 def test_a_start_that_came_while_a_stopped_unit_was_made_again_is_made_up_for(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "HOLD_NEWS", 0.05)
+    monkeypatch.setattr(starter, "HOLD_NEWS", 0.05)
     host.leave_stopped()
 
     async def second() -> None:
@@ -399,7 +399,7 @@ def test_a_bad_setting_keeps_its_value(host: Host) -> None:
 def test_no_more_than_asked_for_at_the_same_time_and_the_configured_first(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "FIRST_ATTEMPT", 60)
+    monkeypatch.setattr(starter, "FIRST_ATTEMPT", 60)
     host.set("[Global]\nmax-connecting = 2\n")
     host.configure(DISCOVERY + "".join(SUBSYSTEM.format(NQN.format(f"c{number}")) for number in range(4)))
     os.makedirs(state.directory(DC))
