@@ -27,6 +27,8 @@ log = logging.getLogger("discoverd.mdns")
 SETTLE = 0.5
 # A service that is heard of again within so many seconds was never gone: Avahi was restarted, or its host was.
 GRACE = 5.0
+# Where there is no room for what is announced, what is not announced is kept for so many seconds without a connection.
+CROWDED = 60
 # Seconds until Avahi, or the bus, is tried again.
 RETRY = 5
 
@@ -202,7 +204,7 @@ class Mdns:
         if self._patience > now:
             waits.append(self._patience - now)
         if waits:
-            self._refresh_in(min(waits))
+            self._refresh_in(max(SETTLE, min(waits)))
         news = (tuple(self._wishes.values()), tuple(refusals))
         if news != (self.wishes, self.refusals):
             self.wishes, self.refusals = news
@@ -226,16 +228,19 @@ class Mdns:
         return announced, list(dict.fromkeys(refusals))
 
     def _update(self, announced: dict[TransportId, list[tuple[str, str]]], now: float) -> int:
-        """Bring the wishes up to date; return how many there was no room for. None is given up to make room."""
+        """Bring the wishes up to date; return how many there was no room for."""
         boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
         places = Counter(_interface_of(wish) for wish in self._wishes.values())
         beyond = 0
+        crowded: set[str] = set()
         for tid, sources in announced.items():
             wish = self._wishes.get(tid)
             if wish is None:
                 interface = sources[0][1]
-                if len(self._wishes) >= SERVICES_MAX or places[interface] >= SERVICES_PER_INTERFACE:
+                full = len(self._wishes) >= SERVICES_MAX
+                if full or places[interface] >= SERVICES_PER_INTERFACE:
                     beyond += 1
+                    crowded |= places.keys() if full else {interface}
                     continue
                 places[interface] += 1
             texts = [text for text, _ in sources]
@@ -246,13 +251,13 @@ class Mdns:
         for tid, wish in self._wishes.items():
             if tid in announced:
                 continue
-            if not _is_announced(wish):
-                self._wishes[tid] = replace(wish, horizon=self._settings.mdns_persistence)
-            elif now >= self._patience:
-                until = time.strftime(" until %Y-%m-%d %H:%M")
-                self._wishes[tid] = replace(
-                    wish, source=wish.source + until, horizon=self._settings.mdns_persistence, asked=boottime
-                )
+            source, asked = wish.source, wish.asked
+            if _is_announced(wish):
+                if now < self._patience:
+                    continue
+                source, asked = source + time.strftime(" until %Y-%m-%d %H:%M"), boottime
+            horizon = CROWDED if _interface_of(wish) in crowded else self._settings.mdns_persistence
+            self._wishes[tid] = replace(wish, source=source, horizon=horizon, asked=asked)
         return beyond
 
 

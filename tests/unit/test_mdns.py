@@ -510,7 +510,10 @@ def test_a_flood_is_one_refusal(scenario: Scenario) -> None:
         await source.settle()
         assert [wish.tid for wish in source.mdns.wishes] == [wish.tid for wish in kept]
         assert [refusal.what for refusal in source.mdns.refusals] == ["20 more discovery controllers"]
-        # A place that falls free is given to one of them.
+        # Those that are not connected give up soon.
+        horizons = {"eth0": mdns.CROWDED, "eth1": 0}
+        assert all(wish.horizon == horizons[wish.tid.host_iface] for wish in source.mdns.wishes)
+        # A place that falls free is given to one of the others.
         source.mdns.forget(kept[0].tid.instance)
         assert [refusal.what for refusal in source.mdns.refusals] == ["19 more discovery controllers"]
 
