@@ -17,6 +17,8 @@ from discoverd.wanted import Wanted
 # A log page is an order to run processes, and it comes from the network: so many for one discovery controller,
 # over all the pages that it has ever sent.
 LIMIT = 1024
+# And so many for all of them: anybody on a link can announce discovery controllers, and each has a page.
+TOTAL = 4096
 # Referrals lead so far, as with nvme-cli, and to no more discovery controllers than this.
 DEPTH = 8
 REFERRALS = 256
@@ -86,14 +88,16 @@ class LogPages:
         Breadth first, and each controller once, whatever refers to it: rings end. What only discovery controllers that
         nobody leads to any more list is not asked for, nor is what an excluded one lists.
         """
-        roots = [
-            instance for instance in wanted.discovery if any(one.origin in SOURCES for one in wanted.asked[instance])
-        ]
+        asked = {instance: wanted.asked[instance] for instance in wanted.discovery}
+        roots = [instance for instance in asked if any(one.origin in SOURCES for one in asked[instance])]
+        # What an administrator asks for has its place before what others do.
+        roots.sort(key=lambda instance: (not asked[instance][0].configured, instance))
         self.depths = dict.fromkeys(roots, 0)
         vias = {instance: context.discovery.get(instance) for instance in roots}
         queue = deque(roots)
         refusals: list[Refusal] = []
         used = set()
+        room = TOTAL
         complete = set()
         while queue:
             instance = queue.popleft()
@@ -108,9 +112,16 @@ class LogPages:
                 refusals += [Refusal(f"referral to {one.tid}", one.source, why) for one in referrals]
                 candidates = tuple(one for one in candidates if one.role != DISCOVERY)
                 referrals = []
+            if len(candidates) > room:
+                why = f"all discovery controllers together can list {TOTAL} controllers, and the rest is not connected"
+                refusals.append(Refusal(f"{len(candidates) - room} entries", f"in the log page of {instance}", why))
+                candidates = candidates[:room]
+                referrals = [one for one in candidates if one.role == DISCOVERY]
+            room -= len(candidates)
             wanted.put(instance, candidates)
             used.add(instance)
-            if listed.whole:
+            # What was cut off is not known to be listed no more.
+            if listed.whole and len(candidates) == len(listed.candidates):
                 complete.add(instance)
             for one in referrals:
                 unit = wanted.unit_of(one)
