@@ -26,6 +26,9 @@ JITTER = 0.1
 # A look-up can hang for half a minute for each name server that is silent. That many names can do so before others
 # wait for them; nothing but names ever does.
 AT_ONCE = 8
+# A connection goes through all addresses at once, and then once in so many seconds: each time another unit starts, and
+# begins anew with its attempts.
+ROUND = 30
 # An answer is not bounded by anybody else.
 ADDRESSES_MAX = 64
 
@@ -41,13 +44,15 @@ class _Name:
 
 @dataclass(slots=True)
 class _Choice:
-    """The address that a connection uses. ``tried`` are those where it has failed since all were tried last.
+    """The address that a connection uses. ``tried`` are those where it has failed since ``began`` (the loop's time).
 
-    ``stuck``: it failed at the only address there was, and the answer to the look-up that this caused is not there yet.
+    ``stuck``: it failed and there was no other address to try, and the answer to the look-up that this caused is not
+    there yet.
     """
 
     address: str
     version: int
+    began: float
     tried: set[str] = field(default_factory=set)
     stuck: bool = False
 
@@ -96,13 +101,14 @@ class Names:
         if not answer:
             return None
         address = next((one for one in answer if one in self._preferred), answer[0])
-        self._choices[connection, name] = _Choice(address, version)
+        self._choices[connection, name] = _Choice(address, version, asyncio.get_running_loop().time())
         return address
 
     def refused(self, connection: str, name: str, address: str) -> None:
         """Take note that a connection could not be made at an address.
 
-        The connection gets the next address of the last answer, and the name is looked up again.
+        The connection gets the next address of the last answer, unless it has been to all of them in the last ROUND
+        seconds, and the name is looked up again.
         """
         choice = self._choices.get((connection, name))
         if choice is None or choice.address != address or name not in self._names:
@@ -111,14 +117,17 @@ class Names:
         answer = self._answer(name, choice.version)
         place = answer.index(address) + 1 if address in answer else 0
         others = [one for one in answer[place:] + answer[:place] if one != address]
-        if not others:
-            choice.stuck = True
-            return
         # Resolvers give the same addresses in a new order each time: each has its turn all the same.
         choice.tried.add(address)
-        if choice.tried.issuperset(others):
+        now = asyncio.get_running_loop().time()
+        if choice.tried.issuperset(others) and now >= choice.began + ROUND:
             choice.tried = {address}
-        self._move(connection, name, choice, next(one for one in others if one not in choice.tried))
+            choice.began = now
+        following = next((one for one in others if one not in choice.tried), None)
+        if following is None:
+            choice.stuck = True
+        else:
+            self._move(connection, name, choice, following)
 
     async def close(self) -> None:
         """Give up all look-ups. One that hangs goes on in its thread, which does not keep the process from ending."""

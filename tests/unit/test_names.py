@@ -134,7 +134,8 @@ def test_a_connection_keeps_its_address_whatever_later_answers_say(
     play(scenario)
 
 
-def test_addresses_take_turns_for_one_connection_alone(resolver: Resolver) -> None:
+def test_addresses_take_turns_for_one_connection_alone(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "ROUND", 0)
     resolver.answers["array"] = [A, B, C]
 
     async def scenario(made: Watched) -> None:
@@ -148,6 +149,28 @@ def test_addresses_take_turns_for_one_connection_alone(resolver: Resolver) -> No
         assert used == [A, B, C, A, B]
         assert made.changes == 1 + 5
         assert made.address("two", "array") == A
+
+    play(scenario)
+
+
+def test_a_second_round_has_time(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "ROUND", 0.05)
+    resolver.answers["array"] = [A, B]
+
+    async def scenario(made: Watched) -> None:
+        began = time.monotonic()
+        await settle(made, "array")
+        used: list[str] = []
+        while len(used) < 4:
+            address = made.address("one", "array")
+            assert address
+            if address not in used[-1:]:
+                used.append(address)
+            made.refused("one", "array", address)
+            await asyncio.sleep(0.001)
+        assert used == [A, B, A, B]
+        assert time.monotonic() - began > 0.1
+        assert made.changes == 1 + 3
 
     play(scenario)
 
