@@ -69,7 +69,7 @@ def test_a_source_address_is_part_of_the_identity(host: Machine) -> None:
     host.run(f"{TARGET} 1")
     scenario.start(host, CONTROLLER.replace(ADDRESS, f"{ADDRESS};host-traddr={HOST_ADDRESS}"))
     scenario.wait_live(host, 2)
-    name = unit_name(1).replace(".service", f"::::{HOST_ADDRESS}.service")
+    name = unit_name(1).replace(".service", f":::{HOST_ADDRESS}.service")
     before = scenario.controllers(host)
     host.run(["systemctl", "kill", "-s", "KILL", name])
     host.wait_until(
