@@ -84,9 +84,9 @@ class Inventory:
         self.fibre_channel.configure(settings)
         self._news()
 
-    def remember(self, wishes: Iterable[Wish]) -> None:
-        """Take what an earlier supervisor knew from announcements and events."""
-        wishes = tuple(wishes)
+    def remember(self, wishes: tuple[Wish, ...], addresses: frozenset[str]) -> None:
+        """Take what an earlier supervisor knew from announcements and events, and where it was connected."""
+        self.names.prefer(addresses)
         self.mdns.remember(tuple(wish for wish in wishes if wish.origin == MDNS))
         self.fibre_channel.remember(tuple(wish for wish in wishes if wish.origin == FIBRE_CHANNEL))
 

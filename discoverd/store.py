@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from discoverd import registry, state
-from discoverd.candidate import FIBRE_CHANNEL, MDNS, Refusal, Wish
+from discoverd.candidate import CONFIGURATION, FIBRE_CHANNEL, MDNS, Refusal, Wish
 from discoverd.config.errors import Diagnostic
 from discoverd.planner import Decision, Known, Report
 from discoverd.sources.discovery_log import LogPage, LogPageError, parse
@@ -28,12 +28,14 @@ _HELD = "stopped-by-an-administrator"
 class Found:
     """What an earlier supervisor and its workers have left: known controllers, their reports, and announcements.
 
-    The wishes are those of sources that hear of a controller once: mDNS and Fibre Channel.
+    The wishes are those of sources that hear of a controller once: mDNS and Fibre Channel. ``addresses`` are where
+    configured controllers are, or were last tried.
     """
 
     known: dict[str, Known]
     reports: dict[str, Report]
     wishes: tuple[Wish, ...]
+    addresses: frozenset[str]
 
 
 def prepare() -> socket.socket:
@@ -88,6 +90,7 @@ def find(hostnqn: str) -> Found:
     known = {}
     reports = {}
     wishes = []
+    addresses = set()
     for instance in os.listdir(state.CONTROLLERS):
         report = read_report(instance)
         if report is not None:
@@ -97,7 +100,9 @@ def find(hostnqn: str) -> Found:
             known[instance] = Known(spec.source, spec.origin)
             if spec.origin in (MDNS, FIBRE_CHANNEL) and (wish := _wish(spec, hostnqn)):
                 wishes.append(wish)
-    return Found(known, reports, tuple(wishes))
+            if spec.origin == CONFIGURATION and not spec.note:
+                addresses.add(spec.option("traddr"))
+    return Found(known, reports, tuple(wishes), frozenset(addresses))
 
 
 def _wish(spec: state.Spec, hostnqn: str) -> Wish | None:

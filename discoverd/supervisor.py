@@ -127,7 +127,7 @@ class Supervisor:
         self._known.update(found.known)
         self._reports.update(found.reports)
         self._dirty |= dict.fromkeys(self._known)
-        self._inventory.remember(found.wishes)
+        self._inventory.remember(found.wishes, found.addresses)
         self._inventory.booted(await self._blocking(boot.claims, self._host.hostnqn))
 
     async def _close(self) -> None:
