@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from discoverd.candidate import BOOT, Candidate
+from discoverd.candidate import BOOT, SOURCES, Candidate
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TransportId
 
 # All candidates that may mean one controller: the target, the role and the host NQN.
@@ -34,7 +34,7 @@ def content(one: TransportId, other: TransportId) -> bool:
 
 
 class Wanted:
-    """Candidates by origin, and the units that stand for them.
+    """Candidates by origin, and the units that stand for them; in which order the origins came makes no difference.
 
     ``has_state`` tells of an instance whether there is, or was, a unit of that name.
     """
@@ -44,6 +44,8 @@ class Wanted:
         self._origins: dict[str, tuple[Candidate, ...]] = {}
         self._groups: dict[Group, list[Candidate]] = {}
         self._units: dict[Group, dict[str, tuple[Candidate, ...]]] = {}
+        # Units of one name that several groups have: a peer may list a discovery controller as an I/O controller.
+        self._claims: dict[str, dict[Group, tuple[Candidate, ...]]] = {}
         # By instance, in the order in which they came to be wanted.
         self.asked: dict[str, tuple[Candidate, ...]] = {}
         # Those of them that are discovery controllers.
@@ -60,16 +62,15 @@ class Wanted:
         else:
             self._origins.pop(origin, None)
         gone, new = Counter(before), Counter(candidates)
-        touched: dict[Group, None] = {}
-        for candidate in (gone - new).elements():
-            key = group_of(candidate)
-            self._groups[key].remove(candidate)
-            touched[key] = None
-        for candidate in (new - gone).elements():
-            key = group_of(candidate)
-            self._groups.setdefault(key, []).append(candidate)
-            touched[key] = None
-        for key in touched:
+        touched: dict[Group, list[Candidate]] = {}
+        for candidate in ((gone - new) + (new - gone)).elements():
+            touched[group_of(candidate)] = []
+        for candidate in candidates:
+            if (ours := touched.get(group_of(candidate))) is not None:
+                ours.append(candidate)
+        for key, ours in touched.items():
+            # In the order of the source, which for an administrator's file means something.
+            self._groups[key] = [one for one in self._groups.get(key, ()) if one.origin != origin] + ours
             self._fold(key)
 
     def origins(self) -> set[str]:
@@ -95,13 +96,30 @@ class Wanted:
             self._units[key] = after
         else:
             del self._groups[key]
-        for instance in before.keys() - after.keys():
-            del self.asked[instance]
-            self.discovery.discard(instance)
-        self.asked |= after
-        if key[0] == DISCOVERY:
-            self.discovery |= after.keys()
-        self._changed |= {one: None for one in before | after if before.get(one) != after.get(one)}
+        for instance in before | after:
+            if before.get(instance) != after.get(instance):
+                self._claim(instance, key, after.get(instance, ()))
+
+    def _claim(self, instance: str, key: Group, members: tuple[Candidate, ...]) -> None:
+        """Let a group have a unit of this name, or no longer."""
+        claims = self._claims.setdefault(instance, {})
+        claims[key] = members
+        if not members:
+            del claims[key]
+        self._changed[instance] = None
+        self.discovery.discard(instance)
+        if not claims:
+            del self._claims[instance], self.asked[instance]
+            return
+        _, first = min(claims.items(), key=lambda claim: (_standing(claim[1][0]), claim[0]))
+        self.asked[instance] = first
+        if first[0].role == DISCOVERY:
+            self.discovery.add(instance)
+
+
+def _standing(candidate: Candidate) -> tuple[bool, bool]:
+    """Return what sorts the word of an administrator, and then that of this host's other sources, before a peer's."""
+    return not candidate.configured, candidate.origin not in SOURCES
 
 
 def fold(candidates: Sequence[Candidate], has_state: Callable[[str], bool]) -> dict[str, tuple[Candidate, ...]]:
@@ -113,13 +131,13 @@ def fold(candidates: Sequence[Candidate], has_state: Callable[[str], bool]) -> d
     """
     units: dict[str, list[Candidate]] = {}
 
-    def rank(candidate: Candidate) -> tuple[bool, bool, bool, bool]:
-        return (
-            not candidate.configured,
-            candidate.origin != BOOT,
-            not has_state(candidate.tid.instance),
-            candidate.tid.any_source,
-        )
+    def rank(candidate: Candidate) -> tuple[bool | str, ...]:
+        if candidate.configured:
+            return (False,)
+        tid = candidate.tid
+        existing = has_state(tid.instance)
+        general = tid.any_source, tid.subsysnqn == DISCOVERY_NQN
+        return True, candidate.origin != BOOT, not existing, *general, tid.instance, candidate.origin
 
     took_path: set[str] = set()
     for candidate in sorted(candidates, key=rank):
