@@ -107,11 +107,11 @@ class LogPages:
             candidates = listed.candidates
             refusals += listed.refusals
             referrals = [one for one in candidates if one.role == DISCOVERY]
-            if referrals and self.depths[instance] >= DEPTH:
-                why = f"it is more than {DEPTH} referrals away from what was asked for"
-                refusals += [Refusal(f"referral to {one.tid}", one.source, why) for one in referrals]
-                candidates = tuple(one for one in candidates if one.role != DISCOVERY)
-                referrals = []
+            near = self._within_reach(instance, referrals, REFERRALS + len(roots), refusals)
+            followed = [one for one in referrals if one.tid.instance in near]
+            if len(followed) < len(referrals):
+                candidates = tuple(one for one in candidates if one.role != DISCOVERY or one.tid.instance in near)
+                referrals = followed
             if len(candidates) > room:
                 why = f"all discovery controllers together can list {TOTAL} controllers, and the rest is not connected"
                 refusals.append(Refusal(f"{len(candidates) - room} entries", f"in the log page of {instance}", why))
@@ -125,13 +125,31 @@ class LogPages:
                 complete.add(instance)
             for one in referrals:
                 unit = wanted.unit_of(one)
-                if unit not in self.depths and len(self.depths) < REFERRALS + len(roots):
+                if unit not in self.depths:
                     self.depths[unit] = self.depths[instance] + 1
                     vias[unit] = context.discovery.get(unit, vias[instance])
                     queue.append(unit)
         for origin in wanted.origins() - used - SOURCES:
             wanted.put(origin, ())
         self.refusals, self.complete = tuple(refusals), frozenset(complete)
+
+    def _within_reach(self, instance: str, referrals: list[Candidate], most: int, refusals: list[Refusal]) -> set[str]:
+        """Return the names of a page's referrals that are near enough, and few enough with all that went before."""
+        near: set[str] = set()
+        new = 0
+        for one in referrals:
+            name = one.tid.instance
+            known = name in self.depths or name in near
+            if self.depths[instance] >= DEPTH:
+                why = f"it is more than {DEPTH} referrals away from what was asked for"
+            elif not known and len(self.depths) + new >= most:
+                why = f"no more than {REFERRALS} discovery controllers are connected for referrals"
+            else:
+                new += not known
+                near.add(name)
+                continue
+            refusals.append(Refusal(f"referral to {one.tid}", one.source, why))
+        return near
 
     def _list(
         self,
