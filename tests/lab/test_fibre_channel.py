@@ -117,3 +117,16 @@ def test_an_administrators_stop_outlives_announcements(host: Machine) -> None:
     assert scenario.unit(host, fc_unit(DISCOVERY)).active == "inactive"
     host.run(["systemctl", "start", fc_unit(DISCOVERY)], timeout=GENEROUS)
     scenario.wait_live(host, 2)
+
+
+def test_events_of_other_devices_wake_nobody(host: Machine) -> None:
+    scenario.start(host, "")
+    host.run("sleep 2")
+    wakings = (
+        "cat /proc/$(systemctl show -P MainPID discoverd.service)/task/*/status | awk '/^volunt/{n+=$2} END{print n}'"
+    )
+    before = int(host.run(wakings).stdout)
+    host.run("udevadm trigger --subsystem-match=mem --subsystem-match=tty && udevadm settle")
+    after = int(host.run(wakings).stdout)
+    # The events are about eighty.
+    assert after - before < 10
