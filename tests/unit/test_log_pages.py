@@ -9,16 +9,16 @@ import pytest
 
 from discoverd.candidate import CONFIGURATION, SOURCES, Candidate, Refusal
 from discoverd.config.identity import HostIdentity
-from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Secrets
+from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Role, Secrets
 from discoverd.planner import Known
 from discoverd.sources import discovery_log, log_pages
 from discoverd.sources.configured import Configured, configured
 from discoverd.sources.discovery_log import LogPage, parse
 from discoverd.sources.log_pages import Context, LogPages
-from discoverd.tid import DISCOVERY_NQN
+from discoverd.tid import DISCOVERY_NQN, IO
 from discoverd.wanted import Wanted
 
-from .log_pages import entry, page
+from .log_pages import RDMA, entry, page
 
 HOST = HostIdentity("nqn.2024-08.com.example:host", "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0")
 DC1 = f"tcp:192.0.2.1:8009:{DISCOVERY_NQN}"
@@ -306,6 +306,222 @@ def test_only_what_is_configured_is_looked_at(site: Site, derived: list[str]) ->
     site.put(DC1, listing("a"))
     assert site.ask(FabricsConfig()) == Found((), (), frozenset())
     assert derived == []
+
+
+# Referrals ------------------------------------------------------------------------------------------------
+
+
+def dc(number: int) -> str:
+    """The instance of a discovery controller that a referral leads to."""
+    return f"tcp:192.0.2.{number}:8009:{DISCOVERY_NQN}"
+
+
+def leading(*numbers: int, lists: tuple[str, ...] = (), nqn: str = DISCOVERY_NQN) -> LogPage:
+    """A page that refers to these discovery controllers, and lists these subsystems."""
+    referrals = [entry(nqn, f"192.0.2.{number}", "8009", subtype=1) for number in numbers]
+    return parse(page(*referrals, *(entry(f"nqn.{name}") for name in lists)))
+
+
+ROOT = replace(CONFIG, connections=(connection(1),))
+
+
+def controllers(site: Site) -> set[str]:
+    """The instances of all discovery controllers that are asked for."""
+    return set(site.wanted.discovery)
+
+
+def test_a_referral_is_followed_once_it_has_a_page(site: Site) -> None:
+    site.put(DC1, leading(7, lists=("a",)))
+    found = site.ask(ROOT)
+    assert controllers(site) == {DC1, dc(7)}
+    # Its worker has not read it yet: what it lists is not known, and nothing is missing because of that.
+    assert found.complete == {DC1}
+    site.put(dc(7), leading(lists=("b",)))
+    found = site.ask(ROOT)
+    assert (names(found), names(found, dc(7))) == ([DISCOVERY_NQN.removeprefix("nqn."), "a"], ["b"])
+    assert found.complete == {DC1, dc(7)}
+    assert site.pages.depths == {DC1: 0, dc(7): 1}
+
+
+def chain(site: Site, length: int) -> None:
+    """Each refers to the next, and lists one subsystem."""
+    for number in range(1, length + 1):
+        site.put(dc(number), leading(number + 1, lists=(f"v{number}",)))
+
+
+@pytest.mark.parametrize("length", [3, 8, 9, 10, 30])
+def test_a_chain_is_followed_to_the_eighth_referral(site: Site, length: int) -> None:
+    chain(site, length)
+    found = site.ask(ROOT)
+    # The one after the last is asked for, if it is near enough.
+    reached = min(length + 1, 9)
+    assert controllers(site) == {dc(number) for number in range(1, reached + 1)}
+    assert site.pages.depths == {dc(number): number - 1 for number in range(1, reached + 1)}
+    assert {one.tid.subsysnqn for one in found.candidates if one.role == IO} == {
+        f"nqn.v{number}" for number in range(1, min(length, 9) + 1)
+    }
+    refused = [one for one in found.refusals if "more than 8 referrals away" in one.reason]
+    assert [one.source for one in refused] == ([f"a referral in the log page of {dc(9)}"] if length >= 9 else [])
+
+
+def test_the_shortest_way_counts(site: Site) -> None:
+    chain(site, 12)
+    site.put(DC1, leading(2, 6))
+    site.ask(ROOT)
+    assert site.pages.depths[dc(6)] == 1
+    assert dc(13) in controllers(site)
+
+
+def test_a_ring_is_gone_round_once(site: Site, derived: list[str]) -> None:
+    for one, other in ((1, 7), (7, 8), (8, 1)):
+        site.put(dc(one), leading(other, one, lists=(f"v{one}",)))
+    found = site.ask(ROOT)
+    assert controllers(site) == {DC1, dc(7), dc(8)}
+    assert found.complete == {DC1, dc(7), dc(8)}
+    assert derived == [DC1, dc(7), dc(8)]
+
+
+def test_two_that_refer_to_each_other_do_not_keep_each_other(site: Site) -> None:
+    site.put(DC1, leading(7))
+    site.put(dc(7), leading(8, lists=("a",)))
+    site.put(dc(8), leading(7, lists=("b",)))
+    site.ask(ROOT)
+    assert controllers(site) == {DC1, dc(7), dc(8)}
+    # The root refers to nobody any more.
+    site.put(DC1, leading())
+    found = site.ask(ROOT)
+    assert (set(site.wanted.asked), found.complete) == ({DC1}, frozenset({DC1}))
+
+
+def test_without_the_root_nothing_is_asked_for(site: Site) -> None:
+    site.put(DC1, leading(7))
+    site.put(dc(7), leading(8))
+    site.put(dc(8), leading(7, 1))
+    site.ask(ROOT)
+    found = site.ask(FabricsConfig())
+    assert (site.wanted.asked, found.complete, site.pages.depths) == ({}, frozenset(), {})
+    # It comes back, and the pages that are there still count.
+    site.ask(replace(ROOT))
+    assert controllers(site) == {DC1, dc(7), dc(8)}
+
+
+def test_a_page_stays_with_its_discovery_controller_while_another_leads_there(site: Site) -> None:
+    site.put(DC1, leading(7))
+    site.put(DC2, leading(7))
+    site.put(dc(7), leading(lists=("a",)))
+    site.ask()
+    site.put(DC1, leading())
+    found = site.ask()
+    assert names(found, dc(7)) == ["a"]
+
+
+def test_an_excluded_discovery_controller_lists_nothing_new(site: Site) -> None:
+    site.put(DC1, leading(7, lists=("a",)))
+    site.put(dc(7), leading(lists=("b",)))
+    where = {dc(7): "/etc/nvme/exclusions.conf:2"}
+    found = site.ask(ROOT, excluded=where)
+    assert (controllers(site), names(found, dc(7))) == ({DC1, dc(7)}, [])
+    # It is not its word that what it listed is gone.
+    assert found.complete == {DC1}
+    assert site.ask(ROOT, excluded={DC1: "/etc/nvme/exclusions.conf:1"}) == Found((), (), frozenset())
+    assert controllers(site) == {DC1}
+    assert names(site.ask(ROOT), dc(7)) == ["b"]
+
+
+def test_a_referral_over_another_transport(site: Site) -> None:
+    site.put(DC1, parse(page(entry(DISCOVERY_NQN, "192.0.2.7", "4420", subtype=1, trtype=RDMA))))
+    other = f"rdma:192.0.2.7:4420:{DISCOVERY_NQN}"
+    site.put(other, parse(page(entry("nqn.a", trtype=RDMA), entry("nqn.b"), entry("nqn.c", "", "", trtype=254))))
+    found = site.ask(ROOT)
+    assert controllers(site) == {DC1, other}
+    assert [(one.tid.transport, one.tid.subsysnqn) for one in found.candidates if one.origin == other] == [
+        ("rdma", "nqn.a"),
+        ("tcp", "nqn.b"),
+    ]
+    assert any("rdma cannot refer to loop" in one.reason for one in found.refusals)
+
+
+@pytest.mark.parametrize("first", ["nqn.2024-08.com.example:dc7", DISCOVERY_NQN])
+def test_one_discovery_controller_by_two_names_is_one(site: Site, first: str, derived: list[str]) -> None:
+    second = DISCOVERY_NQN if first != DISCOVERY_NQN else "nqn.2024-08.com.example:dc7"
+    site.put(DC1, leading(7, nqn=first))
+    site.put(DC2, leading(7, nqn=second))
+    site.ask()
+    (unit,) = controllers(site) - {DC1, DC2}
+    site.put(unit, leading(lists=("a",)))
+    found = site.ask()
+    assert names(found, unit) == ["a"]
+    assert derived.count(unit) == 1
+    assert {one.origin for one in site.wanted.asked[unit]} == {DC1, DC2}
+
+
+def test_what_an_administrator_wrote_is_not_given_up_because_somebody_refers_to_it(site: Site) -> None:
+    site.put(DC1, leading(2, 7))
+    site.ask()
+    (written, *_), (referred,) = site.wanted.asked[DC2], site.wanted.asked[dc(7)]
+    assert (written.configured, written.horizon) == (True, 0)
+    assert (referred.horizon, referred.asked) == (3600, 17.0)
+
+
+def test_what_is_listed_anew_is_asked_for_anew(site: Site) -> None:
+    site.put(DC1, leading(7))
+    site.ask(ROOT)
+    site.put(DC1, replace(leading(7), generation=2), came=99.0)
+    site.ask(ROOT)
+    assert site.wanted.asked[dc(7)][0].asked == 99.0
+
+
+def test_the_files_defaults_go_along_with_referrals(site: Site) -> None:
+    """What a discovery controller leads to is connected as its file says, however far away, until a file names it."""
+    scopes: dict[tuple[str, Role], DiscoveredScope] = {
+        ("", "io"): scope(),
+        ("1.conf", "io"): replace(scope(), params={"tos": "1"}),
+        ("1.conf", "discovery"): replace(scope(), params={"tos": "2"}),
+        ("2.conf", "io"): replace(scope(), params={"tos": "3"}),
+    }
+    config = replace(CONFIG, connections=(connection(1),), scopes=scopes)
+    site.put(DC1, leading(7))
+    site.put(dc(7), leading(2))
+    site.put(DC2, leading(lists=("a",)))
+    found = site.ask(config)
+    given = {one.tid.instance: dict(one.options)["tos"] for one in found.candidates}
+    assert given == {dc(7): "2", DC2: "2", instance("a"): "1"}
+    found = site.ask(replace(config, connections=(connection(1), connection(2))))
+    assert [dict(one.options).get("tos") for one in found.candidates if one.role == IO] == ["3"]
+
+
+def test_no_more_referrals_than_so_many(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (log_pages.REFERRALS, log_pages.DEPTH) == (256, 8)
+    monkeypatch.setattr(log_pages, "REFERRALS", 5)
+    # Twice the same is one, and what is asked for already takes no room.
+    site.put(DC1, leading(10, 10, 1, 11, 12))
+    site.put(dc(10), leading(20, 11, 1, 21, 22, 23, lists=("a",)))
+    site.put(dc(11), leading(30, 20))
+    found = site.ask(ROOT)
+    assert controllers(site) == {DC1, *(dc(number) for number in (10, 11, 12, 20, 21))}
+    assert names(found, dc(10))[-1] == "a"
+    refused = [one.what for one in found.refusals if "no more than 5 discovery controllers" in one.reason]
+    assert [what.split()[3] for what in refused] == ["192.0.2.22", "192.0.2.23", "192.0.2.30"]
+    # What was left out is not known to be gone.
+    assert found.complete == {DC1}
+
+
+def test_a_page_of_a_thousand_referrals_is_256(site: Site) -> None:
+    site.put(DC1, parse(page(*(entry(f"nqn.dc{number}", subtype=1) for number in range(1000)))))
+    found = site.ask(ROOT)
+    assert len(site.wanted.asked) == 257
+    assert len(found.refusals) == 744
+
+
+def test_all_pages_together_have_a_limit(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_pages, "TOTAL", 4)
+    site.put(DC1, leading(7, lists=("a", "b")))
+    site.put(DC2, leading(lists=("c", "d")))
+    site.put(dc(7), leading(lists=("e",)))
+    found = site.ask()
+    assert [names(found, one) for one in (DC2, dc(7))] == [["c"], []]
+    assert found.complete == {DC1}
+    assert [one.what for one in found.refusals] == ["1 entries", "1 entries"]
 
 
 # News -----------------------------------------------------------------------------------------------------
