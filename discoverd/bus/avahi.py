@@ -74,7 +74,10 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """A service is announced, or what is announced about it has changed. Unchecked: it came from the network."""
+    """A service is announced, or what is announced about it has changed. Unchecked: it came from the network.
+
+    ``txt`` has the strings of the TXT record in the order of the announcement.
+    """
 
     service: Service
     address: str
@@ -183,7 +186,9 @@ class _Client:
             case (_, "Found"):
                 service = Service(*body[:5])
                 if service in self._listed:
-                    self._handler(Announced(service, body[7], body[8], tuple(bytes(one) for one in body[9])))
+                    # Avahi keeps a TXT record's strings in reverse, and hands them on like that.
+                    txt = tuple(bytes(one) for one in reversed(body[9]))
+                    self._handler(Announced(service, body[7], body[8], txt))
             case (interface, "Failure") if interface == _BROWSER:
                 self._failure = body[0]
                 self._news.set()

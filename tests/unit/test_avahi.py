@@ -106,7 +106,7 @@ class Bus:
 
     def found(self, service: Service, address: str = "192.0.2.1", sender: str = "") -> None:
         where = [service.interface, service.protocol, service.name, service.type, service.domain]
-        body: list[object] = [*where, "array.local", service.protocol, address, 8009, [b"p=tcp"], 4]
+        body: list[object] = [*where, "array.local", service.protocol, address, 8009, [b"p=rdma", b"p=tcp"], 4]
         self.signal(RESOLVER, "Found", "iissssisqaayu", body, sender)
 
     def owned_by(self, owner: str) -> None:
@@ -135,7 +135,7 @@ async def watching(bus: Bus, wanted: Callable[[Service], bool] = lambda _: True)
 
 
 def announced(service: Service, address: str = "192.0.2.1") -> Announced:
-    return Announced(service, address, 8009, (b"p=tcp",))
+    return Announced(service, address, 8009, (b"p=tcp", b"p=rdma"))
 
 
 def test_a_service_is_announced_changes_and_goes(bus: Bus) -> None:
