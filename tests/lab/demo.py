@@ -19,6 +19,7 @@ SUBSYSTEMS = 4
 REFUSED = 5
 UNITS = len(PATHS) * (1 + SUBSYSTEMS)
 VOL1 = "nqn.2024-08.com.example:vol1"
+VOL5 = "nqn.2024-08.com.example:vol5"
 CONFIG = "/etc/nvme/nvme-fabrics.conf"
 # The kernel gives up a lost connection after ctrl-loss-tmo; the default of ten minutes is too long to watch.
 CONTENT = f"""\
@@ -58,6 +59,7 @@ class Demo:
         self._stop_one()
         self._stop_in_use()
         self._cut_a_path()
+        self._refer_and_exclude()
         self._journal()
 
     def _start(self) -> None:
@@ -140,6 +142,24 @@ class Demo:
         with waiting("the other controllers of that path"):
             self._until(f"{UNITS} live controllers", lambda: self._live() == UNITS, timeout=60)
         say(f"Live {took}, without anybody's help; it was away for {time.monotonic() - cut:.0f} s in all.")
+
+    def _refer_and_exclude(self) -> None:
+        say("One more discovery controller, with a fifth subsystem; the first one's log page gets a referral to it.")
+        self._show("lab-target add-port 3 192.0.2.1:4430 && lab-target add-subsystem vol5 && lab-target link vol5 3")
+        self._show("lab-target refer 1 192.0.2.1:4430")
+        with waiting("the discovery controller and what it lists"):
+            self._until(f"{UNITS + 2} live controllers", lambda: self._live() == UNITS + 2, timeout=60)
+        output = self._show(f"discoverctl why {VOL5}")
+        expect("listed in the log page of tcp:192.0.2.1:4430:" in output, "who lists it")
+        say("Keep it away: what an exclusion would hit, the exclusion, and the end of the connection.")
+        output = self._show(f"discoverctl exclude --dry-run {VOL5}")
+        expect("stays connected" in output, "that it stays connected")
+        self._show(f"discoverctl exclude {VOL5} && discoverctl disconnect {VOL5}")
+        output = self._show(f"discoverctl list | grep {VOL5}")
+        expect(output.startswith("excluded"), "the state 'excluded'")
+        self._show(f"discoverctl unexclude {VOL5} && discoverctl start {VOL5}")
+        with waiting("it to come back"):
+            self._until(f"{UNITS + 2} live controllers", lambda: self._live() == UNITS + 2, timeout=60)
 
     def _journal(self) -> None:
         say("Each line in the journal carries its controller: here everything about one subsystem, on all paths.")
