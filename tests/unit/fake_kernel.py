@@ -96,6 +96,8 @@ class Kernel:
         self.gate = threading.Event()
         self.gate.set()
         self.missing = False
+        # The addresses this host has, None for any.
+        self.addresses: set[str] | None = None
         self.known: set[str] | None = None
         self.delete_fails = 0
         self.log_pages: list[bytes | Exception] = []
@@ -122,6 +124,13 @@ class Kernel:
         for name, value in given.items():
             (making / name).write_text(value + "\n")
         making.rename(self.sysfs / device)
+
+    def exclude(self, *entries: str) -> None:
+        """Replace the exclusion list."""
+        self.etc.mkdir(exist_ok=True)
+        text = "[exclusions]\n" + "".join(f"exclusion = {entry}\n" for entry in entries)
+        (self.etc / "exclusions.new").write_text(text)
+        (self.etc / "exclusions.new").rename(self.etc / "exclusions.conf")
 
     def set_state(self, device: str, text: str) -> None:
         """Let the controller be in another state."""
@@ -151,9 +160,13 @@ class Kernel:
         if number:
             raise OSError(number, os.strerror(number))
         given = dict(options)
+        if self.addresses is not None and given.get("host_traddr", "") not in {"", *self.addresses}:
+            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
         names = {path.name for path in self.sysfs.iterdir()}
         device = next(f"nvme{number}" for number in range(99) if f"nvme{number}" not in names)
         address = f"traddr={given['traddr']},trsvcid={given['trsvcid']}"
+        if "host_traddr" in given:
+            address += f",host_traddr={given['host_traddr']}"
         self.add(device, subsysnqn=given["nqn"], address=address)
         return device
 

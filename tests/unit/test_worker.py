@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ UNIT = f"nvme-ctrl@{INSTANCE}.service"
 TEXT = f"nqn={NQN},transport=tcp,traddr=192.0.2.1,trsvcid=4420"
 
 
-def leave_spec(role: str = "io", **changes: str) -> state.Spec:
+def leave_spec(role: str = "io", **changes: object) -> state.Spec:
     """Write the specification as the supervisor does."""
     options = [("nqn", NQN), ("transport", "tcp"), ("traddr", "192.0.2.1"), ("trsvcid", "4420")]
     spec = state.Spec(role, options)
@@ -32,6 +33,11 @@ def leave_spec(role: str = "io", **changes: str) -> state.Spec:
     os.makedirs(state.directory(INSTANCE), exist_ok=True)
     state.write(state.directory(INSTANCE) + "/spec", spec.encode())
     return spec
+
+
+def hang_up() -> None:
+    """Tell the worker that it has a new specification."""
+    os.kill(os.getpid(), signal.SIGHUP)
 
 
 def live(kernel: Kernel, act: Callable[[], None] = lambda: None, role: str = "io") -> int:
@@ -424,10 +430,10 @@ def test_a_hang_up_brings_the_note_into_the_status(kernel: Kernel) -> None:
     def act() -> None:
         until(lambda: kernel.status == "live nvme0")
         leave_spec(note="no longer listed anywhere")
-        os.kill(os.getpid(), signal.SIGHUP)
+        hang_up()
         until(lambda: kernel.status == "live nvme0; no longer listed anywhere")
         leave_spec()
-        os.kill(os.getpid(), signal.SIGHUP)
+        hang_up()
         until(lambda: kernel.status == "live nvme0")
 
     assert live(kernel, act) == 0
@@ -457,6 +463,305 @@ def test_the_next_connect_uses_the_latest_specification(kernel: Kernel) -> None:
 
     assert live(kernel, act) == 0
     assert kernel.written == [TEXT, TEXT + ",tos=3"]
+
+
+# What is not connected ------------------------------------------------------------------------------------
+
+EXCLUSION = f"nqn={NQN}"
+
+
+def ended(kernel: Kernel, worker_state: str, text: str, connects: int = 0) -> None:
+    """Assert that the worker has ended by itself, with this last word, having connected so often."""
+    assert (report()["state"], report()["status"]) == (worker_state, text)
+    assert kernel.status == text
+    assert kernel.ready
+    assert (len(kernel.written), kernel.deleted) == (connects, [])
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits are long from the first one on."""
+    monkeypatch.setattr(controller, "LONGEST_WAIT", 3600)
+    wait = controller.Worker._failed
+
+    def fail(worker: controller.Worker, error: OSError) -> None:
+        worker.attempt += 10
+        wait(worker, error)
+
+    monkeypatch.setattr(controller.Worker, "_failed", fail)
+
+
+def attempts(kernel: Kernel, more: int = 3) -> None:
+    """Wait for so many more attempts."""
+    before = len(kernel.written)
+    until(lambda: kernel.hear() and len(kernel.written) >= before + more)
+
+
+def test_what_is_excluded_is_not_connected(kernel: Kernel) -> None:
+    kernel.exclude(EXCLUSION)
+    assert live(kernel, lambda: until(lambda: kernel.ready)) == 0
+    ended(kernel, "excluded", f"excluded by {kernel.etc}/exclusions.conf:2: not connected")
+
+
+def test_what_is_excluded_is_adopted_all_the_same(kernel: Kernel) -> None:
+    """A connection that is there needs somebody who looks after it."""
+    kernel.exclude(EXCLUSION)
+    kernel.add("nvme3")
+
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme3")
+        kernel.remove("nvme3")
+        until(lambda: "excluded by" in kernel.status)
+
+    assert live(kernel, act) == 0
+    ended(kernel, "excluded", f"excluded by {kernel.etc}/exclusions.conf:2: not connected")
+
+
+def test_an_exclusion_counts_at_the_moment_of_each_connect(kernel: Kernel) -> None:
+    kernel.fails_always = errno.ECONNREFUSED
+
+    def act() -> None:
+        attempts(kernel)
+        kernel.exclude("nqn=nqn.2024-08.com.example:another", EXCLUSION)
+        until(lambda: "excluded by" in kernel.status)
+
+    assert live(kernel, act) == 0
+    ended(kernel, "excluded", f"excluded by {kernel.etc}/exclusions.conf:3: not connected", len(kernel.written))
+
+
+def test_the_exclusion_of_something_else_excludes_nothing(kernel: Kernel) -> None:
+    kernel.exclude(f"{EXCLUSION};trsvcid=4421", "transport=rdma", "nonsense")
+    assert live(kernel, lambda: until(lambda: kernel.status == "live nvme0")) == 0
+
+
+NOTE = "no longer listed in the log page of dc"
+
+
+def test_what_nobody_asks_for_any_more_is_not_connected_again(kernel: Kernel) -> None:
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        leave_spec(note=NOTE)
+        hang_up()
+        until(lambda: kernel.status == f"live nvme0; {NOTE}")
+        kernel.remove()
+        until(lambda: "not connected again" in kernel.status)
+
+    assert live(kernel, act) == 0
+    ended(kernel, "withdrawn", f"{NOTE}: not connected again", 1)
+
+
+def test_what_is_asked_for_again_is(kernel: Kernel) -> None:
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        leave_spec(note=NOTE)
+        hang_up()
+        until(lambda: NOTE in kernel.status)
+        # The worker reads it when it needs it, told or not.
+        leave_spec()
+        kernel.remove()
+        until(lambda: len(kernel.written) == 2)
+
+    assert live(kernel, act) == 0
+
+
+@pytest.mark.usefixtures("slow")
+def test_who_waits_for_what_nobody_asks_for_ends_at_once(kernel: Kernel) -> None:
+    kernel.fails_always = errno.ECONNREFUSED
+
+    def act() -> None:
+        until(lambda: kernel.status.startswith("waiting"))
+        leave_spec(note=NOTE)
+        hang_up()
+        until(lambda: "not connected again" in kernel.status)
+
+    assert live(kernel, act) == 0
+    ended(kernel, "withdrawn", f"{NOTE}: not connected again", 1)
+
+
+def test_a_worker_that_starts_for_what_nobody_asks_for_takes_over_what_is_there(kernel: Kernel) -> None:
+    kernel.add("nvme3")
+    assert (
+        play(INSTANCE, kernel, lambda: until(lambda: kernel.status == f"live nvme3; {NOTE}"), leave_spec(note=NOTE))
+        == 0
+    )
+    assert kernel.written == []
+
+
+def test_and_connects_nothing_that_is_not(kernel: Kernel) -> None:
+    assert play(INSTANCE, kernel, lambda: until(lambda: kernel.ready), leave_spec(note=NOTE)) == 0
+    ended(kernel, "withdrawn", f"{NOTE}: not connected again")
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_hang_up_is_worth_an_attempt(kernel: Kernel) -> None:
+    kernel.failures = [errno.ECONNREFUSED] * 2
+
+    def act() -> None:
+        until(lambda: "attempt 11:" in kernel.status)
+        hang_up()
+        until(lambda: "attempt 22:" in kernel.status)
+        hang_up()
+        until(lambda: kernel.status == "live nvme0")
+
+    assert live(kernel, act) == 0
+    assert len(kernel.written) == 3
+
+
+# Giving up ------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """CLOCK_BOOTTIME, as the test moves it. The clock of waits goes by itself."""
+
+    def __init__(self) -> None:
+        self.now = 5000.0
+
+    def clock_gettime(self, _: int) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(controller, "time", made)
+    return made
+
+
+GIVEN_UP = "given up after 60 min without a connection: connection refused: nothing listens there"
+
+
+def test_what_only_a_referral_asks_for_is_given_up(kernel: Kernel, clock: Clock) -> None:
+    kernel.fails_always = errno.ECONNREFUSED
+
+    def act() -> None:
+        clock.now += 3599
+        attempts(kernel)
+        clock.now += 2
+        until(lambda: "given up" in kernel.status)
+
+    assert play(INSTANCE, kernel, act, leave_spec(horizon=3600)) == 0
+    ended(kernel, "given up", GIVEN_UP, len(kernel.written))
+    # By this the planner tells whether it was asked for again since.
+    assert report()["time"] == "8601"
+
+
+def test_without_a_horizon_it_is_tried_for_ever(kernel: Kernel, clock: Clock) -> None:
+    kernel.fails_always = errno.ECONNREFUSED
+
+    def act() -> None:
+        clock.now += 10**9
+        attempts(kernel)
+
+    assert live(kernel, act) == 0
+    assert report()["state"] == "stopped"
+
+
+def test_the_time_without_a_connection_counts_from_its_loss(kernel: Kernel, clock: Clock) -> None:
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        clock.now += 10000
+        kernel.fails_always = errno.ECONNREFUSED
+        kernel.remove()
+        attempts(kernel)
+        clock.now += 3601
+        until(lambda: "given up" in kernel.status)
+
+    assert play(INSTANCE, kernel, act, leave_spec(horizon=3600)) == 0
+    ended(kernel, "given up", GIVEN_UP, len(kernel.written))
+
+
+def test_what_is_announced_no_longer_has_its_whole_time_from_then(kernel: Kernel, clock: Clock) -> None:
+    kernel.fails_always = errno.ECONNREFUSED
+
+    def act() -> None:
+        attempts(kernel, 1)
+        clock.now += 10000
+        leave_spec(horizon=3600)
+        hang_up()
+        attempts(kernel)
+        clock.now += 3601
+        until(lambda: "given up" in kernel.status)
+
+    assert live(kernel, act) == 0
+    ended(kernel, "given up", GIVEN_UP, len(kernel.written))
+
+
+def test_and_for_ever_again_once_it_is_announced(kernel: Kernel, clock: Clock) -> None:
+    kernel.fails_always = errno.ECONNREFUSED
+
+    def act() -> None:
+        attempts(kernel, 1)
+        leave_spec()
+        hang_up()
+        # The time passes after it was read.
+        attempts(kernel)
+        clock.now += 10000
+        attempts(kernel)
+
+    assert play(INSTANCE, kernel, act, leave_spec(horizon=3600)) == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(5, "5 s"), (119, "119 s"), (120, "2 min"), (7199, "119 min"), (259200, "72 h")]
+)
+def test_a_span_in_words(seconds: int, text: str) -> None:
+    assert controller._span(seconds) == text
+
+
+# The source address ---------------------------------------------------------------------------------------
+
+SOURCE = ("host_traddr", "192.0.2.77")
+
+
+def leave_spec_with_source(optional: bool) -> state.Spec:
+    spec = leave_spec(source_optional=optional)
+    spec.options.append(SOURCE)
+    state.write(state.directory(INSTANCE) + "/spec", spec.encode())
+    return spec
+
+
+def test_an_address_of_firmwares_that_this_host_has_not_is_left_out(kernel: Kernel) -> None:
+    kernel.addresses = {"192.0.2.9"}
+    spec = leave_spec_with_source(optional=True)
+    assert play(INSTANCE, kernel, lambda: until(lambda: kernel.status == "live nvme0"), spec) == 0
+    assert kernel.written == [TEXT + ",host_traddr=192.0.2.77", TEXT]
+
+
+def test_one_that_this_host_has_is_used(kernel: Kernel) -> None:
+    kernel.addresses = {"192.0.2.77"}
+    spec = leave_spec_with_source(optional=True)
+    assert play(INSTANCE, kernel, lambda: until(lambda: kernel.status == "live nvme0"), spec) == 0
+    assert kernel.written == [TEXT + ",host_traddr=192.0.2.77"]
+
+
+def test_another_failure_is_no_reason_to_leave_it_out(kernel: Kernel) -> None:
+    kernel.failures = [errno.ECONNREFUSED, errno.EHOSTUNREACH]
+    spec = leave_spec_with_source(optional=True)
+    assert play(INSTANCE, kernel, lambda: until(lambda: kernel.status == "live nvme0"), spec) == 0
+    assert kernel.written == [TEXT + ",host_traddr=192.0.2.77"] * 3
+
+
+def test_one_that_an_administrator_wrote_is_waited_for(kernel: Kernel) -> None:
+    kernel.addresses = set()
+    spec = leave_spec_with_source(optional=False)
+
+    def act() -> None:
+        attempts(kernel)
+        kernel.addresses = {"192.0.2.77"}
+        until(lambda: kernel.status == "live nvme0")
+
+    assert play(INSTANCE, kernel, act, spec) == 0
+    assert set(kernel.written) == {TEXT + ",host_traddr=192.0.2.77"}
+
+
+def test_what_was_connected_without_it_is_adopted(kernel: Kernel) -> None:
+    kernel.add("nvme3", address="traddr=192.0.2.1,trsvcid=4420,src_addr=192.0.2.9")
+    spec = leave_spec_with_source(optional=True)
+    assert play(INSTANCE, kernel, lambda: until(lambda: kernel.status == "live nvme3"), spec) == 0
+    assert kernel.written == []
 
 
 # Discovery ------------------------------------------------------------------------------------------------
