@@ -557,9 +557,9 @@ class Supervisor:
         text = f"{total} controller{'' if total == 1 else 's'}" + (f": {counts}" if counts else "")
         if self._starter.units is None:
             text += "; not connected to systemd, trying again"
-        exclusions = self._inventory.exclusions.exclusions
+        lists = self._inventory.exclusions.exclusions
         problems = [str(one) for one in self._complaints if one.severity == "error"]
-        problems += [f"{file}:{line}: {what}" if line else f"{file}: {what}" for file, line, what in exclusions.problems]
+        problems += [f"{file}:{line}: {what}" if line else f"{file}: {what}" for file, line, what in lists.problems]
         problems += [f"{one.what} ({one.source}): {one.reason}" for one in self._inventory.refusals]
         problems += [why for instance, why in self._failures.items() if not instance or instance in self._decisions]
         if problems:
