@@ -27,6 +27,8 @@ LIVE_CHECK = 10
 RECONNECT_CHECK = 2
 # Waits double up to this, which is about the kernel's own reconnect delay.
 LONGEST_WAIT = 8
+# The supervisor is told again of a report after so long, if it has too much to hear.
+WAKE_AGAIN = 1
 # Links that flap must not make waiting workers hammer the target.
 LINK_PAUSE = 2
 
@@ -62,6 +64,7 @@ class Worker:
         self.cause = ""
         self.next_look = 0.0
         self.lost_at = 0.0
+        self.wake_at = 0.0
         # When we were told that the system goes down, 0 while it does not.
         self.going_down = 0.0
         self.stopping = False
@@ -112,6 +115,8 @@ class Worker:
             deadlines.append(self.started + READY_AFTER)
         if self.discovery is not None and self.discovery.retry_at:
             deadlines.append(self.discovery.retry_at)
+        if self.wake_at:
+            deadlines.append(self.wake_at)
         if self.departure is not None and self.departure.next_look:
             deadlines.append(self.departure.next_look)
         return max(0, int((min(deadlines) - now) * 1000) + 1) if deadlines else -1
@@ -120,6 +125,8 @@ class Worker:
         now = time.monotonic()
         if not self.ready and now >= self.started + READY_AFTER:
             self._ready()
+        if self.wake_at and now >= self.wake_at:
+            self._wake()
         if self.stopping:
             self._stop(now)
         elif self.next_look and now >= self.next_look:
@@ -491,7 +498,11 @@ class Worker:
             # A withdrawn controller's directory is gone with its last report.
             if state.exists(self.directory):
                 notify.log(notify.WARNING, f"cannot report to the supervisor: {error}")
-        notify.wake(state.WAKE_SOCKET, self.instance)
+        self._wake()
+
+    def _wake(self) -> None:
+        heard = notify.wake(state.WAKE_SOCKET, self.instance)
+        self.wake_at = 0.0 if heard else time.monotonic() + WAKE_AGAIN * (1 + posix.getrandom(1)[0] / 256)
 
     def _read_spec(self) -> None:
         horizon = self.spec.horizon

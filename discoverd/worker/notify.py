@@ -42,12 +42,18 @@ def log(priority: int, text: str) -> None:
     sys.stderr.flush()
 
 
-def wake(path: str, instance: str) -> None:
-    """Tell the supervisor that there is a new report. One that is not there reads all at its next start."""
+def wake(path: str, instance: str) -> bool:
+    """Tell the supervisor that there is a new report; return False if it has to be told again, a little later.
+
+    One that is not there reads all reports at its next start.
+    """
     try:
         _datagram(instance.encode(), path, _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
+    except BlockingIOError:
+        return False  # The socket's queue is full: many have news at the moment.
     except OSError:
-        return
+        pass
+    return True
 
 
 def _datagram(data: bytes, address: bytes | str, flags: int) -> None:

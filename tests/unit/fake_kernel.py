@@ -287,6 +287,7 @@ def install(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
         (links, "Links", Links),
         (controller, "LONGEST_WAIT", 0.02),
         (controller, "LINK_PAUSE", 0.01),
+        (controller, "WAKE_AGAIN", 0.01),
         (controller, "LIVE_CHECK", 0.05),
         (controller, "RECONNECT_CHECK", 0.02),
         (notify, "_last", ""),

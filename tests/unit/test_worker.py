@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The life of one controller, on a made-up kernel."""
 
+import contextlib
 import errno
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from discoverd import registry, state
-from discoverd.worker import controller, main
+from discoverd.worker import controller, main, notify
 
 from .fake_kernel import Kernel, Links, play, remove_tree, until
 from .log_pages import entry, page
@@ -762,6 +764,40 @@ def test_what_was_connected_without_it_is_adopted(kernel: Kernel) -> None:
     spec = leave_spec_with_source(optional=True)
     assert play(INSTANCE, kernel, lambda: until(lambda: kernel.status == "live nvme3"), spec) == 0
     assert kernel.written == []
+
+
+# The supervisor -------------------------------------------------------------------------------------------
+
+
+def test_a_supervisor_that_has_too_much_to_hear_is_told_again(kernel: Kernel) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as supervisor:
+        supervisor.bind(state.WAKE_SOCKET)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                notify._datagram(b"another", state.WAKE_SOCKET, socket.SOCK_NONBLOCK)
+
+        def heard() -> bytes:
+            with contextlib.suppress(BlockingIOError):
+                return supervisor.recv(4096)
+            return b""
+
+        def act() -> None:
+            until(lambda: kernel.status == "live nvme0" and report()["state"] == "live")
+            until(lambda: heard() == INSTANCE.encode())
+            # Once is enough.
+            time.sleep(0.05)
+            assert heard() == b""
+
+        assert live(kernel, act) == 0
+
+
+def test_a_supervisor_that_is_not_there_is_not_told_again(kernel: Kernel) -> None:
+    Path(state.WAKE_SOCKET).touch()
+    worker = controller.Worker(INSTANCE, leave_spec())
+    worker.show()
+    assert worker.wake_at == 0
+    os.close(worker.wake_read)
+    os.close(worker.wake_write)
 
 
 # Discovery ------------------------------------------------------------------------------------------------
