@@ -283,9 +283,9 @@ class Host:
         return asyncio.run(main())
 
 
-async def until(condition: Callable[[], object], what: str = "") -> None:
+async def until(condition: Callable[[], object], what: str = "", patience: float = PATIENCE) -> None:
     """Wait for a condition; fail when it does not come true."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + patience
     while not condition():
         if time.monotonic() > end:
             pytest.fail(f"it never came true: {what or condition}")
@@ -310,7 +310,9 @@ def report(instance: str, worker_state: str, **fields: str) -> None:
         **{key.replace("_", "-"): value for key, value in fields.items()},
     }
     (Path(state.directory(instance)) / "report").write_bytes(state.encode(state.REPORT, list(given.items())))
-    notify.wake(state.WAKE_SOCKET, instance)
+    # As a worker does, sooner or later.
+    while not notify.wake(state.WAKE_SOCKET, instance):
+        time.sleep(0.001)
 
 
 def leave_spec(candidate: Candidate) -> None:

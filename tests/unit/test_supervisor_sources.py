@@ -1,14 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
 """The supervisor and its sources: referrals, exclusions, giving up, what was announced or connected before."""
 
+import asyncio
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
-from discoverd import state
-from discoverd.bus import unit_signals
-from discoverd.planner import UnitFact
+import pytest
 
-from .fake_host import DISCOVERY, FIRST, NQN, ONE, SECOND, TWO, Host, leave_log, quiet, report, spec_of, until
+from discoverd import boot_record, planner, state, supervisor
+from discoverd.bus import unit_signals
+from discoverd.candidate import BOOT, CONFIGURATION, MDNS, Candidate, fabrics_options
+from discoverd.config.model import Secrets
+from discoverd.kernel import controllers
+from discoverd.planner import UnitFact
+from discoverd.tid import DISCOVERY as TID_DISCOVERY
+from discoverd.tid import DISCOVERY_NQN, TransportId
+
+from .fake_host import (
+    DC,
+    DISCOVERY,
+    FIRST,
+    NQN,
+    ONE,
+    SECOND,
+    TWO,
+    Host,
+    leave_log,
+    leave_spec,
+    quiet,
+    report,
+    spec_of,
+    until,
+)
 from .log_pages import entry
+
+HOSTNQN = "nqn.2024-08.com.example:host"
+HOSTID = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
 
 
 def ends(host: Host, instance: str, worker_state: str, **fields: str) -> None:
@@ -140,3 +168,231 @@ def test_a_worker_that_ends_slowly_is_looked_at_until_it_has_ended(host: Host) -
 
     assert host.play(scenario) == 0
     assert host.systemd.started == [ONE]
+
+
+# Referrals ------------------------------------------------------------------------------------------------
+
+NEXT = f"tcp:192.0.2.7:8009:{DISCOVERY_NQN}"
+
+
+def test_a_referral_is_followed_and_what_it_lists_is_connected(host: Host) -> None:
+    host.configure(DISCOVERY)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        leave_log(entry(DISCOVERY_NQN, "192.0.2.7", "8009", subtype=1), entry(NQN.format(1)))
+        await until(lambda: "3 live" in host.status)
+        assert spec_of(NEXT).origin == DC
+        assert spec_of(NEXT).horizon == 72 * 3600
+        assert spec_of(ONE).horizon == 0
+        leave_log(entry(NQN.format(2)), instance=NEXT)
+        await until(lambda: "4 live" in host.status)
+        assert spec_of(TWO).source == f"listed in the log page of {NEXT}"
+        # The first no longer refers to the second: what runs, runs on.
+        leave_log(entry(NQN.format(1)), generation=2)
+        await until(lambda: NEXT in host.systemd.hung_up)
+        assert spec_of(NEXT).note == f"no longer a referral in the log page of {DC}"
+        await quiet()
+        assert spec_of(TWO).note == ""
+        assert "4 live" in host.status
+        leave_log(entry(NQN.format(1)), entry(DISCOVERY_NQN, "192.0.2.7", "8009", subtype=1), generation=3)
+        await until(lambda: spec_of(NEXT).note == "")
+
+    assert host.play(scenario) == 0
+    assert host.systemd.started == [DC, NEXT, ONE, TWO]
+
+
+def test_what_was_given_up_is_tried_again_when_it_is_asked_for_anew(host: Host) -> None:
+    host.configure(DISCOVERY)
+    host.set("[Global]\ngive-up = 1h\n")
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        referral = entry(DISCOVERY_NQN, "192.0.2.7", "8009", subtype=1)
+        leave_log(referral)
+        await until(lambda: "2 live" in host.status)
+        assert spec_of(NEXT).horizon == 3600
+        later = int(time.clock_gettime(time.CLOCK_BOOTTIME)) + 1
+        ends(host, NEXT, "given up", status="given up after 60 min without a connection: no route", time=str(later))
+        await until(lambda: "1 left alone" in host.status)
+        await quiet()
+        assert host.systemd.started == [DC, NEXT]
+        # Read again, and the same: nobody has said anything new.
+        report(DC, "live", log_read="17")
+        await quiet()
+        assert host.systemd.started == [DC, NEXT]
+        await asyncio.sleep(later + 0.1 - time.clock_gettime(time.CLOCK_BOOTTIME))
+        leave_log(referral, generation=2)
+        await until(lambda: host.systemd.started == [DC, NEXT, NEXT])
+        await until(lambda: "2 live" in host.status)
+
+    assert host.play(scenario) == 0
+
+
+# Announced before -----------------------------------------------------------------------------------------
+
+
+def announced(origin: str, **more: object) -> Candidate:
+    tid = TransportId.make(TID_DISCOVERY, "tcp", "192.0.2.7", "8009", DISCOVERY_NQN)
+    options = fabrics_options(tid, TID_DISCOVERY, {}, Secrets(), HOSTNQN, HOSTID)
+    return Candidate(tid, TID_DISCOVERY, f"announced by {origin}", origin, options, **more)  # type: ignore[arg-type]
+
+
+def test_what_was_announced_is_wanted_after_a_restart(host: Host) -> None:
+    """Nobody announces it again for the supervisor's sake."""
+    leave_spec(announced(MDNS))
+    host.systemd.units[NEXT] = UnitFact("loaded", "active")
+
+    async def scenario() -> None:
+        await until(lambda: host.status == "1 controller: 1 starting")
+        assert host.daemon
+        assert host.daemon._decisions[NEXT].candidate
+        # Its worker's page still counts.
+        leave_log(entry(NQN.format(1)), instance=NEXT)
+        await until(lambda: "2 live" in host.status)
+
+    assert host.play(scenario) == 0
+    assert host.systemd.started == [ONE]
+
+
+def test_what_was_listed_is_not_remembered_beside_its_page(host: Host) -> None:
+    leave_spec(announced(DC))
+
+    async def scenario() -> None:
+        await until(lambda: host.told("READY=1"))
+        await quiet()
+
+    assert host.play(scenario) == 0
+    assert host.systemd.started == []
+    assert kept(NEXT)
+
+
+# Since the boot -------------------------------------------------------------------------------------------
+
+
+def boots(host: Host, device: str = "nvme0", nqn: str = NQN.format(1)) -> None:
+    """The initial RAM disk has connected a controller."""
+    folder = host.sysfs / device
+    folder.mkdir(parents=True)
+    for name, value in (
+        ("transport", "tcp"),
+        ("address", "traddr=192.0.2.1,trsvcid=4420"),
+        ("subsysnqn", nqn),
+        ("hostnqn", HOSTNQN),
+        ("hostid", HOSTID),
+        ("state", "live"),
+    ):
+        (folder / name).write_text(value + "\n")
+    (host.root / "run").mkdir(exist_ok=True)
+    fields = [(one.name, str(controllers.kernel_instance(one.name))) for one in host.sysfs.iterdir()]
+    state.write(boot_record.PATH, state.encode(boot_record.KIND, fields))
+
+
+def test_what_the_initial_ram_disk_connected_gets_a_unit(host: Host) -> None:
+    boots(host)
+
+    async def scenario() -> None:
+        await until(lambda: host.status == "1 controller: 1 live")
+
+    assert host.play(scenario) == 0
+    assert host.systemd.started == [ONE]
+    assert (spec_of(ONE).origin, spec_of(ONE).source) == (BOOT, "nvme0 since the boot")
+
+
+def test_one_that_is_configured_is_the_configured_one(host: Host) -> None:
+    boots(host)
+    host.configure(FIRST)
+
+    async def scenario() -> None:
+        await until(lambda: host.status == "1 controller: 1 live")
+
+    assert host.play(scenario) == 0
+    assert spec_of(ONE).origin == CONFIGURATION
+    assert host.daemon
+    assert host.daemon._decisions[ONE].reason == f"{spec_of(ONE).source} and nvme0 since the boot"
+
+
+# What the kernel lacks ------------------------------------------------------------------------------------
+
+
+def test_what_the_kernel_lacks_is_said_once(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    host.abilities = {"nqn", "transport", "traddr", "trsvcid", "hostnqn", "hostid", "ctrl_loss_tmo"}
+    digests = "hdr-digest = true\nctrl-loss-tmo = 5\n"
+    host.configure(FIRST + digests + SECOND + digests)
+
+    async def scenario() -> None:
+        await until(lambda: "2 live" in host.status)
+
+    assert host.play(scenario) == 0
+    said = [record.getMessage() for record in caplog.records if "this kernel" in record.getMessage()]
+    assert said == ["this kernel knows no hdr_digest: connecting without"]
+
+
+# Host names -----------------------------------------------------------------------------------------------
+
+
+def test_where_a_connection_is_refused_the_next_address_is_tried(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_up(*_: object, **__: object) -> list[object]:
+        return [(2, 1, 6, "", (address, 0)) for address in ("192.0.2.1", "192.0.2.2")]
+
+    monkeypatch.setattr("socket.getaddrinfo", look_up)
+    host.configure(FIRST.replace("192.0.2.1", "array.example.com"))
+    second = ONE.replace("192.0.2.1", "192.0.2.2")
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        report(ONE, "waiting", attempt="1")
+        await quiet()
+        assert host.systemd.started == [ONE]
+        report(ONE, "waiting", attempt="2")
+        await until(lambda: host.systemd.started == [ONE, second])
+        # The old unit is told that nobody asks for that address any more, so its worker ends.
+        await until(lambda: spec_of(ONE).note.startswith("no longer configured at"))
+
+    assert host.play(scenario) == 0
+
+
+# One of many ----------------------------------------------------------------------------------------------
+
+
+def test_news_of_one_controller_has_only_that_one_looked_at(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.configure(DISCOVERY)
+    host.set("[Global]\nmax-connecting = 256\n")
+    looked_at: list[list[str]] = []
+    decide = planner.plan
+
+    def plan(facts: planner.Facts, instances: Iterable[str]) -> list[planner.Decision]:
+        looked_at.append(list(instances))
+        return decide(facts, looked_at[-1])
+
+    monkeypatch.setattr(supervisor, "plan", plan)
+    many = [NQN.format(f"x{number}") for number in range(1000)]
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        leave_log(*(entry(nqn) for nqn in many))
+        await until(lambda: "1001 live" in host.status, patience=9)
+        await quiet()
+        looked_at.clear()
+        host.systemd.listed.clear()
+        host.systemd.listed_all = 0
+        one = f"tcp:192.0.2.1:4420:{many[500]}"
+        report(one, "reconnecting")
+        await until(lambda: "1 reconnecting" in host.status)
+        host.systemd.stop(one)
+        await until(lambda: "1 stopped" in host.status)
+        await quiet()
+        assert looked_at
+        assert all(asked == [one] for asked in looked_at if asked)
+        assert host.systemd.listed
+        assert all(asked == {one} for asked in host.systemd.listed)
+        assert host.systemd.listed_all == 0
+        # One more in the page: only that one.
+        looked_at.clear()
+        leave_log(*(entry(nqn) for nqn in (*many, NQN.format("new"))), generation=2)
+        await until(lambda: "1001 live, 1 stopped" in host.status)
+        await quiet()
+        new = f"tcp:192.0.2.1:4420:{NQN.format('new')}"
+        assert {name for asked in looked_at for name in asked} == {DC, new}
+
+    assert host.play(scenario) == 0
