@@ -16,6 +16,8 @@ MDNS = "mdns"
 FIBRE_CHANNEL = "fibre-channel"
 BOOT = "boot"
 SOURCES = frozenset((CONFIGURATION, NBFT, MDNS, FIBRE_CHANNEL, BOOT))
+# Those whose word nobody on the network can forge.
+AUTHORITIES = frozenset((CONFIGURATION, NBFT, BOOT))
 
 # A discovery controller is held with this keep-alive time-out unless the configuration names another
 # (seconds).
@@ -68,7 +70,8 @@ class Candidate:
     """A controller that a source asks for.
 
     Fields as in :class:`Wish`; ``origin`` may also be the instance of the discovery controller whose log page lists it.
-    ``options`` are for the fabrics device, and can hold secrets, so they are not shown.
+    ``options`` are for the fabrics device, and can hold secrets, so they are not shown. ``led`` tells of what a log
+    page lists that an administrator, firmware or the boot leads to its discovery controller, not just an announcement.
     """
 
     tid: TransportId
@@ -79,11 +82,17 @@ class Candidate:
     horizon: int = 0
     asked: float = 0.0
     source_optional: bool = False
+    led: bool = False
 
     @property
     def configured(self) -> bool:
         """Tell whether an administrator wrote it."""
         return self.origin == CONFIGURATION
+
+    @property
+    def trusted(self) -> bool:
+        """Tell whether somebody asks for it who is not just anybody on the network."""
+        return self.led or self.origin in AUTHORITIES
 
 
 @dataclass(frozen=True, slots=True)

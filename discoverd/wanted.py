@@ -117,9 +117,12 @@ class Wanted:
             self.discovery.add(instance)
 
 
-def _standing(candidate: Candidate) -> tuple[bool, bool]:
-    """Return what sorts the word of an administrator, and then that of this host's other sources, before a peer's."""
-    return not candidate.configured, candidate.origin not in SOURCES
+def _standing(candidate: Candidate) -> tuple[bool, bool, bool]:
+    """Return what sorts the word of an administrator first, then that of who is trusted, then announcements.
+
+    Whoever is on a link can announce an I/O controller as a discovery controller.
+    """
+    return not candidate.configured, not candidate.trusted, candidate.origin not in SOURCES
 
 
 def fold(candidates: Sequence[Candidate], has_state: Callable[[str], bool]) -> dict[str, tuple[Candidate, ...]]:
@@ -137,9 +140,10 @@ def fold(candidates: Sequence[Candidate], has_state: Callable[[str], bool]) -> d
         tid = candidate.tid
         existing = has_state(tid.instance)
         general = tid.any_source, tid.subsysnqn == DISCOVERY_NQN
-        return True, candidate.origin != BOOT, not existing, *general, tid.instance, candidate.origin
+        standing = candidate.origin != BOOT, not candidate.trusted
+        return True, *standing, not existing, *general, tid.instance, candidate.origin
 
-    took_path: set[str] = set()
+    took_path: dict[str, str] = {}
     for candidate in sorted(candidates, key=rank):
         instance = candidate.tid.instance
         if instance not in units and not candidate.configured:
@@ -147,12 +151,22 @@ def fold(candidates: Sequence[Candidate], has_state: Callable[[str], bool]) -> d
                 if content(candidate.tid, members[0].tid):
                     instance = leader
                     break
-                if leader not in took_path and content(members[0].tid, candidate.tid):
-                    took_path.add(leader)
+                path = took_path.get(leader, instance)
+                if (path == instance or _one_path(members[0])) and content(members[0].tid, candidate.tid):
+                    took_path[leader] = path
                     instance = leader
                     break
         units.setdefault(instance, []).append(candidate)
     return {instance: _merged(members) for instance, members in units.items()}
+
+
+def _one_path(leader: Candidate) -> bool:
+    """Tell whether a leader that is content with any connection takes in all others.
+
+    A discovery controller needs no second path, and one that only an announcement leads to, through another link
+    perhaps, would stand in for what an administrator asked for.
+    """
+    return leader.configured and leader.role == DISCOVERY
 
 
 def _merged(members: list[Candidate]) -> tuple[Candidate, ...]:

@@ -6,7 +6,7 @@ Layout: NVMe-oF 1.1 §5.3, NVMe Base Specification 2.0 figure 295 (1024-byte hea
 
 import ipaddress
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from discoverd.candidate import Candidate, Refusal, Wish, granted
 from discoverd.config.errors import ConfigError
@@ -94,7 +94,7 @@ class Parent:
 
     ``io`` and ``discovery`` are what the configuration has for discovered controllers of these roles. A referral is
     given up after ``horizon`` seconds without a connection, and ``asked`` is when the page came (seconds,
-    CLOCK_BOOTTIME).
+    CLOCK_BOOTTIME). ``led`` as in Candidate.
     """
 
     tid: TransportId
@@ -103,6 +103,7 @@ class Parent:
     discovery: DiscoveredScope
     horizon: int
     asked: float
+    led: bool = False
 
 
 def candidates(
@@ -137,9 +138,9 @@ def _candidate(entry: Entry, tid: TransportId, parent: Parent, host: HostIdentit
     if entry.subtype == REFERRAL:
         source = f"a referral in the log page of {parent.instance}"
         wish = Wish(tid, DISCOVERY, source, parent.instance, horizon=parent.horizon, asked=parent.asked)
-        return granted(wish, parent.discovery, host)
+        return replace(granted(wish, parent.discovery, host), led=parent.led)
     wish = Wish(tid, IO, f"listed in the log page of {parent.instance}", parent.instance)
-    return granted(wish, parent.io, host)
+    return replace(granted(wish, parent.io, host), led=parent.led)
 
 
 def _identify(entry: Entry, parent: TransportId) -> TransportId:

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from discoverd.candidate import SOURCES, Candidate, Refusal
+from discoverd.candidate import AUTHORITIES, SOURCES, Candidate, Refusal
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Role
 from discoverd.planner import Known
@@ -43,6 +43,7 @@ class _Listed:
     context: Context
     tid: object
     via: Connection | None
+    led: bool
     candidates: tuple[Candidate, ...]
     refusals: tuple[Refusal, ...]
     whole: bool
@@ -89,25 +90,37 @@ class LogPages:
         nobody leads to any more list is not asked for, nor is what an excluded one lists.
         """
         asked = {instance: wanted.asked[instance] for instance in wanted.discovery}
-        roots = [instance for instance in asked if any(one.origin in SOURCES for one in asked[instance])]
-        # What an administrator asks for has its place before what others do.
-        roots.sort(key=lambda instance: (not asked[instance][0].configured, instance))
-        self.depths = dict.fromkeys(roots, 0)
-        vias = {instance: context.discovery.get(instance) for instance in roots}
-        queue = deque(roots)
+        origins = {instance: {one.origin for one in asked[instance]} for instance in asked}
+        # What an administrator asks for has its place before what others do, and all that it leads to before what
+        # anybody on a link can announce.
+        led = sorted(one for one in asked if origins[one] & AUTHORITIES)
+        led.sort(key=lambda instance: not asked[instance][0].configured)
+        announced = sorted(one for one in asked if origins[one] & SOURCES and not origins[one] & AUTHORITIES)
+        self.depths = dict.fromkeys(led, 0)
+        vias = {instance: context.discovery.get(instance) for instance in led}
+        queue = deque(led)
+        referrals_max = REFERRALS + len(led)
+        trusted = True
         refusals: list[Refusal] = []
         used = set()
         room = TOTAL
         complete = set()
-        while queue:
+        while queue or trusted:
+            if not queue:
+                trusted = False
+                queue += [instance for instance in announced if instance not in self.depths]
+                referrals_max += len(queue)
+                self.depths |= dict.fromkeys(queue, 0)
+                vias |= dict.fromkeys(queue)
+                continue
             instance = queue.popleft()
             if instance not in self._pages or instance in excluded or instance not in wanted.asked:
                 continue
-            listed = self._list(instance, wanted.asked[instance][0], vias[instance], context, known)
+            listed = self._list(instance, wanted.asked[instance][0], vias[instance], trusted, context, known)
             candidates = listed.candidates
             refusals += listed.refusals
             referrals = [one for one in candidates if one.role == DISCOVERY]
-            near = self._within_reach(instance, referrals, REFERRALS + len(roots), refusals)
+            near = self._within_reach(instance, referrals, referrals_max, refusals)
             followed = [one for one in referrals if one.tid.instance in near]
             if len(followed) < len(referrals):
                 candidates = tuple(one for one in candidates if one.role != DISCOVERY or one.tid.instance in near)
@@ -156,20 +169,22 @@ class LogPages:
         instance: str,
         parent: Candidate,
         via: Connection | None,
+        led: bool,
         context: Context,
         known: Mapping[str, Known],
     ) -> _Listed:
         page, came = self._pages[instance]
         last = self._listed.get(instance)
-        if last and (last.page, last.tid, last.via) == (page, parent.tid, via) and last.context is context:
+        basis = (page, parent.tid, via, led)
+        if last and (last.page, last.tid, last.via, last.led) == basis and last.context is context:
             return last
         io = _scope(context, via, "io", parent.tid.hostnqn)
         discovery = _scope(context, via, "discovery", parent.tid.hostnqn)
-        about = Parent(parent.tid, instance, io, discovery, context.horizon, came)
+        about = Parent(parent.tid, instance, io, discovery, context.horizon, came, led)
         found, refused, whole = discovery_log.candidates(page, about, context.host)
         refusals = list(refused)
         candidates = _within_limit(instance, found, known, refusals)
-        self._listed[instance] = _Listed(page, context, parent.tid, via, candidates, tuple(refusals), whole)
+        self._listed[instance] = _Listed(page, context, parent.tid, via, led, candidates, tuple(refusals), whole)
         return self._listed[instance]
 
 

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a hostile neighbour on the network must not achieve with announcements, log pages and referrals."""
+
+from discoverd.candidate import CONFIGURATION, MDNS, Candidate
+from discoverd.config.identity import HostIdentity
+from discoverd.config.model import FabricsConfig
+from discoverd.sources.discovery_log import parse
+from discoverd.sources.log_pages import Context, LogPages
+from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
+from discoverd.wanted import Wanted
+
+from .log_pages import entry, page
+
+HOST = HostIdentity("nqn.2024-08.com.example:host", "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0")
+CONTEXT = Context(FabricsConfig(), HOST, {}, {}, 100)
+VOLUME = "nqn.2024-08.com.example:vol"
+
+
+def candidate(
+    role: str, origin: str, nqn: str, host_iface: str = "", led: bool = False, address: str = "192.0.2.1"
+) -> Candidate:
+    """A controller at one address and port, whatever its role."""
+    tid = TransportId.make(role, "tcp", address, "8009", nqn, host_iface=host_iface)
+    return Candidate(tid, role, f"asked for by {origin}", origin, (), led=led)
+
+
+def put(*candidates: Candidate) -> Wanted:
+    wanted = Wanted(lambda _: False)
+    for origin in {one.origin: None for one in candidates}:
+        wanted.put(origin, tuple(one for one in candidates if one.origin == origin))
+    return wanted
+
+
+def first_of(wanted: Wanted) -> dict[str, str]:
+    return {instance: asked[0].origin for instance, asked in wanted.asked.items()}
+
+
+# Taking over what an administrator asked for ---------------------------------------------------------------
+
+
+def test_announcements_from_another_link_do_not_stand_in_for_a_configured_discovery_controller() -> None:
+    mine = candidate(DISCOVERY, CONFIGURATION, DISCOVERY_NQN)
+    links = [
+        candidate(DISCOVERY, MDNS, nqn, host_iface=link)
+        for nqn in (DISCOVERY_NQN, "nqn.its-own")
+        for link in ("eth1", "eth2")
+    ]
+    assert first_of(put(*links, mine)) == {mine.tid.instance: CONFIGURATION}
+
+
+def test_two_peers_that_list_one_path_of_a_configured_controller_make_no_unit_of_their_own() -> None:
+    mine = candidate(IO, CONFIGURATION, VOLUME)
+    listed = [candidate(IO, origin, VOLUME, host_iface="eth1") for origin in ("one", "other")]
+    assert first_of(put(mine, *listed)) == {mine.tid.instance: CONFIGURATION}
+
+
+def test_an_announcement_does_not_turn_a_controller_of_a_trusted_log_page_into_something_else() -> None:
+    listed = candidate(IO, "page", VOLUME, host_iface="eth0", led=True)
+    lie = candidate(DISCOVERY, MDNS, VOLUME, host_iface="eth0")
+    for order in ((listed, lie), (lie, listed)):
+        assert first_of(put(*order)) == {listed.tid.instance: "page"}
+
+
+def test_a_referral_of_a_trusted_log_page_is_connected_as_that_says() -> None:
+    """An announcement is more special, because of its interface, and would be connected with other secrets."""
+    referral = candidate(DISCOVERY, "page", "nqn.dc", led=True)
+    announced = candidate(DISCOVERY, MDNS, "nqn.dc", host_iface="eth0")
+    assert first_of(put(announced, referral)) == {referral.tid.instance: "page"}
+
+
+def test_what_a_configured_discovery_controller_leads_to_has_its_place_before_what_is_announced() -> None:
+    mine = candidate(DISCOVERY, CONFIGURATION, DISCOVERY_NQN, address="198.51.100.1")
+    next_one = f"tcp:198.51.100.2:8009:{DISCOVERY_NQN}"
+    hostile = [candidate(DISCOVERY, MDNS, DISCOVERY_NQN, "eth0", address=f"192.0.2.{number}") for number in range(1, 6)]
+    # The second of the chain is announced as well, which makes it none of theirs.
+    again = candidate(DISCOVERY, MDNS, DISCOVERY_NQN, "eth0", address="198.51.100.2")
+    wanted = put(*hostile, again, mine)
+    pages = LogPages()
+    for one in hostile:
+        flood = (entry(f"nqn.2024-08.com.example:{one.tid.traddr}-{number}") for number in range(1024))
+        pages.put(one.tid.instance, parse(page(*flood)), 0)
+    pages.put(mine.tid.instance, parse(page(entry(DISCOVERY_NQN, subtype=1, traddr="198.51.100.2", trsvcid="8009"))), 0)
+    pages.put(next_one, parse(page(entry(VOLUME, traddr="198.51.100.3"))), 0)
+    pages.follow(wanted, CONTEXT, {}, {})
+    (volume,) = wanted.asked[f"tcp:198.51.100.3:4420:{VOLUME}"]
+    assert volume.led
+    assert next_one in pages.complete
