@@ -7,7 +7,7 @@ from tests.lab import scenario
 from tests.lab.machine import Machine
 from tests.lab.scenario import DISCOVERY_UNIT, unit_name
 
-UNITS = ["discoverd.service", "discoverd-mounts.service", DISCOVERY_UNIT, unit_name(1)]
+UNITS = ["discoverd.service", "discoverd-boot.service", "discoverd-mounts.service", DISCOVERY_UNIT, unit_name(1)]
 
 
 @pytest.fixture
