@@ -144,10 +144,15 @@ def _unwanted(instance: str, facts: Facts) -> Decision:
     known = facts.known.get(instance)
     if known is None:
         return Decision(instance, Action.LEAVE, "not asked for by any source, and unknown to discoverd")
-    if known.origin not in facts.complete:
-        action = Action.KEEP if unit and unit.running else Action.LEAVE
+    running = bool(unit and unit.running)
+    report = facts.reports.get(instance)
+    # A worker that ended by itself has left no connection, and nothing that would be missed when it is asked for again:
+    # those of peers that come and go under new names must not pile up.
+    ended = not running and report is not None and report.state in ENDED
+    if known.origin not in facts.complete and not ended:
+        action = Action.KEEP if running else Action.LEAVE
         return Decision(instance, action, f"it was {known.source}, and nothing newer is known")
     note = f"no longer {known.source}"
-    if unit and unit.running:
+    if running:
         return Decision(instance, Action.KEEP, f"{note}; what runs is left as it is", note=note)
     return Decision(instance, Action.LEAVE, note, note=note)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from discoverd import state, store
-from discoverd.candidate import Candidate
+from discoverd.candidate import AUTHORITIES, Candidate
 from discoverd.planner import Action, Decision
 from discoverd.unit_properties import journal_fields, unit_properties, unless_exists
 from discoverd.units import UnitError, Units
@@ -25,17 +25,18 @@ HOLD_NEWS = 1
 def fair(decisions: Iterable[Decision], served: Mapping[str, float]) -> list[Decision]:
     """Return the decisions in an order in which no origin's many candidates keep those of another waiting.
 
-    Configured ones come first, then the first of each discovery controller, then the second of each, and so on. Those
-    that ``served`` says had a turn longest ago come first among them: there may be room for one only.
+    What an administrator, firmware or the boot asks for comes first, then what these lead to, then what anybody can
+    announce. Of the latter two, the first of each discovery controller, then the second of each, and so on. Those that
+    ``served`` says had a turn longest ago come first among them: there may be room for one only.
     """
     ranks: Counter[str] = Counter()
 
-    def place(decision: Decision) -> tuple[int, float]:
+    def place(decision: Decision) -> tuple[bool, int, float]:
         candidate = decision.candidate
-        if candidate is None or candidate.configured or decision.action is not Action.START:
-            return 0, 0
+        if candidate is None or candidate.origin in AUTHORITIES or decision.action is not Action.START:
+            return False, 0, 0
         ranks[candidate.origin] += 1
-        return ranks[candidate.origin], served.get(candidate.origin, 0)
+        return not candidate.led, ranks[candidate.origin], served.get(candidate.origin, 0)
 
     placed = [(place(decision), decision) for decision in decisions]
     return [decision for _, decision in sorted(placed, key=lambda pair: pair[0])]
@@ -102,6 +103,7 @@ class Starter:
     def forget(self, instance: str) -> None:
         """Keep nothing about a controller that nobody asks for."""
         self._not_before.pop(instance, None)
+        self._served.pop(instance, None)
         self.masked.discard(instance)
 
     def job_ended(self, instance: str) -> None:

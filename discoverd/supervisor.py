@@ -531,6 +531,7 @@ class Supervisor:
         self._specs.pop(instance, None)
         self._failed(instance, "")
         self._starter.forget(instance)
+        self._inventory.log_pages.forget(instance)
         if instance in self._units and self._starter.units is not None:
             # Nothing keeps it loaded: asked for again, it does not look as if an administrator had stopped it.
             with contextlib.suppress(UnitError):

@@ -83,6 +83,12 @@ class LogPages:
         """Take a new page; ``now`` in seconds, CLOCK_BOOTTIME."""
         self._pages[instance] = (page, now)
 
+    def forget(self, instance: str) -> None:
+        """Drop the page of what nobody asks for, if there is one."""
+        self._pages.pop(instance, None)
+        self._stamps.pop(instance, None)
+        self._listed.pop(instance, None)
+
     def follow(self, wanted: Wanted, context: Context, excluded: Mapping[str, str], known: Mapping[str, Known]) -> None:
         """Put into ``wanted`` what the pages ask for, beginning with the discovery controllers that others ask for.
 

@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a hostile neighbour on the network must not achieve with announcements, log pages and referrals."""
 
-from discoverd.candidate import CONFIGURATION, MDNS, Candidate
+from pathlib import Path
+
+from discoverd import state
+from discoverd.candidate import CONFIGURATION, MDNS, NBFT, Candidate, Wish
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
+from discoverd.planner import Action, Decision, UnitFact
 from discoverd.sources.discovery_log import parse
 from discoverd.sources.log_pages import Context, LogPages
+from discoverd.starter import fair
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 from discoverd.wanted import Wanted
 
+from .fake_host import Host, leave_log, report, until
 from .log_pages import entry, page
 
 HOST = HostIdentity("nqn.2024-08.com.example:host", "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0")
@@ -85,3 +91,50 @@ def test_what_a_configured_discovery_controller_leads_to_has_its_place_before_wh
     (volume,) = wanted.asked[f"tcp:198.51.100.3:4420:{VOLUME}"]
     assert volume.led
     assert next_one in pages.complete
+
+
+def test_what_is_announced_waits_for_what_firmware_and_an_administrator_lead_to() -> None:
+    def start(one: Candidate) -> Decision:
+        return Decision(f"{one.origin} {one.tid.instance}", Action.START, "", one)
+
+    announced = [start(candidate(IO, f"hostile {number}", VOLUME)) for number in range(100)]
+    listed = [start(candidate(IO, "page", f"{VOLUME}{number}", led=True)) for number in range(3)]
+    firmware = [start(candidate(IO, NBFT, f"{VOLUME}{number}")) for number in range(3)]
+    assert fair([*announced, *listed, *firmware], {"page": 9.0}) == [*firmware, *listed, *announced]
+
+
+# What piles up ---------------------------------------------------------------------------------------------
+
+
+def kept(instance: str) -> bool:
+    return Path(state.directory(instance)).exists()
+
+
+def announcement(number: int) -> Wish:
+    tid = TransportId.make(DISCOVERY, "tcp", f"192.0.2.{number}", "8009", DISCOVERY_NQN, host_iface="eth0")
+    source = f"announced by mDNS on eth0 as '{number}' until 2026-11-21 14:05"
+    return Wish(tid, DISCOVERY, source, MDNS, horizon=60)
+
+
+def test_peers_that_come_and_go_under_new_names_leave_nothing_behind(host: Host) -> None:
+    async def scenario() -> None:
+        inventory = host.inventory
+        await until(lambda: "0 controllers" in host.status)
+        for number in range(1, 4):
+            wish = announcement(number)
+            name = wish.tid.instance
+            inventory.mdns._wishes = {wish.tid: wish}
+            inventory.mdns.wishes = (wish,)
+            inventory._news()
+            await until(lambda: host.status == "1 controller: 1 live")
+            leave_log(instance=name)
+            await until(lambda name=name: name in inventory.log_pages)  # type: ignore[misc]
+            report(name, "given up")
+            host.systemd.units[name] = UnitFact("loaded", "inactive")
+            await until(lambda: inventory.mdns._wishes == {})
+            await until(lambda: host.status == "0 controllers")
+            assert not kept(name)
+            assert host.systemd.units == {}
+            assert name not in inventory.log_pages
+
+    assert host.play(scenario) == 0

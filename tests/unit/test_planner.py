@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discoverd.candidate import CONFIGURATION, Candidate
-from discoverd.planner import Action, Decision, Facts, Known, Report, UnitFact, plan
+from discoverd.planner import ENDED, Action, Decision, Facts, Known, Report, UnitFact, plan
 from discoverd.tid import IO, TransportId
 
 DC = "tcp:192.0.2.1:8009:nqn.2014-08.org.nvmexpress.discovery"
@@ -165,6 +165,17 @@ def test_only_what_is_asked_about_is_looked_at() -> None:
     assert plan(facts, []) == []
     # What there is no fact about is nothing to decide about.
     assert plan(facts, ["nobody", NAME, "y", "nothing"]) == plan(facts, [NAME, "y"])
+
+
+@pytest.mark.parametrize("said", ENDED)
+@pytest.mark.parametrize("unit", [None, STOPPED])
+def test_what_has_ended_by_itself_is_not_kept_for_a_silent_source(said: str, unit: UnitFact | None) -> None:
+    """A peer that comes under another name each time must not leave more and more behind."""
+    facts = Facts(units={NAME: unit} if unit else {}, known={NAME: KNOWN}, reports={NAME: Report(said)})
+    (decision,) = decide(facts)
+    assert (decision.action, decision.note) == (Action.LEAVE, f"no longer {KNOWN.source}")
+    (decision,) = decide(replace(facts, units={NAME: RUNNING}))
+    assert (decision.action, decision.note) == (Action.KEEP, "")
 
 
 # Excluded -------------------------------------------------------------------------------------------------
@@ -337,10 +348,12 @@ def test_what_runs_and_is_asked_for_is_kept_unless_it_is_masked(facts: Facts) ->
 
 
 @given(facts_of_all_kinds)
-def test_missing_information_never_makes_a_note(facts: Facts) -> None:
+def test_missing_information_never_makes_a_note_for_a_worker(facts: Facts) -> None:
     for decision in decide(facts):
         if decision.note and decision.instance not in facts.excluded:
-            assert facts.known[decision.instance].origin in facts.complete
+            unit, report = facts.units.get(decision.instance), facts.reports.get(decision.instance)
+            ended = not (unit and unit.running) and report is not None and report.state in ENDED
+            assert ended or facts.known[decision.instance].origin in facts.complete
             assert decision.candidate is None
         elif decision.note and decision.candidate is not None:
             assert decision.note == f"excluded by {WHERE}"
