@@ -130,7 +130,8 @@ def fold(candidates: Sequence[Candidate], has_state: Callable[[str], bool]) -> d
 
     What an administrator wrote has a unit of its own, and the last word on how to connect. Others join one that is
     content with their connection, or the other way round; but who is content with any connection takes in one path of
-    several only, so that the others remain paths.
+    several only, so that the others remain paths. Two that have a unit each keep them: the unit that took in a path
+    is not folded into another path's when the supervisor was restarted.
     """
     units: dict[str, list[Candidate]] = {}
 
@@ -147,7 +148,10 @@ def fold(candidates: Sequence[Candidate], has_state: Callable[[str], bool]) -> d
     for candidate in sorted(candidates, key=rank):
         instance = candidate.tid.instance
         if instance not in units and not candidate.configured:
+            existing = has_state(instance)
             for leader, members in units.items():
+                if existing and not members[0].configured and has_state(leader):
+                    continue
                 if content(candidate.tid, members[0].tid):
                     instance = leader
                     break
