@@ -38,6 +38,8 @@ log = logging.getLogger("discoverd")
 ATTEMPTS = 2
 # Refusals that are logged at once; a hostile log page has thousands.
 REFUSALS_SAID = 20
+# Refusals that are kept, for status and discoverctl: hundreds of discovery controllers may have hostile log pages.
+REFUSALS_KEPT = 1024
 
 
 class Inventory:
@@ -199,7 +201,9 @@ class Inventory:
         self.complete = self.log_pages.complete | ({CONFIGURATION} if self._configured.whole else set())
         refusals = (*self._configured.refusals, *self.mdns.refusals, *self.nbft.refusals, *self.fibre_channel.refusals)
         ungranted = (one for some in self._ungranted.values() for one in some)
-        self.refusals = (*refusals, *ungranted, *self.log_pages.refusals)
+        found = (*refusals, *ungranted, *self.log_pages.refusals)
+        more = (Refusal("more", "in the log pages", "so many entries cannot be connected that the rest is not shown"),)
+        self.refusals = found[:REFUSALS_KEPT] + more * (len(found) > REFUSALS_KEPT)
         news = [refusal for refusal in self.refusals if refusal not in self._said]
         self._said = set(self.refusals)
         for refusal in news[:REFUSALS_SAID]:

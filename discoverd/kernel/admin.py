@@ -21,6 +21,9 @@ ENTRY_SIZE = 1024
 _CHUNK = 4096
 # The largest log page that is believed; a controller that claims more is broken or hostile.
 MAX_ENTRIES = 16_384
+# So many of them are read. Pages are kept in /run and in memory, anybody on a link can announce a discovery controller,
+# and more controllers of one are not connected anyway.
+READ_ENTRIES = 2048
 _GENERATION_RETRIES = 6
 
 
@@ -59,8 +62,8 @@ def _log_page(fd: int, offset: int, size: int) -> bytearray:
 
 
 def read_discovery_log(device: str) -> tuple[int, int, bytes]:
-    """Return (generation counter, number of records, header and entries) of a discovery controller's log
-    page.
+    """Return (generation counter, number of records, header and the first READ_ENTRIES entries) of a discovery
+    controller's log page.
 
     The generation counter is read before and after; a change in between means reading again. Raises
     AdminError if it changes each time, or for a page that cannot be right, and OSError as :func:`command`.
@@ -76,7 +79,7 @@ def read_discovery_log(device: str) -> tuple[int, int, bytes]:
             if records > MAX_ENTRIES:
                 raise AdminError(f"its discovery log page claims {records} entries, more than {MAX_ENTRIES}")
             page = bytearray(header)
-            end = HEADER_SIZE + records * ENTRY_SIZE
+            end = HEADER_SIZE + min(records, READ_ENTRIES) * ENTRY_SIZE
             while len(page) < end:
                 page += _log_page(fd, len(page), min(_CHUNK, end - len(page)))
             if unpack_from("<QQ", _log_page(fd, 0, HEADER_SIZE)) == (generation, records):

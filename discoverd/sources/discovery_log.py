@@ -12,7 +12,7 @@ from discoverd.candidate import Candidate, Refusal, Wish, granted
 from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import DiscoveredScope
-from discoverd.kernel.admin import ENTRY_SIZE, HEADER_SIZE
+from discoverd.kernel.admin import ENTRY_SIZE, HEADER_SIZE, READ_ENTRIES
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TidError, TransportId
 
 _HEADER = struct.Struct("<QQH")
@@ -20,6 +20,8 @@ _HEADER = struct.Struct("<QQH")
 TRTYPES = {1: "rdma", 2: "fc", 3: "tcp", 254: "loop"}
 REFERRAL, NVM, SELF = 1, 2, 3
 DUPLICATE_RETURNED_INFORMATION = 0x1
+# So many entries of one page are refused each by itself: all refusals go into the plan and, once, into the journal.
+REFUSALS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """A complete log page, and what in it could not be read."""
+    """A log page, what in it could not be read, and how many entries ``beyond`` those that are looked at it has."""
 
     generation: int
     entries: tuple[Entry, ...]
     refused: tuple[tuple[int, str], ...]
+    beyond: int = 0
 
 
 class LogPageError(Exception):
@@ -57,11 +60,12 @@ def parse(data: bytes) -> LogPage:
     generation, records, form = _HEADER.unpack_from(data)
     if form != 0:
         raise LogPageError(f"the record format {form} is unknown")
-    if len(data) != HEADER_SIZE + records * ENTRY_SIZE:
+    read = min(records, READ_ENTRIES)
+    if len(data) != HEADER_SIZE + read * ENTRY_SIZE:
         raise LogPageError(f"it claims {records} entries and has {len(data)} bytes")
     entries = []
     refused = []
-    for number in range(records):
+    for number in range(read):
         start = HEADER_SIZE + number * ENTRY_SIZE
         raw = data[start : start + ENTRY_SIZE]
         try:
@@ -80,7 +84,7 @@ def parse(data: bytes) -> LogPage:
             )
         except UnicodeDecodeError:
             refused.append((number, "a text in it is not valid UTF-8"))
-    return LogPage(generation, tuple(entries), tuple(refused))
+    return LogPage(generation, tuple(entries), tuple(refused), records - read)
 
 
 def _text(raw: bytes) -> str:
@@ -130,8 +134,14 @@ def candidates(
             wanted.append(_candidate(entry, tid, parent, host))
         except ConfigError as error:
             faults.add(str(error))
+    if len(refused) > REFUSALS:
+        more = len(refused) - REFUSALS
+        refused[REFUSALS:] = [Refusal(f"{more} more entries", where, "they cannot be connected either")]
+    if page.beyond:
+        why = f"no more than {READ_ENTRIES} entries of a log page are looked at"
+        refused.append(Refusal(f"{page.beyond} entries", where, why))
     refused += [Refusal("everything", where, fault) for fault in sorted(faults)]
-    return tuple(wanted), tuple(refused), not faults
+    return tuple(wanted), tuple(refused), not faults and not page.beyond
 
 
 def _candidate(entry: Entry, tid: TransportId, parent: Parent, host: HostIdentity) -> Candidate:

@@ -7,8 +7,9 @@ from discoverd import state
 from discoverd.candidate import CONFIGURATION, MDNS, NBFT, Candidate, Wish
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
+from discoverd.kernel import admin
 from discoverd.planner import Action, Decision, UnitFact
-from discoverd.sources.discovery_log import parse
+from discoverd.sources.discovery_log import REFUSALS, Parent, candidates, parse
 from discoverd.sources.log_pages import Context, LogPages
 from discoverd.starter import fair
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
@@ -116,6 +117,16 @@ def announcement(number: int) -> Wish:
     return Wish(tid, DISCOVERY, source, MDNS, horizon=60)
 
 
+PARENT = Parent(
+    announcement(1).tid,
+    "the discovery controller",
+    CONTEXT.config.discovered(None, "io"),
+    CONTEXT.config.discovered(None, "discovery"),
+    0,
+    0,
+)
+
+
 def test_peers_that_come_and_go_under_new_names_leave_nothing_behind(host: Host) -> None:
     async def scenario() -> None:
         inventory = host.inventory
@@ -138,3 +149,19 @@ def test_peers_that_come_and_go_under_new_names_leave_nothing_behind(host: Host)
             assert name not in inventory.log_pages
 
     assert host.play(scenario) == 0
+
+
+def test_of_an_endless_log_page_so_much_is_read_and_that_is_said() -> None:
+    endless = page(*(entry(f"{VOLUME}{number}") for number in range(admin.READ_ENTRIES)), records=1 << 14)
+    found = parse(endless)
+    assert (len(found.entries), found.beyond) == (admin.READ_ENTRIES, (1 << 14) - admin.READ_ENTRIES)
+    _, (refusal,), whole = candidates(found, PARENT, HOST)
+    assert (refusal.what, whole) == ("14336 entries", False)
+
+
+def test_refusals_of_one_log_page_are_few() -> None:
+    nonsense = page(*(entry(f"nqn.{number},x") for number in range(1000)))
+    _, refused, whole = candidates(parse(nonsense), PARENT, HOST)
+    assert len(refused) == REFUSALS + 1
+    assert refused[-1].what == f"{1000 - REFUSALS} more entries"
+    assert whole
