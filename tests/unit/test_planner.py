@@ -348,7 +348,7 @@ def test_what_runs_and_is_asked_for_is_kept_unless_it_is_masked(facts: Facts) ->
 
 
 @given(facts_of_all_kinds)
-def test_missing_information_never_makes_a_note_for_a_worker(facts: Facts) -> None:
+def test_missing_information_never_makes_a_note(facts: Facts) -> None:
     for decision in decide(facts):
         if decision.note and decision.instance not in facts.excluded:
             unit, report = facts.units.get(decision.instance), facts.reports.get(decision.instance)
