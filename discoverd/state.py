@@ -118,12 +118,12 @@ class Spec:
     written.
 
     ``source`` and ``origin`` are the supervisor's: what asked for the controller last (discoverd.candidate).
-    ``note`` tells why the controller is wanted no more, such as that no log page lists it any longer: it belongs into
-    the status, and the controller is not connected again. ``horizon``: give up after so many seconds without a
+    ``note`` is a remark for the status, such as that no log page lists the controller any longer. ``withdrawn``: nobody
+    asks for it any more, as the note says, and it is not connected again. ``horizon``: give up after so many seconds without a
     connection, 0 for never. ``source_optional``: ``host_traddr`` is left out if this host does not have it.
     """
 
-    __slots__ = ("horizon", "note", "options", "origin", "role", "source", "source_optional")
+    __slots__ = ("horizon", "note", "options", "origin", "role", "source", "source_optional", "withdrawn")
 
     def __init__(self, role: str, options: list[tuple[str, str]]) -> None:
         self.role = role
@@ -133,6 +133,7 @@ class Spec:
         self.note = ""
         self.horizon = 0
         self.source_optional = False
+        self.withdrawn = False
 
     def option(self, key: str) -> str:
         """Return the value of an option of the fabrics device, '' where it is not given."""
@@ -148,6 +149,8 @@ class Spec:
             fields.append(("horizon", str(self.horizon)))
         if self.source_optional:
             fields.append(("source-optional", "yes"))
+        if self.withdrawn:
+            fields.append(("withdrawn", "yes"))
         for key, value in self.options:
             if "," in value:
                 raise StateError(f"the option {key} has a comma in it, which would end it for the kernel")
@@ -169,6 +172,8 @@ class Spec:
                 spec.horizon = int(value)
             elif key == "source-optional":
                 spec.source_optional = True
+            elif key == "withdrawn":
+                spec.withdrawn = True
         if not spec.option("nqn") or not spec.option("transport"):
             raise StateError("it has no NQN or no transport")
         return spec

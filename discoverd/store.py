@@ -100,7 +100,7 @@ def find(hostnqn: str) -> Found:
             known[instance] = Known(spec.source, spec.origin)
             if spec.origin in (MDNS, FIBRE_CHANNEL) and (wish := _wish(spec, hostnqn)):
                 wishes.append(wish)
-            if spec.origin == CONFIGURATION and not spec.note:
+            if spec.origin == CONFIGURATION and not spec.withdrawn:
                 addresses.add(spec.option("traddr"))
     return Found(known, reports, tuple(wishes), frozenset(addresses))
 

@@ -501,7 +501,7 @@ class Supervisor:
         spec = await self._blocking(store.read_spec, instance)
         if spec is None or spec.note == note:
             return False
-        spec.note = note
+        spec.note, spec.withdrawn = note, True
         self._specs.pop(instance, None)
         return await self._blocking(store.write_spec, instance, spec)
 

@@ -186,7 +186,7 @@ class Worker:
 
         if where := exclusions.load().match(dict(self.spec.options)):
             self._end("excluded", f"excluded by {where}: not connected")
-        elif self.spec.note:
+        elif self.spec.withdrawn:
             self._end("withdrawn", f"{self.spec.note}: not connected again")
         return self.stopping
 

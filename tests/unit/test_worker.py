@@ -542,7 +542,7 @@ NOTE = "no longer listed in the log page of dc"
 def test_what_nobody_asks_for_any_more_is_not_connected_again(kernel: Kernel) -> None:
     def act() -> None:
         until(lambda: kernel.status == "live nvme0")
-        leave_spec(note=NOTE)
+        leave_spec(note=NOTE, withdrawn=True)
         hang_up()
         until(lambda: kernel.status == f"live nvme0; {NOTE}")
         kernel.remove()
@@ -555,7 +555,7 @@ def test_what_nobody_asks_for_any_more_is_not_connected_again(kernel: Kernel) ->
 def test_what_is_asked_for_again_is(kernel: Kernel) -> None:
     def act() -> None:
         until(lambda: kernel.status == "live nvme0")
-        leave_spec(note=NOTE)
+        leave_spec(note=NOTE, withdrawn=True)
         hang_up()
         until(lambda: NOTE in kernel.status)
         # The worker reads it when it needs it, told or not.
@@ -572,7 +572,7 @@ def test_who_waits_for_what_nobody_asks_for_ends_at_once(kernel: Kernel) -> None
 
     def act() -> None:
         until(lambda: kernel.status.startswith("waiting"))
-        leave_spec(note=NOTE)
+        leave_spec(note=NOTE, withdrawn=True)
         hang_up()
         until(lambda: "not connected again" in kernel.status)
 
@@ -583,14 +583,19 @@ def test_who_waits_for_what_nobody_asks_for_ends_at_once(kernel: Kernel) -> None
 def test_a_worker_that_starts_for_what_nobody_asks_for_takes_over_what_is_there(kernel: Kernel) -> None:
     kernel.add("nvme3")
     assert (
-        play(INSTANCE, kernel, lambda: until(lambda: kernel.status == f"live nvme3; {NOTE}"), leave_spec(note=NOTE))
+        play(
+            INSTANCE,
+            kernel,
+            lambda: until(lambda: kernel.status == f"live nvme3; {NOTE}"),
+            leave_spec(note=NOTE, withdrawn=True),
+        )
         == 0
     )
     assert kernel.written == []
 
 
 def test_and_connects_nothing_that_is_not(kernel: Kernel) -> None:
-    assert play(INSTANCE, kernel, lambda: until(lambda: kernel.ready), leave_spec(note=NOTE)) == 0
+    assert play(INSTANCE, kernel, lambda: until(lambda: kernel.ready), leave_spec(note=NOTE, withdrawn=True)) == 0
     ended(kernel, "withdrawn", f"{NOTE}: not connected again")
 
 
