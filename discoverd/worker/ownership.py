@@ -31,12 +31,14 @@ class Ownership:
         What the registry has about a name that was just given out is of the past, and does not count.
         """
         self.device = device
+        # Lost and connected again, it is what it was, unless an administrator asks for it by now.
+        firmwares = self._entered == registry.FIRMWARE_OWNER and origin != "configuration"
         self.foreign, self.spared = "", False
         self._entered, self._found = "", found
         if found:
             self.check(origin)
         else:
-            self.spared = origin == registry.FIRMWARE_OWNER
+            self.spared = firmwares or origin == registry.FIRMWARE_OWNER
             self._claim(registry.FIRMWARE_OWNER if self.spared else registry.OWNER)
 
     def check(self, origin: str) -> bool:
@@ -55,8 +57,9 @@ class Ownership:
             if not self._entered:
                 self.foreign = f"somebody (the registry is unreadable: {error.strerror})"
             return before != self.foreign
-        sibling = self._sibling(unit) if owner == registry.OWNER else ""
-        if owner and (sibling or owner not in (registry.OWNER, registry.FIRMWARE_OWNER)):
+        looked_after = owner in (registry.OWNER, registry.FIRMWARE_OWNER)
+        sibling = self._sibling(unit) if looked_after else ""
+        if owner and (sibling or not looked_after):
             self.foreign = sibling or owner
             self._entered = ""
         elif owner:

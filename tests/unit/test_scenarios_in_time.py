@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What happens one after the other: restarts between any two steps, sources in another order, news that come late."""
 
+import os
+
 import pytest
 
-from discoverd.candidate import BOOT, NBFT, Candidate
+from discoverd import registry, state
+from discoverd.candidate import BOOT, CONFIGURATION, NBFT, Candidate
 from discoverd.tid import IO, TransportId
 from discoverd.wanted import fold
+from discoverd.worker.ownership import Ownership
+
+from .fake_kernel import Kernel
 
 DC = "tcp:192.0.2.1:8009:nqn.2014-08.org.nvmexpress.discovery"
 
@@ -24,6 +30,36 @@ def test_a_unit_that_took_in_a_path_keeps_it_after_a_restart(first: str) -> None
     any_path, east, west = path(first), path(NBFT, "eth0"), path(NBFT, "eth1")
     existing = {any_path.tid.instance}
     folded = fold([any_path, east, west], existing.__contains__)
-    assert any_path.tid.instance in folded and len(folded) == 2
+    assert any_path.tid.instance in folded
+    assert len(folded) == 2
     existing |= folded.keys()
     assert fold([west, east, any_path], existing.__contains__) == folded
+
+
+# Boot controllers -----------------------------------------------------------------------------------------
+
+
+def test_two_units_do_not_take_firmwares_controller_from_each_other(kernel: Kernel) -> None:
+    """nvme-cli has connected it from an address, the table asks for it on an interface: two units, one controller."""
+    kernel.add("nvme0")
+    registry.claim("nvme0", registry.FIRMWARE_OWNER, "")
+    first, second = Ownership("first"), Ownership("second")
+    for one in ("first", "second"):
+        os.makedirs(state.directory(one))
+    first.take("nvme0", BOOT, found=True)
+    second.take("nvme0", NBFT, found=True)
+    for _ in range(2):
+        assert not first.check(BOOT)
+        assert not second.check(NBFT)
+    assert (first.foreign, second.foreign) == ("", "nvme-ctrl@first.service")
+
+
+@pytest.mark.parametrize(("origin", "spared"), [(BOOT, True), (CONFIGURATION, False)])
+def test_firmwares_controller_stays_firmwares_when_it_is_lost(kernel: Kernel, origin: str, spared: bool) -> None:
+    kernel.add("nvme0")
+    registry.claim("nvme0", registry.FIRMWARE_OWNER, "")
+    one = Ownership("one")
+    one.take("nvme0", origin, found=True)
+    one.take("nvme0", origin, found=False)
+    owner = registry.FIRMWARE_OWNER if spared else registry.OWNER
+    assert (one.spared, registry.retrieve("nvme0", "owner")) == (spared, owner)
