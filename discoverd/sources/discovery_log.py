@@ -168,7 +168,7 @@ def _identify(entry: Entry, parent: TransportId) -> TransportId:
     tid = TransportId.make(
         DISCOVERY if entry.subtype == REFERRAL else IO,
         transport,
-        entry.traddr,
+        _zoned(entry.traddr, parent) if transport in ("tcp", "rdma") else entry.traddr,
         entry.trsvcid if transport in ("tcp", "rdma") else "",
         entry.subnqn,
         host_traddr=parent.host_traddr if same else "",
@@ -181,6 +181,24 @@ def _identify(entry: Entry, parent: TransportId) -> TransportId:
         if address.is_loopback and not _is_loopback(parent):
             raise TidError(f"{tid.traddr} is this host, and the discovery controller is not")
     return tid
+
+
+def _zoned(traddr: str, parent: TransportId) -> str:
+    """Return a link-local address with the interface that leads to the discovery controller; others as they are.
+
+    A zone that the page gives is an interface of the discovery controller's host, and means nothing here.
+    """
+    address = traddr.partition("%")[0]
+    try:
+        link_local = ":" in address and ipaddress.ip_address(address).is_link_local
+    except ValueError:
+        return traddr
+    if not link_local:
+        return traddr
+    zone = parent.traddr.partition("%")[2] or parent.host_iface
+    if not zone:
+        raise TidError(f"{address} is an address of one link, and the discovery controller's does not tell of which")
+    return f"{address}%{zone}"
 
 
 def _is_loopback(parent: TransportId) -> bool:

@@ -220,7 +220,7 @@ def test_what_cannot_be_connected_at_all_is_one_refusal_and_the_page_is_not_whol
         (entry(NQN, "224.0.0.1"), "no address to connect to"),
         (entry(NQN, "", "none", trtype=254), "cannot refer to loop"),
         (entry(NQN, "nn-0x1:pn-0x2", "none", trtype=FC), "cannot refer to fc"),
-        (entry(NQN, "fe80::1%\u202egnp"), "not the name of a network interface"),
+        (entry(NQN, "fe80::1%\u202egnp"), "does not tell of which"),
     ],
 )
 def test_what_a_peer_may_not_send_us_to(refused: bytes, why: str) -> None:

@@ -7,11 +7,15 @@ import pytest
 
 from discoverd import registry, state
 from discoverd.candidate import BOOT, CONFIGURATION, NBFT, Candidate
-from discoverd.tid import IO, TransportId
+from discoverd.config.identity import HostIdentity
+from discoverd.config.model import FabricsConfig
+from discoverd.sources.discovery_log import Parent, candidates, parse
+from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 from discoverd.wanted import fold
 from discoverd.worker.ownership import Ownership
 
 from .fake_kernel import Kernel
+from .log_pages import entry, page
 
 DC = "tcp:192.0.2.1:8009:nqn.2014-08.org.nvmexpress.discovery"
 
@@ -63,3 +67,29 @@ def test_firmwares_controller_stays_firmwares_when_it_is_lost(kernel: Kernel, or
     one.take("nvme0", origin, found=False)
     owner = registry.FIRMWARE_OWNER if spared else registry.OWNER
     assert (one.spared, registry.retrieve("nvme0", "owner")) == (spared, owner)
+
+
+# Addresses of one link ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parent", "iface", "listed", "traddr"),
+    [
+        ("fe80::1%eth1", "", "fe80::2", "fe80::2%eth1"),
+        ("fe80::1%eth1", "", "fe80::2%eth7", "fe80::2%eth1"),
+        ("2001:db8::1", "eth1", "fe80::2", "fe80::2%eth1"),
+        ("2001:db8::1", "", "fe80::2", None),
+        ("2001:db8::1", "", "2001:db8::2", "2001:db8::2"),
+        ("192.0.2.1", "eth1", "192.0.2.2", "192.0.2.2"),
+    ],
+)
+def test_a_link_local_address_in_a_log_page_is_of_the_link_of_its_discovery_controller(
+    parent: str, iface: str, listed: str, traddr: str | None
+) -> None:
+    tid = TransportId.make(DISCOVERY, "tcp", parent, "", DISCOVERY_NQN, host_iface=iface)
+    scope = FabricsConfig().discovered(None, "io")
+    host = HostIdentity("nqn.2024-08.com.example:host", "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0")
+    about = Parent(tid, tid.instance, scope, scope, 0, 0.0)
+    found, refused, _ = candidates(parse(page(entry("nqn.2024-08.com.example:vol1", traddr=listed))), about, host)
+    assert [one.tid.traddr for one in found] == ([traddr] if traddr else [])
+    assert len(refused) == (0 if traddr else 1)
