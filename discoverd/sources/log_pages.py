@@ -118,6 +118,11 @@ class LogPages:
                 referrals_max += len(queue)
                 self.depths |= dict.fromkeys(queue, 0)
                 vias |= dict.fromkeys(queue)
+                # Workers of what was listed by who has gone since go on: with every new name there would be more.
+                room -= sum(
+                    one.origin not in SOURCES and not any(asker.led for asker in wanted.asked.get(instance, ()))
+                    for instance, one in known.items()
+                )
                 continue
             instance = queue.popleft()
             if instance not in self._pages or instance in excluded or instance not in wanted.asked:
@@ -131,12 +136,15 @@ class LogPages:
             if len(followed) < len(referrals):
                 candidates = tuple(one for one in candidates if one.role != DISCOVERY or one.tid.instance in near)
                 referrals = followed
-            if len(candidates) > room:
+            new = [one for one in candidates if trusted or one.tid.instance not in known]
+            if len(new) > max(0, room):
+                beyond = new[max(0, room) :]
                 why = f"all discovery controllers together can list {TOTAL} controllers, and the rest is not connected"
-                refusals.append(Refusal(f"{len(candidates) - room} entries", f"in the log page of {instance}", why))
-                candidates = candidates[:room]
+                refusals.append(Refusal(f"{len(beyond)} entries", f"in the log page of {instance}", why))
+                without = set(beyond)
+                candidates = tuple(one for one in candidates if one not in without)
                 referrals = [one for one in candidates if one.role == DISCOVERY]
-            room -= len(candidates)
+            room -= len(new)
             wanted.put(instance, candidates)
             used.add(instance)
             # What was cut off is not known to be listed no more.

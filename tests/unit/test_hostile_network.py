@@ -8,9 +8,9 @@ from discoverd.candidate import CONFIGURATION, MDNS, NBFT, Candidate, Wish
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
 from discoverd.kernel import admin
-from discoverd.planner import Action, Decision, UnitFact
+from discoverd.planner import Action, Decision, Known, UnitFact
 from discoverd.sources.discovery_log import REFUSALS, Parent, candidates, parse
-from discoverd.sources.log_pages import Context, LogPages
+from discoverd.sources.log_pages import TOTAL, Context, LogPages
 from discoverd.starter import fair
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 from discoverd.wanted import Wanted
@@ -165,3 +165,25 @@ def test_refusals_of_one_log_page_are_few() -> None:
     assert len(refused) == REFUSALS + 1
     assert refused[-1].what == f"{1000 - REFUSALS} more entries"
     assert whole
+
+
+def test_what_is_listed_under_ever_new_names_is_bounded() -> None:
+    pages = LogPages()
+    known: dict[str, Known] = {}
+    for number in range(1, 8):
+        hostile = candidate(DISCOVERY, MDNS, DISCOVERY_NQN, "eth0", address=f"192.0.2.{number}")
+        name = hostile.tid.instance
+        wanted = put(hostile)
+        pages.put(name, parse(page(*(entry(f"{VOLUME}{number}-{one}") for one in range(1000)))), 0)
+        pages.follow(wanted, CONTEXT, {}, known)
+        # All are started, and none of their workers ever ends.
+        known |= {one: Known("", asked[0].origin) for one, asked in wanted.asked.items()}
+        # A new supervisor finds the same again.
+        pages.follow(wanted, CONTEXT, {}, known)
+        assert known.keys() >= wanted.asked.keys()
+    assert TOTAL <= len(known) <= TOTAL + 7
+    mine = candidate(DISCOVERY, CONFIGURATION, DISCOVERY_NQN, address="198.51.100.1")
+    wanted = put(mine)
+    pages.put(mine.tid.instance, parse(page(entry(VOLUME))), 0)
+    pages.follow(wanted, CONTEXT, {}, known)
+    assert len(wanted.asked) == 2
