@@ -43,6 +43,8 @@ RECONNECT_BUS = 1
 READY_AFTER = 30
 RETRY_SYSTEMD = 5
 EXIT_SOFTWARE = 70
+# News of what was asked for less than so many seconds ago are not worth an attempt out of turn: workers wait no longer.
+HURRY = 8
 # A worker's last report comes so long before its unit is inactive, or longer.
 LAST_WORD = 1
 # Beyond so many, one list of all units is cheaper than asking for each.
@@ -123,7 +125,7 @@ class Supervisor:
 
     async def _find(self) -> None:
         """Take up what an earlier supervisor has left, and what was connected before the boot. Raises OSError."""
-        found = await self._blocking(store.find, self._host.hostnqn)
+        found = await self._blocking(store.find)
         self._known.update(found.known)
         self._reports.update(found.reports)
         self._dirty |= dict.fromkeys(self._known)
@@ -468,8 +470,9 @@ class Supervisor:
             if decision.candidate is not None:
                 before = self._specs.get(instance)
                 written = await self._write_spec(decision)
-                if before and before.candidate and before.candidate.asked < decision.candidate.asked:
-                    # It was announced again, and who waits for the next attempt need not.
+                if before and before.candidate and before.candidate.asked + HURRY <= decision.candidate.asked:
+                    # It was announced again, and who waits for the next attempt need not. A log page that changes all
+                    # the time must not have hundreds of workers try all the time.
                     written = written or self._states.get(instance) == "waiting"
             elif decision.note:
                 written = await self._write_note(instance, decision.note)

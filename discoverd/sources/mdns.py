@@ -160,6 +160,8 @@ class Mdns:
             return
         self._lost.pop(service, None)
         if service not in self._heard and len(self._heard) >= _HEARD_MAX:
+            if not self._lost:
+                return  # Resolvers that are about to be freed tell of services that have come again.
             del self._heard[lost := next(iter(self._lost))], self._lost[lost]
         self._heard[service] = (interface, news)
 

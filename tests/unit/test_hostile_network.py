@@ -1,21 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a hostile neighbour on the network must not achieve with announcements, log pages and referrals."""
 
+import asyncio
+import time
 from pathlib import Path
 
-from discoverd import state
+import pytest
+
+from discoverd import state, supervisor
+from discoverd.bus import avahi
 from discoverd.candidate import CONFIGURATION, MDNS, NBFT, Candidate, Wish
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
 from discoverd.kernel import admin
 from discoverd.planner import Action, Decision, Known, UnitFact
+from discoverd.sources import mdns
 from discoverd.sources.discovery_log import REFUSALS, Parent, candidates, parse
 from discoverd.sources.log_pages import TOTAL, Context, LogPages
 from discoverd.starter import fair
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 from discoverd.wanted import Wanted
 
-from .fake_host import Host, leave_log, report, until
+from .fake_host import DISCOVERY as CONFIGURED
+from .fake_host import Host, leave_log, quiet, report, until
 from .log_pages import entry, page
 
 HOST = HostIdentity("nqn.2024-08.com.example:host", "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0")
@@ -187,3 +194,44 @@ def test_what_is_listed_under_ever_new_names_is_bounded() -> None:
     pages.put(mine.tid.instance, parse(page(entry(VOLUME))), 0)
     pages.follow(wanted, CONTEXT, {}, known)
     assert len(wanted.asked) == 2
+
+
+def test_more_services_than_can_be_remembered_are_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mdns, "_interface_name", lambda _: "eth0")
+
+    async def scenario() -> None:
+        source = mdns.Mdns(lambda: None)
+        for number in range(2 * avahi.SERVICES_MAX + 1):
+            service = avahi.Service(1, avahi.IPV4, str(number), avahi.TCP, avahi.DOMAIN)
+            source._tell(avahi.Announced(service, "192.0.2.1", 8009, (b"p=tcp",)))
+        assert len(source._heard) == 2 * avahi.SERVICES_MAX
+
+    asyncio.run(scenario())
+
+
+# What never ends -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("later", "times"), [(1, 0), (supervisor.HURRY, 1)])
+def test_a_log_page_that_changes_all_the_time_does_not_have_workers_try_all_the_time(
+    host: Host, monkeypatch: pytest.MonkeyPatch, later: int, times: int
+) -> None:
+    host.configure(CONFIGURED)
+    now = [1000]
+    monkeypatch.setattr(time, "clock_gettime", lambda _: now[0])
+    referral = entry(DISCOVERY_NQN, subtype=1, traddr="192.0.2.2", trsvcid="8009")
+    name = f"tcp:192.0.2.2:8009:{DISCOVERY_NQN}"
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        leave_log(referral)
+        await until(lambda: "2 live" in host.status)
+        report(name, "waiting", attempt="1")
+        await until(lambda: "1 waiting" in host.status)
+        now[0] += later
+        leave_log(referral, entry(VOLUME), generation=2)
+        await until(lambda: "2 live, 1 waiting" in host.status)
+        await quiet()
+        assert host.systemd.hung_up.count(name) == times
+
+    assert host.play(scenario) == 0
