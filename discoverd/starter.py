@@ -149,7 +149,9 @@ class Starter:
             if result == "masked":
                 self.masked.add(instance)
             elif result == "started":
-                await asyncio.wait_for(ended.wait(), FIRST_ATTEMPT)
+                # Not wait_for: before Python 3.12 it can lose a cancellation, and with it the end of the daemon.
+                async with asyncio.timeout(FIRST_ATTEMPT):
+                    await ended.wait()
         except TimeoutError:
             pass  # It goes on; only its place is free for the next one.
         except (UnitError, state.StateError) as error:

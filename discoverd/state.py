@@ -119,8 +119,8 @@ class Spec:
 
     ``source`` and ``origin`` are the supervisor's: what asked for the controller last (discoverd.candidate).
     ``note`` is a remark for the status, such as that no log page lists the controller any longer. ``withdrawn``: nobody
-    asks for it any more, as the note says, and it is not connected again. ``horizon``: give up after so many seconds without a
-    connection, 0 for never. ``source_optional``: ``host_traddr`` is left out if this host does not have it.
+    asks for it any more, as the note says, and it is not connected again. ``horizon``: give up after so many seconds
+    without a connection, 0 for never. ``source_optional``: ``host_traddr`` is left out if this host does not have it.
     """
 
     __slots__ = ("horizon", "note", "options", "origin", "role", "source", "source_optional", "withdrawn")

@@ -120,7 +120,8 @@ class Units:
         request = {"id": number, "operation": operation, "arguments": arguments}
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
         try:
-            return await asyncio.wait_for(answer, ANSWER_TIMEOUT)
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                return await answer
         except TimeoutError:
             raise UnitError(f"systemd has not answered for {ANSWER_TIMEOUT} s") from None
         finally:

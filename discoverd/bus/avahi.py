@@ -111,7 +111,8 @@ async def watch(wanted: Callable[[Service], bool], handler: Callable[[News], Non
     bus = MessageBus(bus_type=BusType.SYSTEM)
     try:
         try:
-            await asyncio.wait_for(bus.connect(), _CALL_TIMEOUT)
+            async with asyncio.timeout(_CALL_TIMEOUT):
+                await bus.connect()
         except TimeoutError:
             raise TimeoutError(f"the bus did not answer within {_CALL_TIMEOUT} s") from None
         client = _Client(bus, wanted, handler)
@@ -318,7 +319,8 @@ class _Client:
             body=list(body),
         )
         try:
-            reply = await asyncio.wait_for(self._bus.call(message), _CALL_TIMEOUT)
+            async with asyncio.timeout(_CALL_TIMEOUT):
+                reply = await self._bus.call(message)
         except TimeoutError:
             raise TimeoutError(f"{member}: no answer within {_CALL_TIMEOUT} s") from None
         if reply is None:

@@ -80,7 +80,8 @@ async def _call(
         destination=destination, path=path, interface=interface, member=member, signature=signature, body=body or []
     )
     # PID 1 is busy for long at boot; but a call without an end would hide that the bus is gone.
-    reply = await asyncio.wait_for(bus.call(message), timeout=60)
+    async with asyncio.timeout(60):
+        reply = await bus.call(message)
     if reply is None or reply.message_type is MessageType.ERROR:
         raise ConnectionError(f"{member}: {reply.body[0] if reply and reply.body else 'no answer'}")
     return list(reply.body)

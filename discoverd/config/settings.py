@@ -22,7 +22,8 @@ FAMILIES = ("ipv4", "ipv6")
 _SECTION = "Global"
 _HOUR = 3600
 _UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": _HOUR, "hours": _HOUR, "d": 24 * _HOUR, "days": 24 * _HOUR}
-_SPAN = re.compile(r"(\d+)\s*([a-z]*)")
+_SHOWN = (("h", _HOUR), ("min", 60), ("s", 1))
+_SPAN = re.compile(r"([0-9]{1,9})\s*([a-z]*)")
 _SPAN_MAX = 10 * 365 * 24 * _HOUR
 
 
@@ -99,12 +100,14 @@ def _apply(settings: Settings, entry: Entry, report: Report, fallback: Settings)
         value = read(entry.value) if entry.value else getattr(Settings(), field)
     except _BadValueError as error:
         value = getattr(fallback, field)
-        message = f"{entry.key} = {quote(entry.value)} is not {error}; {_shown(value)} is used"
+        message = f"{entry.key} = {quote(entry.value)} is not {error}; {_shown(value, read is _span)} is used"
         report.error(entry.line, entry.value_column, message, comment_hint(entry.value))
     return replace(settings, **{field: value})
 
 
-def _shown(value: object) -> str:
+def _shown(value: object, span: bool) -> str:
+    if span and isinstance(value, int):
+        return next((f"{value // size}{unit}" for unit, size in _SHOWN if value and not value % size), "never")
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):

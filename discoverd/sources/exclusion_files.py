@@ -82,7 +82,8 @@ class ExclusionFiles:
         while (left := latest - loop.time()) > 0:
             self._edited.clear()
             try:
-                await asyncio.wait_for(self._edited.wait(), min(SOAK, left))
+                async with asyncio.timeout(min(SOAK, left)):
+                    await self._edited.wait()
             except TimeoutError:
                 break
         # What is edited from here on is seen by the next round, though it may be read by this one already.
