@@ -4,6 +4,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from discoverd.candidate import (
     BOOT,
@@ -109,6 +110,10 @@ class Inventory:
             self.names.refused(*named)
         if report.state == "given up":
             self.mdns.forget(instance)
+            # Folded, or with another host NQN, its unit has another name than the announcement alone would give it.
+            for one in self.wanted.asked.get(instance, ()):
+                if one.origin == MDNS:
+                    self.mdns.forget(replace(one.tid, hostnqn="").instance)
         lost = before is not None and before.state == "live" and report.state != "live"
         if lost and instance.startswith("fc:") and instance in self.wanted.discovery:
             self.fibre_channel.lost()

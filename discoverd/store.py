@@ -82,11 +82,8 @@ def _is_dead(name: str) -> bool:
     return False
 
 
-def find(hostnqn: str) -> Found:
-    """Read what is there. What is unreadable, truncated or of another version counts as not there.
-
-    ``hostnqn`` is the host's own.
-    """
+def find() -> Found:
+    """Read what is there. What is unreadable, truncated or of another version counts as not there."""
     known = {}
     reports = {}
     wishes = []
@@ -98,15 +95,18 @@ def find(hostnqn: str) -> Found:
         spec = read_spec(instance)
         if spec is not None:
             known[instance] = Known(spec.source, spec.origin)
-            if spec.origin in (MDNS, FIBRE_CHANNEL) and (wish := _wish(spec, hostnqn)):
+            # What was given up is not tried for another horizon because the supervisor starts.
+            given_up = report is not None and report.state == "given up"
+            if spec.origin in (MDNS, FIBRE_CHANNEL) and not given_up and (wish := _wish(spec)):
                 wishes.append(wish)
             if spec.origin == CONFIGURATION and not spec.withdrawn:
                 addresses.add(spec.option("traddr"))
     return Found(known, reports, tuple(wishes), frozenset(addresses))
 
 
-def _wish(spec: state.Spec, hostnqn: str) -> Wish | None:
+def _wish(spec: state.Spec) -> Wish | None:
     try:
+        # Without the host NQN: no announcement has one, and what goes with it the configuration says anew.
         tid = TransportId.make(
             spec.role,
             spec.option("transport"),
@@ -115,7 +115,6 @@ def _wish(spec: state.Spec, hostnqn: str) -> Wish | None:
             spec.option("nqn"),
             host_traddr=spec.option("host_traddr"),
             host_iface=spec.option("host_iface"),
-            hostnqn="" if spec.option("hostnqn") == hostnqn else spec.option("hostnqn"),
         )
     except TidError:
         return None  # An earlier version took it for good, and it will be announced again.

@@ -2,18 +2,22 @@
 """What happens one after the other: restarts between any two steps, sources in another order, news that come late."""
 
 import os
+import time
 
 import pytest
 
 from discoverd import registry, state
-from discoverd.candidate import BOOT, CONFIGURATION, NBFT, Candidate
+from discoverd.bus import unit_signals
+from discoverd.candidate import BOOT, CONFIGURATION, MDNS, NBFT, Candidate, Wish
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
+from discoverd.planner import UnitFact
 from discoverd.sources.discovery_log import Parent, candidates, parse
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 from discoverd.wanted import fold
 from discoverd.worker.ownership import Ownership
 
+from .fake_host import Host, report, until
 from .fake_kernel import Kernel
 from .log_pages import entry, page
 
@@ -93,3 +97,68 @@ def test_a_link_local_address_in_a_log_page_is_of_the_link_of_its_discovery_cont
     found, refused, _ = candidates(parse(page(entry("nqn.2024-08.com.example:vol1", traddr=listed))), about, host)
     assert [one.tid.traddr for one in found] == ([traddr] if traddr else [])
     assert len(refused) == (0 if traddr else 1)
+
+
+# What was announced, over restarts ------------------------------------------------------------------------
+
+PERSONA = "nqn.2024-08.com.example:other-host"
+AS_PERSONA = f"[Host]\nhostnqn = {PERSONA}\nhostid = 1f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0\n"
+
+
+def announced(horizon: int = 0, source: str = "announced by mDNS on eth0 as 'array'", asked: float = 0.0) -> Wish:
+    tid = TransportId.make(DISCOVERY, "tcp", "192.0.2.1", "8009", DISCOVERY_NQN, host_iface="eth0")
+    return Wish(tid, DISCOVERY, source, MDNS, horizon=horizon, asked=asked)
+
+
+async def announce(host: Host, *wishes: Wish) -> None:
+    await until(lambda: host.status)
+    host.inventory.mdns.remember(wishes)
+
+
+def test_what_was_announced_is_the_same_after_a_restart_also_as_another_host(host: Host) -> None:
+    host.configure(AS_PERSONA)
+
+    async def first() -> None:
+        await announce(host, announced())
+        await until(lambda: "1 live" in host.status)
+
+    async def second() -> None:
+        await until(lambda: "1 live" in host.status)
+        assert not host.inventory.refusals
+        assert len(host.inventory.mdns.wishes) == 1
+        (asked,) = host.inventory.wanted.asked.values()
+        assert [one.origin for one in asked] == [MDNS]
+
+    assert host.play(first) == 0
+    host.messages.clear()
+    assert host.play(second) == 0
+    assert len(host.systemd.started) == 1
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_was_given_up_leaves_no_trace_also_if_the_supervisor_is_killed_meanwhile(host: Host, killed: bool) -> None:
+    instance = announced().tid.instance
+
+    def give_up() -> None:
+        report(instance, "given up", time=str(int(time.clock_gettime(time.CLOCK_BOOTTIME))))
+        host.systemd.units[instance] = UnitFact("loaded", "inactive")
+
+    async def first() -> None:
+        await announce(host, announced(3600, "announced by mDNS on eth0 as 'array' until 2026-01-01 00:00"))
+        await until(lambda: "1 live" in host.status)
+        if not killed:
+            give_up()
+            host.systemd.signal(unit_signals.JobRemoved(instance, "done"))
+            await gone()
+
+    async def gone() -> None:
+        await until(lambda: host.status.startswith("0 controllers"))
+        await until(lambda: not state.exists(state.directory(instance)))
+        assert not host.inventory.mdns.wishes
+
+    assert host.play(first) == 0
+    if killed:
+        give_up()
+        host.systemd.units.clear()
+        assert host.play(gone) == 0
+    assert host.systemd.started == [instance]

@@ -41,7 +41,7 @@ def dc(address: str = "192.0.2.7", **hosts_side: str) -> TransportId:
 
 
 def test_nothing_is_there() -> None:
-    assert store.find(HOST) == store.Found({}, {}, (), frozenset())
+    assert store.find() == store.Found({}, {}, (), frozenset())
 
 
 @pytest.mark.parametrize("origin", [MDNS, FIBRE_CHANNEL])
@@ -49,7 +49,7 @@ def test_what_was_announced_is_a_wish_again(origin: str) -> None:
     """Whoever announced it will not do so for the sake of a new supervisor."""
     tid = dc(host_iface="eth0", host_traddr="192.0.2.9")
     leave(tid, origin, horizon=3600)
-    found = store.find(HOST)
+    found = store.find()
     assert found.known == {tid.instance: Known(f"asked for by {origin}", origin)}
     (wish,) = found.wishes
     assert (wish.tid, wish.role, wish.origin, wish.horizon) == (tid, DISCOVERY, origin, 3600)
@@ -59,16 +59,22 @@ def test_what_was_announced_is_a_wish_again(origin: str) -> None:
 @pytest.mark.parametrize("origin", [CONFIGURATION, NBFT, BOOT, DC])
 def test_what_can_be_asked_again_is_not(origin: str) -> None:
     leave(dc(), origin)
-    found = store.find(HOST)
+    found = store.find()
     assert (found.wishes, list(found.known)) == ((), [dc().instance])
     assert found.addresses == ({"192.0.2.7"} if origin == CONFIGURATION else set())
 
 
-def test_another_host_nqn_stays_part_of_the_identity() -> None:
-    tid = dc(hostnqn=OTHER)
-    leave(tid, MDNS, hostnqn=OTHER)
-    leave(dc(), MDNS)
-    assert {wish.tid for wish in store.find(HOST).wishes} == {tid, dc()}
+def test_the_host_nqn_is_the_configurations_and_not_the_announcements() -> None:
+    leave(dc(hostnqn=OTHER), MDNS, hostnqn=OTHER)
+    assert [wish.tid for wish in store.find().wishes] == [dc()]
+
+
+def test_what_was_given_up_is_not_tried_anew() -> None:
+    leave(dc(), MDNS, horizon=60)
+    path = Path(state.directory(dc().instance)) / "report"
+    path.write_bytes(state.encode(state.REPORT, [("state", "given up"), ("status", "given up")]))
+    found = store.find()
+    assert (found.wishes, list(found.known), list(found.reports)) == ((), [dc().instance], [dc().instance])
 
 
 def test_an_identity_that_is_refused_by_now_is_no_wish() -> None:
@@ -76,7 +82,7 @@ def test_an_identity_that_is_refused_by_now_is_no_wish() -> None:
     leave(tid, MDNS)
     path = Path(state.directory(tid.instance)) / "spec"
     path.write_bytes(path.read_bytes().replace(b"option.traddr=192.0.2.7", b"option.traddr=array.example.com"))
-    found = store.find(HOST)
+    found = store.find()
     assert (found.wishes, list(found.known)) == ((), [tid.instance])
 
 
@@ -87,7 +93,7 @@ def test_what_is_broken_counts_as_not_there(content: bytes) -> None:
     for name in ("spec", "report"):
         (folder / name).write_bytes(content)
     (Path(state.CONTROLLERS) / "file").write_bytes(b"")
-    assert store.find(HOST) == store.Found({}, {}, (), frozenset())
+    assert store.find() == store.Found({}, {}, (), frozenset())
 
 
 # Reports --------------------------------------------------------------------------------------------------
