@@ -37,4 +37,7 @@ _SENTENCES = {
 
 def sentence(error: OSError) -> str:
     """Return a sentence, without a full stop, for a failed write to the fabrics device."""
+    if error.errno == 2 and error.filename is None:
+        # The device was there, and what is missing is what fc.c looks for.
+        return "this host's port does not see the target's, or one of them is not there"
     return _SENTENCES.get(error.errno or 0) or error.strerror or str(error)

@@ -149,7 +149,7 @@ class Kernel:
 
     def supported(self) -> set[str] | None:
         if self.missing:
-            raise FileNotFoundError(2, "No such file or directory")
+            raise FileNotFoundError(2, "No such file or directory", fabrics.DEVICE)
         return self.known
 
     def connect(self, options: list[tuple[str, str]], known: set[str] | None) -> str:

@@ -70,7 +70,11 @@ def test_each_has_a_sentence(number: int) -> None:
     ],
 )
 def test_it_says_what_to_look_at(number: int, words: str) -> None:
-    assert words in sentence(OSError(number, "something else"))
+    assert words in sentence(OSError(number, "something else", "/dev/nvme-fabrics"))
+
+
+def test_a_port_that_is_not_in_the_fabric_is_no_missing_device() -> None:
+    assert "does not see" in sentence(FileNotFoundError(errno.ENOENT, "No such file or directory"))
 
 
 def test_what_nobody_foresaw_is_told_as_the_system_does() -> None:
