@@ -57,12 +57,15 @@ def prepare() -> socket.socket:
 
 
 def sweep() -> None:
-    """Take away what killed processes have left half-written, here and in the registry. Raises OSError."""
+    """Take away what killed processes have left half-written, here and in the registry. Raises OSError.
+
+    Also what a killed supervisor kept units from starting with: nothing would start them, and not say why.
+    """
     for folder in (state.ROOT, *(state.directory(instance) for instance in os.listdir(state.CONTROLLERS))):
         # What somebody else has put there is no directory, or has others below it.
         with contextlib.suppress(NotADirectoryError, IsADirectoryError):
             for name in os.listdir(folder):
-                if ".tmp." in name and _is_dead(name):
+                if name == _HELD or (".tmp." in name and _is_dead(name)):
                     os.unlink(f"{folder}/{name}")
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(registry.ROOT):
