@@ -129,6 +129,11 @@ class Departure:
             disks = _keep_udev_out(list(used))
             try:
                 fabrics.delete(device, kernel_instance)
+            except OSError as error:
+                if error.errno != 16:
+                    raise
+                # EBUSY: one on Fibre Channel that was never live; until it is, only the kernel itself can give it up.
+                return Answer(LEAVE, "it was never connected; the kernel gives it up after ctrl-loss-tmo")
             finally:
                 for disk in disks:
                     posix.close(disk)

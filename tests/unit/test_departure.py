@@ -169,6 +169,13 @@ def test_what_cannot_be_told_stays(kernel: Kernel, system: System, number: int) 
 
 
 @pytest.mark.usefixtures("system")
+def test_what_was_never_connected_is_left_to_the_kernel(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
+    kernel.delete_fails = errno.EBUSY
+    assert live(kernel) == 0
+    assert (report()["state"], report()["status"][:26]) == ("stopped", "stopped; nvme0 stays: it w")
+    assert "the kernel gives it up" in capsys.readouterr().err
+
+
 def test_a_stop_is_reported_at_once(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Should systemd kill a worker whose disconnect takes too long, the unit is not started again for that."""
     gate = threading.Event()
