@@ -140,8 +140,13 @@ class Inventory:
             self._ask()
         touched |= self._see()
         if again:
-            self.log_pages.follow(self.wanted, self._context, self.excluded, self._known)
-            touched |= self._see()
+            # Once more where this leads to one that is excluded, and that has left a page before it was.
+            for _ in range(2):
+                self.log_pages.follow(self.wanted, self._context, self.excluded, self._known)
+                seen = self._see()
+                touched |= seen
+                if not any(one in self.excluded and one in self.wanted.discovery for one in seen):
+                    break
             self._conclude()
         return touched
 

@@ -3,21 +3,24 @@
 
 import os
 import time
+from dataclasses import replace
 
 import pytest
 
-from discoverd import registry, state
+from discoverd import registry, state, store
 from discoverd.bus import unit_signals
 from discoverd.candidate import BOOT, CONFIGURATION, MDNS, NBFT, Candidate, Wish
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
 from discoverd.planner import UnitFact
+from discoverd.sources import boot
 from discoverd.sources.discovery_log import Parent, candidates, parse
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 from discoverd.wanted import fold
 from discoverd.worker.ownership import Ownership
 
-from .fake_host import Host, report, until
+from .fake_host import DISCOVERY as CONFIGURED_DC
+from .fake_host import NQN, ONE, Host, leave_log, leave_spec, quiet, report, until
 from .fake_kernel import Kernel
 from .log_pages import entry, page
 
@@ -71,6 +74,23 @@ def test_firmwares_controller_stays_firmwares_when_it_is_lost(kernel: Kernel, or
     one.take("nvme0", origin, found=False)
     owner = registry.FIRMWARE_OWNER if spared else registry.OWNER
     assert (one.spared, registry.retrieve("nvme0", "owner")) == (spared, owner)
+
+
+@pytest.mark.parametrize(("origin", "claimed"), [(BOOT, True), (NBFT, False), ("", True)])
+def test_what_we_connected_for_firmware_is_not_taken_for_the_boots_after_a_restart(
+    host: Host, origin: str, claimed: bool
+) -> None:
+    """The host did not have the address of firmware's table, so as the kernel shows it, it would be another unit."""
+    folder = host.sysfs / "nvme0"
+    folder.mkdir(parents=True)
+    connected = {"transport": "tcp", "subsysnqn": "nqn.a", "address": "traddr=192.0.2.1,trsvcid=4420,host_iface=eth0"}
+    for name, value in connected.items():
+        (folder / name).write_text(value + "\n")
+    asked = path(origin or NBFT, "eth0", "192.0.2.9")
+    registry.claim("nvme0", registry.FIRMWARE_OWNER, asked.tid.unit)
+    if origin:
+        leave_spec(replace(asked, options=(("nqn", "nqn.a"), ("transport", "tcp"))))
+    assert bool(boot.claims("nqn.2024-08.com.example:host")) is claimed
 
 
 # Addresses of one link ------------------------------------------------------------------------------------
@@ -162,3 +182,54 @@ def test_what_was_given_up_leaves_no_trace_also_if_the_supervisor_is_killed_mean
         host.systemd.units.clear()
         assert host.play(gone) == 0
     assert host.systemd.started == [instance]
+
+
+# Holding --------------------------------------------------------------------------------------------------
+
+
+def test_a_supervisor_that_was_killed_while_it_made_a_held_unit_does_not_block_it(host: Host) -> None:
+    """The file that keeps a unit from starting would have every later `systemctl start` do nothing, without a word."""
+    host.leave_stopped()
+    held = store.hold(ONE)
+    # It is loaded still when the next supervisor lists it.
+    host.systemd.units[ONE] = UnitFact("loaded", "inactive")
+
+    async def scenario() -> None:
+        await until(lambda: "1 stopped" in host.status)
+        assert not state.exists(held)
+
+    assert host.play(scenario) == 0
+
+
+# An excluded discovery controller --------------------------------------------------------------------------
+
+
+def test_what_a_referral_lists_that_was_excluded_meanwhile_is_not_connected(host: Host) -> None:
+    """Excluded while no page referred to it, and referred to again: its page of before is there, and does not count."""
+    host.configure(CONFIGURED_DC)
+    further = "192.0.2.2"
+    there = f"tcp:{further}:8009:{DISCOVERY_NQN}"
+    referral = entry(DISCOVERY_NQN, further, "8009", subtype=1)
+    child = f"tcp:{further}:4420:{NQN.format(1)}"
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        leave_log(referral)
+        await until(lambda: "2 live" in host.status)
+        leave_log(entry(NQN.format(1), further), instance=there)
+        await until(lambda: "3 live" in host.status)
+        leave_log(generation=2)
+        await until(lambda: there not in host.inventory.wanted.asked)
+        host.exclude(f"traddr={further};trsvcid=8009")
+        await until(lambda: host.inventory.exclusions.exclusions.entries)
+        host.systemd.units[child] = UnitFact("loaded", "failed")
+        host.systemd.signal(unit_signals.JobRemoved(child, "done"))
+        await quiet()
+        host.systemd.started.clear()
+        leave_log(referral, generation=3)
+        await until(lambda: there in host.inventory.excluded)
+        await quiet()
+        assert child not in host.inventory.wanted.asked
+        assert not host.systemd.started
+
+    assert host.play(scenario) == 0
