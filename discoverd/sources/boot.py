@@ -7,10 +7,10 @@ one by hand (discoverd/boot_record.py); and what the registry says firmware aske
 
 import logging
 
-from discoverd import boot_record, registry
+from discoverd import boot_record, registry, store
 from discoverd.candidate import BOOT, DISCOVERY_KEEP_ALIVE, Candidate
 from discoverd.kernel import controllers
-from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TidError, TransportId
+from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TidError, TransportId, unit_instance
 
 log = logging.getLogger("discoverd.boot")
 
@@ -28,6 +28,8 @@ def claims(hostnqn: str) -> tuple[Candidate, ...]:
     for device in sorted(controllers.names()):
         try:
             owner = registry.retrieve(device, "owner")
+            if device not in recorded and _made_since(device):
+                continue
         except OSError as error:
             log.warning("%s is left alone: its entry in %s is unreadable: %s", device, registry.ROOT, error.strerror)
             continue
@@ -43,6 +45,17 @@ def claims(hostnqn: str) -> tuple[Candidate, ...]:
             else:
                 found.append(candidate)
     return tuple(found)
+
+
+def _made_since(device: str) -> bool:
+    """Tell whether a unit of ours holds it for another source: what we connect for firmware is entered as firmware's.
+
+    Claimed when discoverd is restarted, it would get a second unit where it was connected from another address than
+    firmware's table has.
+    """
+    instance = unit_instance(registry.retrieve(device, "unit") or "")
+    spec = store.read_spec(instance) if instance else None
+    return spec is not None and spec.origin != BOOT
 
 
 def _claim(live: controllers.Controller, hostnqn: str) -> Candidate:
