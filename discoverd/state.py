@@ -168,7 +168,7 @@ class Spec:
                 spec.role = value
             elif key in ("note", "source", "origin"):
                 setattr(spec, key, value)
-            elif key == "horizon" and value.isdigit():
+            elif key == "horizon" and value.isdecimal():
                 spec.horizon = int(value)
             elif key == "source-optional":
                 spec.source_optional = True

@@ -45,6 +45,22 @@ def test_spec_round_trip(source: str, origin: str, note: str, options: list[tupl
     )
 
 
+@pytest.mark.parametrize("horizon", [0, 1, 259200])
+@pytest.mark.parametrize("source_optional", [False, True])
+@pytest.mark.parametrize("withdrawn", [False, True])
+def test_what_is_asked_of_a_worker_survives(horizon: int, source_optional: bool, withdrawn: bool) -> None:
+    spec = Spec("io", [("nqn", "nqn.x"), ("transport", "tcp")])
+    spec.horizon, spec.source_optional, spec.withdrawn = horizon, source_optional, withdrawn
+    again = Spec.decode(spec.encode())
+    assert (again.horizon, again.source_optional, again.withdrawn) == (horizon, source_optional, withdrawn)
+
+
+@pytest.mark.parametrize("horizon", ["", "-1", "x", "1.5", "\u00b2"])
+def test_a_horizon_that_makes_no_sense_is_none(horizon: str) -> None:
+    fields = [("role", "io"), ("horizon", horizon), ("option.nqn", "nqn.x"), ("option.transport", "tcp")]
+    assert Spec.decode(state.encode(state.SPEC, fields)).horizon == 0
+
+
 def test_the_bytes_are_stable() -> None:
     spec = Spec("io", [("nqn", "nqn.x"), ("transport", "tcp"), ("hdr_digest", "")])
     assert spec.encode() == (
