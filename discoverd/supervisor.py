@@ -42,6 +42,8 @@ RECONNECT_BUS = 1
 # Mounts that need a network wait for the first attempts, but no longer than this.
 READY_AFTER = 30
 RETRY_SYSTEMD = 5
+# A restart waits so long for the first look-ups of host names.
+NAMES_FIRST = 5
 EXIT_SOFTWARE = 70
 # News of what was asked for less than so many seconds ago are not worth an attempt out of turn: workers wait no longer.
 HURRY = 8
@@ -130,6 +132,10 @@ class Supervisor:
         self._reports.update(found.reports)
         self._dirty |= dict.fromkeys(self._known)
         self._inventory.remember(found.wishes, found.addresses)
+        if found.known:
+            # What a name stands for has a unit already; what others ask for must not get one beside it meanwhile.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._inventory.names.answered(), NAMES_FIRST)
         self._inventory.booted(await self._blocking(boot.claims, self._host.hostnqn))
 
     async def _close(self) -> None:

@@ -38,6 +38,7 @@ class _Name:
     """A name that is wanted. ``asked`` is the time of the last look-up (the loop's)."""
 
     again: asyncio.Event = field(default_factory=asyncio.Event)
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
     asked: float = 0.0
     complaints: set[str] = field(default_factory=set)
 
@@ -129,6 +130,11 @@ class Names:
         else:
             self._move(connection, name, choice, following)
 
+    async def answered(self) -> None:
+        """Wait until each name that is wanted was looked up once, with whatever outcome."""
+        for wanted in list(self._names.values()):
+            await wanted.answered.wait()
+
     async def close(self) -> None:
         """Give up all look-ups. One that hangs goes on in its thread, which does not keep the process from ending."""
         tasks = list(self._tasks.values())
@@ -179,6 +185,7 @@ class Names:
         return future
 
     def _answered(self, name: str, wanted: _Name, found: tuple[str, ...] | str) -> None:
+        wanted.answered.set()
         stuck = [(key, choice) for key, choice in self._choices.items() if key[1] == name and choice.stuck]
         for _, choice in stuck:
             choice.stuck = False

@@ -13,7 +13,7 @@ from discoverd.candidate import BOOT, CONFIGURATION, MDNS, NBFT, Candidate, Wish
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
 from discoverd.planner import UnitFact
-from discoverd.sources import boot
+from discoverd.sources import boot, names
 from discoverd.sources.discovery_log import Parent, candidates, parse
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 from discoverd.wanted import fold
@@ -45,6 +45,37 @@ def test_a_unit_that_took_in_a_path_keeps_it_after_a_restart(first: str) -> None
     assert len(folded) == 2
     existing |= folded.keys()
     assert fold([west, east, any_path], existing.__contains__) == folded
+
+
+def test_a_slow_name_server_does_not_bring_a_second_unit_after_a_restart(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log page lists what is configured by name, and until the name is looked up they seem to be two."""
+    seconds = [0.0]
+
+    def look_up(_: str) -> tuple[str, ...]:
+        time.sleep(seconds[0])
+        return ("192.0.2.1",)
+
+    monkeypatch.setattr(names, "_addresses", look_up)
+    named = f"[Subsystem]\nnqn = {NQN.format(1)}\ncontroller = transport=tcp;traddr=a.example.com;host-iface=eth0\n"
+    host.configure(CONFIGURED_DC + named)
+
+    async def first() -> None:
+        await until(lambda: "2 live" in host.status)
+        leave_log(entry(NQN.format(1)))
+        await quiet()
+
+    async def second() -> None:
+        await until(lambda: "2 live" in host.status)
+        await quiet()
+
+    assert host.play(first) == 0
+    assert len(host.systemd.started) == 2
+    host.messages.clear()
+    seconds[0] = 0.3
+    assert host.play(second) == 0
+    assert len(host.systemd.started) == 2
 
 
 # Boot controllers -----------------------------------------------------------------------------------------
