@@ -39,6 +39,9 @@ log = logging.getLogger("discoverd")
 ATTEMPTS = 2
 # Refusals that are logged at once; a hostile log page has thousands.
 REFUSALS_SAID = 20
+# And so many in ten minutes: a page that is another one each second must not drown the rest of the journal.
+SAID_LIMIT = 200
+SAID_SECONDS = 600
 # Refusals that are kept, for status and discoverctl: hundreds of discovery controllers may have hostile log pages.
 REFUSALS_KEPT = 1024
 
@@ -71,6 +74,9 @@ class Inventory:
         self._granted: dict[str, tuple[tuple[Wish, ...], FabricsConfig, HostIdentity]] = {}
         self._ungranted: dict[str, tuple[Refusal, ...]] = {}
         self._said: set[Refusal] = set()
+        # How many were logged since when.
+        self._said_lately = 0
+        self._saying_since = time.monotonic()
         self.excluded: dict[str, str] = {}
         self.refusals: tuple[Refusal, ...] = ()
         self.complete: frozenset[str] = frozenset()
@@ -216,7 +222,12 @@ class Inventory:
         self.refusals = found[:REFUSALS_KEPT] + more * (len(found) > REFUSALS_KEPT)
         news = [refusal for refusal in self.refusals if refusal not in self._said]
         self._said = set(self.refusals)
-        for refusal in news[:REFUSALS_SAID]:
+        now = time.monotonic()
+        if now >= self._saying_since + SAID_SECONDS:
+            self._saying_since, self._said_lately = now, 0
+        said = news[: max(0, min(REFUSALS_SAID, SAID_LIMIT - self._said_lately))]
+        self._said_lately += len(said)
+        for refusal in said:
             log.warning("%s (%s): %s", refusal.what, refusal.source, refusal.reason)
-        if news[REFUSALS_SAID:]:
-            log.warning("and %d more that cannot be connected", len(news) - REFUSALS_SAID)
+        if len(said) < len(news) and said:
+            log.warning("and %d more that cannot be connected", len(news) - len(said))

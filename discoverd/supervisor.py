@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from discoverd import journal, state, store
 from discoverd.bus import unit_signals
+from discoverd.candidate import CONFIGURATION, SOURCES
 from discoverd.config.errors import Diagnostic
 from discoverd.config.fabrics import load_fabrics
 from discoverd.config.identity import HostIdentity, load_host_identity
@@ -483,7 +484,7 @@ class Supervisor:
             elif decision.note:
                 written = await self._write_note(instance, decision.note)
             else:
-                return
+                written = await self._write_horizon(instance)
             if written:
                 await self._hang_up(instance)
         except state.StateError as error:
@@ -514,6 +515,18 @@ class Supervisor:
         self._specs.pop(instance, None)
         return await self._blocking(store.write_spec, instance, spec)
 
+    async def _write_horizon(self, instance: str) -> bool:
+        """Have a worker give up some day that was asked for by a discovery controller of which nothing is left."""
+        origin = self._known[instance].origin if instance in self._known else CONFIGURATION
+        if origin in SOURCES or origin in self._known or origin in self._inventory.wanted.asked:
+            return False
+        spec = await self._blocking(store.read_spec, instance)
+        if spec is None or spec.horizon or not self._settings.give_up:
+            return False
+        spec.horizon = self._settings.give_up
+        self._specs.pop(instance, None)
+        return await self._blocking(store.write_spec, instance, spec)
+
     def _say_lacking(self, options: tuple[tuple[str, str], ...]) -> None:
         """Say once for all connections what this kernel does not know."""
         lacking = set(fabrics.lacking(list(options), self._abilities)) - self._lacking
@@ -541,6 +554,7 @@ class Supervisor:
         self._failed(instance, "")
         self._starter.forget(instance)
         self._inventory.log_pages.forget(instance)
+        self._dirty |= {one: None for one, known in self._known.items() if known.origin == instance}
         if instance in self._units and self._starter.units is not None:
             # Nothing keeps it loaded: asked for again, it does not look as if an administrator had stopped it.
             with contextlib.suppress(UnitError):

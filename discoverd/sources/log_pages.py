@@ -19,6 +19,8 @@ from discoverd.wanted import Wanted
 LIMIT = 1024
 # And so many for all of them: anybody on a link can announce discovery controllers, and each has a page.
 TOTAL = 4096
+# Those that only announcements lead to have so many of them.
+ANNOUNCED = 1024
 # Referrals lead so far, as with nvme-cli, and to no more discovery controllers than this.
 DEPTH = 8
 REFERRALS = 256
@@ -119,7 +121,7 @@ class LogPages:
                 self.depths |= dict.fromkeys(queue, 0)
                 vias |= dict.fromkeys(queue)
                 # Workers of what was listed by who has gone since go on: with every new name there would be more.
-                room -= sum(
+                room = min(room, ANNOUNCED) - sum(
                     one.origin not in SOURCES and not any(asker.led for asker in wanted.asked.get(instance, ()))
                     for instance, one in known.items()
                 )
@@ -139,7 +141,8 @@ class LogPages:
             new = [one for one in candidates if trusted or one.tid.instance not in known]
             if len(new) > max(0, room):
                 beyond = new[max(0, room) :]
-                why = f"all discovery controllers together can list {TOTAL} controllers, and the rest is not connected"
+                why = f"all discovery controllers together can list {TOTAL} controllers, {ANNOUNCED} of them where mDNS"
+                why += " leads to; the rest is not connected"
                 refusals.append(Refusal(f"{len(beyond)} entries", f"in the log page of {instance}", why))
                 without = set(beyond)
                 candidates = tuple(one for one in candidates if one not in without)

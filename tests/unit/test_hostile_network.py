@@ -16,7 +16,7 @@ from discoverd.kernel import admin
 from discoverd.planner import Action, Decision, Known, UnitFact
 from discoverd.sources import mdns
 from discoverd.sources.discovery_log import REFUSALS, Parent, candidates, parse
-from discoverd.sources.log_pages import TOTAL, Context, LogPages
+from discoverd.sources.log_pages import ANNOUNCED, Context, LogPages
 from discoverd.starter import fair
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 from discoverd.wanted import Wanted
@@ -188,7 +188,7 @@ def test_what_is_listed_under_ever_new_names_is_bounded() -> None:
         # A new supervisor finds the same again.
         pages.follow(wanted, CONTEXT, {}, known)
         assert known.keys() >= wanted.asked.keys()
-    assert TOTAL <= len(known) <= TOTAL + 7
+    assert ANNOUNCED <= len(known) <= ANNOUNCED + 7
     mine = candidate(DISCOVERY, CONFIGURATION, DISCOVERY_NQN, address="198.51.100.1")
     wanted = put(mine)
     pages.put(mine.tid.instance, parse(page(entry(VOLUME))), 0)
