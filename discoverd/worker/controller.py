@@ -29,6 +29,8 @@ RECONNECT_CHECK = 2
 LONGEST_WAIT = 8
 # The supervisor is told again of a report after so long, if it has too much to hear.
 WAKE_AGAIN = 1
+# And so often at most of a worker's end, which a stop must not have to wait for.
+LAST_TRIES = 5
 # Links that flap must not make waiting workers hammer the target.
 LINK_PAUSE = 2
 
@@ -102,8 +104,7 @@ class Worker:
                 elif self.links is not None and self.links.came_up():
                     self._hurry()
             self._tick()
-        notify.status(self.last_word[1])
-        self.report(*self.last_word)
+        self._end_telling()
         return self.exit_status
 
     # Waiting -----------------------------------------------------------------------------------------------
@@ -503,6 +504,16 @@ class Worker:
     def _wake(self) -> None:
         heard = notify.wake(state.WAKE_SOCKET, self.instance)
         self.wake_at = 0.0 if heard else time.monotonic() + WAKE_AGAIN * (1 + posix.getrandom(1)[0] / 256)
+
+    def _end_telling(self) -> None:
+        """Say the last word until it is heard: systemd has no signal for a unit that ends by itself."""
+        notify.status(self.last_word[1])
+        self.report(*self.last_word)
+        for _ in range(LAST_TRIES):
+            if not self.wake_at:
+                break
+            time.sleep(WAKE_AGAIN)
+            self._wake()
 
     def _read_spec(self) -> None:
         horizon = self.spec.horizon

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What happens one after the other: restarts between any two steps, sources in another order, news that come late."""
 
+import contextlib
 import os
+import socket
+import threading
 import time
 from dataclasses import replace
 
@@ -17,6 +20,7 @@ from discoverd.sources import boot, names
 from discoverd.sources.discovery_log import Parent, candidates, parse
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 from discoverd.wanted import fold
+from discoverd.worker import controller, notify
 from discoverd.worker.ownership import Ownership
 
 from .fake_host import DISCOVERY as CONFIGURED_DC
@@ -264,3 +268,29 @@ def test_what_a_referral_lists_that_was_excluded_meanwhile_is_not_connected(host
         assert not host.systemd.started
 
     assert host.play(scenario) == 0
+
+
+# Many at once ---------------------------------------------------------------------------------------------
+
+
+def test_the_last_word_of_a_worker_is_heard_when_many_end_at_once(kernel: Kernel) -> None:
+    """Unheard, a waiting one that was excluded would count as running, and not be started when it is so no more."""
+    os.makedirs(state.directory(ONE))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as supervisor:
+        supervisor.bind(state.WAKE_SOCKET)
+        while notify.wake(state.WAKE_SOCKET, "another"):
+            pass
+        worker = controller.Worker(ONE, state.Spec("io", []))
+        worker.leave("excluded", "excluded", 0)
+        ending = threading.Thread(target=worker._end_telling)
+        ending.start()
+        heard: set[bytes] = set()
+        end = time.monotonic() + 5
+        while ONE.encode() not in heard and time.monotonic() < end:
+            with contextlib.suppress(BlockingIOError):
+                heard.add(supervisor.recv(4096))
+        ending.join()
+        assert ONE.encode() in heard
+        assert store.read_report(ONE) is not None
+    os.close(worker.wake_read)
+    os.close(worker.wake_write)
