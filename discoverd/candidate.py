@@ -112,20 +112,45 @@ def refuse_tls(wanted: Connection | DiscoveredScope) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What controllers that the configuration does not name are connected with: as whom, and with which options.
+
+    ``persona`` is the host NQN where it is not the host's own, else ''. Make one with :meth:`make`.
+    """
+
+    hostnqn: str
+    hostid: str
+    persona: str
+    tail: tuple[tuple[str, str], ...] = field(repr=False)
+
+    @classmethod
+    def make(
+        cls, role: str, scope: DiscoveredScope, host: HostIdentity, params: tuple[tuple[str, str], ...] = ()
+    ) -> "Terms":
+        """Work out the terms for controllers of a role; ``params`` go before those of ``scope``. Raises ConfigError."""
+        if scope.problem:
+            raise ConfigError(scope.problem)
+        refuse_tls(scope)
+        hostnqn, hostid = identity_for(scope, host)
+        tail = _tail(role, {**scope.params, **dict(params)}, scope.secrets)
+        return cls(hostnqn, hostid, hostnqn if hostnqn != host.hostnqn else "", tail)
+
+    def options(self, tid: TransportId, role: str) -> tuple[tuple[str, str], ...]:
+        """Return the fabrics device's options for a controller."""
+        return (*_head(tid, role, self.hostnqn, self.hostid), *self.tail)
+
+
 def granted(wish: Wish, scope: DiscoveredScope, host: HostIdentity, hostid: str = "") -> Candidate:
     """Return the candidate for a wish, connected with what the configuration has for discovered controllers.
 
     ``hostid`` is that of the wish's own host NQN, if it has one. Raises ConfigError.
     """
-    if scope.problem:
-        raise ConfigError(scope.problem)
-    refuse_tls(scope)
     if wish.tid.hostnqn:
         scope = replace(scope, hostnqn=wish.tid.hostnqn, hostid=hostid)
-    hostnqn, hostid = identity_for(scope, host)
-    tid = replace(wish.tid, hostnqn=hostnqn if hostnqn != host.hostnqn else "")
-    params = {**scope.params, **dict(wish.params)}
-    options = fabrics_options(tid, wish.role, params, scope.secrets, hostnqn, hostid)
+    terms = Terms.make(wish.role, scope, host, wish.params)
+    tid = replace(wish.tid, hostnqn=terms.persona)
+    options = terms.options(tid, wish.role)
     return Candidate(tid, wish.role, wish.source, wish.origin, options, wish.horizon, wish.asked, wish.source_optional)
 
 
@@ -136,6 +161,11 @@ def fabrics_options(
 
     A flag has the value ''.
     """
+    return (*_head(tid, role, hostnqn, hostid), *_tail(role, params, secrets))
+
+
+def _head(tid: TransportId, role: str, hostnqn: str, hostid: str) -> list[tuple[str, str]]:
+    """Return what differs from one controller to the next."""
     options = [("nqn", tid.subsysnqn), ("transport", tid.transport)]
     if tid.traddr:
         options.append(("traddr", tid.traddr))
@@ -149,6 +179,12 @@ def fabrics_options(
     if role == DISCOVERY and tid.subsysnqn != DISCOVERY_NQN:
         # The kernel takes only the well-known name for a discovery controller by itself.
         options.append(("discovery", ""))
+    return options
+
+
+def _tail(role: str, params: Mapping[str, str], secrets: Secrets) -> tuple[tuple[str, str], ...]:
+    """Return what controllers that are configured alike have in common."""
+    options = []
     if secrets.kxchap_secret:
         options.append(("dhchap_secret", secrets.kxchap_secret))
         if secrets.kxchap_ctrl_secret:

@@ -79,9 +79,9 @@ def check_peer_nqn(nqn: str) -> str:
         raise TidError(f"NQN {nqn[:40]!r}: it is not valid UTF-8") from None
     if size > NQN_MAX:
         raise TidError(f"NQN {nqn[:40]!r}…: {size} bytes, and {NQN_MAX} are allowed")
-    for char in nqn:
-        if char == "," or not char.isprintable() or char.isspace():
-            raise TidError(f"NQN {nqn!r}: the character {char!r} is not allowed")
+    if not nqn.isprintable() or "," in nqn or " " in nqn:
+        char = next(one for one in nqn if one == "," or not one.isprintable() or one.isspace())
+        raise TidError(f"NQN {nqn!r}: the character {char!r} is not allowed")
     return nqn
 
 
@@ -113,6 +113,8 @@ def unset(text: str) -> str:
     return "" if text.lower() == "none" else text
 
 
+# A log page has a thousand controllers behind a few addresses and ports.
+@functools.lru_cache(maxsize=1024)
 def canonical_address(transport: str, address: str) -> str:
     """Return the one spelling of a numeric transport address.
 
@@ -149,6 +151,7 @@ def default_service(transport: str, role: str) -> str:
     return "4420" if transport == "rdma" else ""
 
 
+@functools.lru_cache(maxsize=1024)
 def _service(transport: str, role: str, trsvcid: str) -> str:
     if not trsvcid:
         return default_service(transport, role)

@@ -6,7 +6,6 @@ a discovery controller's own NQN and by the well-known one. Two units for one co
 so such candidates are folded into one unit. What a source changes costs as much as it has, however much others have.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -61,17 +60,13 @@ class Wanted:
             self._origins[origin] = candidates
         else:
             self._origins.pop(origin, None)
-        gone, new = Counter(before), Counter(candidates)
-        touched: dict[Group, list[Candidate]] = {}
-        for candidate in ((gone - new) + (new - gone)).elements():
-            touched[group_of(candidate)] = []
-        for candidate in candidates:
-            if (ours := touched.get(group_of(candidate))) is not None:
-                ours.append(candidate)
-        for key, ours in touched.items():
-            # In the order of the source, which for an administrator's file means something.
-            self._groups[key] = [one for one in self._groups.get(key, ()) if one.origin != origin] + ours
-            self._fold(key)
+        theirs, ours = _grouped(before), _grouped(candidates)
+        for key in theirs | ours:
+            if theirs.get(key) != ours.get(key):
+                # In the order of the source, which for an administrator's file means something.
+                others = [one for one in self._groups.get(key, ()) if one.origin != origin]
+                self._groups[key] = others + ours.get(key, [])
+                self._fold(key)
 
     def origins(self) -> set[str]:
         """Return who asks for anything."""
@@ -111,10 +106,20 @@ class Wanted:
         if not claims:
             del self._claims[instance], self.asked[instance]
             return
-        _, first = min(claims.items(), key=lambda claim: (_standing(claim[1][0]), claim[0]))
+        if len(claims) == 1:
+            first = members or next(iter(claims.values()))
+        else:
+            _, first = min(claims.items(), key=lambda claim: (_standing(claim[1][0]), claim[0]))
         self.asked[instance] = first
         if first[0].role == DISCOVERY:
             self.discovery.add(instance)
+
+
+def _grouped(candidates: tuple[Candidate, ...]) -> dict[Group, list[Candidate]]:
+    groups: dict[Group, list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault(group_of(candidate), []).append(candidate)
+    return groups
 
 
 def _standing(candidate: Candidate) -> tuple[bool, bool, bool]:
@@ -133,6 +138,8 @@ def fold(candidates: Sequence[Candidate], has_state: Callable[[str], bool]) -> d
     several only, so that the others remain paths. Two that have a unit each keep them: the unit that took in a path
     is not folded into another path's when the supervisor was restarted.
     """
+    if len(candidates) == 1:
+        return {candidates[0].tid.instance: tuple(candidates)}
     units: dict[str, list[Candidate]] = {}
 
     def rank(candidate: Candidate) -> tuple[bool | str, ...]:

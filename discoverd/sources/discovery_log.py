@@ -4,11 +4,12 @@
 Layout: NVMe-oF 1.1 §5.3, NVMe Base Specification 2.0 figure 295 (1024-byte header, 1024-byte entries).
 """
 
+import functools
 import ipaddress
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from discoverd.candidate import Candidate, Refusal, Wish, granted
+from discoverd.candidate import Candidate, Refusal, Terms
 from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import DiscoveredScope
@@ -122,18 +123,22 @@ def candidates(
     wanted = []
     refused = [Refusal(f"entry {number}", where, reason) for number, reason in page.refused]
     faults: set[str] = set()
+    roles = {NVM: _Role(IO, parent, host), REFERRAL: _Role(DISCOVERY, parent, host)}
     for entry in page.entries:
         if entry.subtype == SELF or entry.eflags & DUPLICATE_RETURNED_INFORMATION:
             continue
         try:
-            tid = _identify(entry, parent.tid)
+            if entry.subtype not in roles:
+                raise TidError(f"its subsystem type {entry.subtype} is unknown")
+            role = roles[entry.subtype]
+            tid = _identify(entry, role.role, parent.tid, role.terms.persona if role.terms else "")
         except TidError as error:
             refused.append(Refusal(f"entry {entry.number}, {entry.subnqn[:80]!r}", where, str(error)))
             continue
-        try:
-            wanted.append(_candidate(entry, tid, parent, host))
-        except ConfigError as error:
-            faults.add(str(error))
+        if role.terms:
+            wanted.append(role.candidate(tid, role.terms))
+        else:
+            faults.add(role.fault)
     if len(refused) > REFUSALS:
         more = len(refused) - REFUSALS
         refused[REFUSALS:] = [Refusal(f"{more} more entries", where, "they cannot be connected either")]
@@ -144,18 +149,32 @@ def candidates(
     return tuple(wanted), tuple(refused), not faults and not page.beyond
 
 
-def _candidate(entry: Entry, tid: TransportId, parent: Parent, host: HostIdentity) -> Candidate:
-    if entry.subtype == REFERRAL:
-        source = f"a referral in the log page of {parent.instance}"
-        wish = Wish(tid, DISCOVERY, source, parent.instance, horizon=parent.horizon, asked=parent.asked)
-        return replace(granted(wish, parent.discovery, host), led=parent.led)
-    wish = Wish(tid, IO, f"listed in the log page of {parent.instance}", parent.instance)
-    return replace(granted(wish, parent.io, host), led=parent.led)
+class _Role:
+    """What all that a page lists with one role have in common: worked out once, for there may be thousands.
+
+    ``terms`` is None where the configuration has none for them, and ``fault`` says why.
+    """
+
+    def __init__(self, role: str, parent: Parent, host: HostIdentity) -> None:
+        self.role = role
+        self.terms: Terms | None = None
+        self.fault = ""
+        self._parent = parent
+        self._source = "a referral" if role == DISCOVERY else "listed"
+        self._source += f" in the log page of {parent.instance}"
+        try:
+            self.terms = Terms.make(role, parent.discovery if role == DISCOVERY else parent.io, host)
+        except ConfigError as error:
+            self.fault = str(error)
+
+    def candidate(self, tid: TransportId, terms: Terms) -> Candidate:
+        parent = self._parent
+        horizon, asked = (parent.horizon, parent.asked) if self.role == DISCOVERY else (0, 0.0)
+        options = terms.options(tid, self.role)
+        return Candidate(tid, self.role, self._source, parent.instance, options, horizon, asked, led=parent.led)
 
 
-def _identify(entry: Entry, parent: TransportId) -> TransportId:
-    if entry.subtype not in (REFERRAL, NVM):
-        raise TidError(f"its subsystem type {entry.subtype} is unknown")
+def _identify(entry: Entry, role: str, parent: TransportId, persona: str) -> TransportId:
     if entry.subtype == NVM and entry.subnqn == DISCOVERY_NQN:
         raise TidError("it is an I/O controller with the NQN of discovery controllers")
     transport = TRTYPES.get(entry.trtype, "")
@@ -166,23 +185,30 @@ def _identify(entry: Entry, parent: TransportId) -> TransportId:
         # An FC controller needs a port of this host, and loop would attach the host's own disks a second time.
         raise TidError(f"a discovery controller on {parent.transport} cannot refer to {transport}")
     tid = TransportId.make(
-        DISCOVERY if entry.subtype == REFERRAL else IO,
+        role,
         transport,
         _zoned(entry.traddr, parent) if transport in ("tcp", "rdma") else entry.traddr,
         entry.trsvcid if transport in ("tcp", "rdma") else "",
         entry.subnqn,
         host_traddr=parent.host_traddr if same else "",
         host_iface=parent.host_iface if same else "",
+        hostnqn=persona,
     )
     if transport in ("tcp", "rdma"):
-        address = ipaddress.ip_address(tid.traddr)
-        if address.is_unspecified or address.is_multicast:
-            raise TidError(f"{tid.traddr} is no address to connect to")
-        if address.is_loopback and not _is_loopback(parent):
-            raise TidError(f"{tid.traddr} is this host, and the discovery controller is not")
+        _check_target(tid.traddr, parent)
     return tid
 
 
+@functools.lru_cache(maxsize=1024)
+def _check_target(traddr: str, parent: TransportId) -> None:
+    address = ipaddress.ip_address(traddr)
+    if address.is_unspecified or address.is_multicast:
+        raise TidError(f"{traddr} is no address to connect to")
+    if address.is_loopback and not _is_loopback(parent):
+        raise TidError(f"{traddr} is this host, and the discovery controller is not")
+
+
+@functools.lru_cache(maxsize=1024)
 def _zoned(traddr: str, parent: TransportId) -> str:
     """Return a link-local address with the interface that leads to the discovery controller; others as they are.
 
