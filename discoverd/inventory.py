@@ -104,9 +104,9 @@ class Inventory:
         self._boot = candidates
         self._news()
 
-    def put_page(self, instance: str, page: LogPage) -> None:
-        """Take a discovery controller's new log page."""
-        self.log_pages.put(instance, page, time.clock_gettime(time.CLOCK_BOOTTIME))
+    def put_page(self, instance: str, page: LogPage, came: float) -> None:
+        """Take a discovery controller's new log page; ``came`` in seconds, CLOCK_BOOTTIME."""
+        self.log_pages.put(instance, page, came)
         self._news()
 
     def reported(self, instance: str, before: Report | None, report: Report) -> None:

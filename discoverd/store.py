@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -215,14 +216,18 @@ def _number(text: str) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def read_log(instance: str) -> LogPage | None:
-    """Return the log page that a discovery controller's worker has left, None where there is no usable one.
+def read_log(instance: str) -> tuple[LogPage, float] | None:
+    """Return the log page that a discovery controller's worker has left, and when it came (seconds, CLOCK_BOOTTIME).
 
-    Raises LogPageError for one that is there and makes no sense.
+    None where there is no usable one. Raises LogPageError for one that is there and makes no sense.
     """
     path = state.directory(instance) + "/log"
     try:
-        return parse(state.read(path, _LOG_LIMIT))
+        page = parse(state.read(path, _LOG_LIMIT))
+        age = max(0.0, time.time() - os.stat(path).st_mtime)
+        return page, time.clock_gettime(time.CLOCK_BOOTTIME) - age
+    except FileNotFoundError:
+        return None  # It went with its directory in this moment.
     except state.StateError as error:
         if os.path.exists(path):
             raise LogPageError(str(error)) from error

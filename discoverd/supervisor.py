@@ -380,12 +380,12 @@ class Supervisor:
         report = self._reports.get(instance)
         if self._inventory.log_pages.news(instance, report.log_read if report else ""):
             try:
-                page = await self._blocking(store.read_log, instance)
+                found = await self._blocking(store.read_log, instance)
             except LogPageError as error:
                 log.warning("%s: its log page is not used: %s", instance, error, extra=about(instance))
             else:
-                if page is not None:
-                    self._inventory.put_page(instance, page)
+                if found is not None:
+                    self._inventory.put_page(instance, *found)
 
     # Decisions ---------------------------------------------------------------------------------------------
 

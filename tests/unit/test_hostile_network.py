@@ -212,7 +212,7 @@ def test_more_services_than_can_be_remembered_are_no_fault(monkeypatch: pytest.M
 # What never ends -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("later", "times"), [(1, 0), (supervisor.HURRY, 1)])
+@pytest.mark.parametrize(("later", "times"), [(1, 0), (supervisor.HURRY + 1, 1)])
 def test_a_log_page_that_changes_all_the_time_does_not_have_workers_try_all_the_time(
     host: Host, monkeypatch: pytest.MonkeyPatch, later: int, times: int
 ) -> None:

@@ -142,7 +142,7 @@ def test_firmwares_identity_goes_with_firmwares_wishes() -> None:
         (one,) = house.asked[booted.tid.instance]
         assert (dict(one.options)["hostnqn"], dict(one.options)["hostid"]) == (OTHER, OTHER_ID)
         # And with what is listed by its discovery controller.
-        house.inventory.put_page(booted.tid.instance, listing("a"))
+        house.inventory.put_page(booted.tid.instance, listing("a"), 0.0)
         house.inventory.update()
         ((listed,),) = (asked for instance, asked in house.asked.items() if instance != booted.tid.instance)
         assert (dict(listed.options)["hostnqn"], dict(listed.options)["hostid"]) == (OTHER, OTHER_ID)
@@ -198,7 +198,7 @@ def test_a_source_that_says_the_same_costs_nothing(monkeypatch: pytest.MonkeyPat
         assert calls[3:] == [FIBRE_CHANNEL]
         assert len(touched) == 2
         # A page is none of their business.
-        house.inventory.put_page(wish(MDNS).tid.instance, listing("a", "b"))
+        house.inventory.put_page(wish(MDNS).tid.instance, listing("a", "b"), 0.0)
         assert len(house.inventory.update()) == 2
         assert len(calls) == 4
         assert house.inventory.update() == {}
@@ -215,7 +215,7 @@ def test_each_source_tells_when_there_is_something_to_update() -> None:
         acts: tuple[Callable[[], None], ...] = (
             house.configure,
             lambda: house.inventory.booted(()),
-            lambda: house.inventory.put_page(DC, listing()),
+            lambda: house.inventory.put_page(DC, listing(), 0.0),
             lambda: house.say(house.inventory.mdns),
             lambda: house.say(house.inventory.nbft),
             lambda: house.say(house.inventory.fibre_channel),
@@ -271,7 +271,7 @@ def test_only_what_an_edit_changes_is_looked_at_again() -> None:
 def test_an_excluded_discovery_controller_leads_nowhere() -> None:
     async def scenario(house: House) -> None:
         house.configure(config(connection("discovery")))
-        house.inventory.put_page(DC, listing("a", "b"))
+        house.inventory.put_page(DC, listing("a", "b"), 0.0)
         house.inventory.update()
         assert len(house.asked) == 3
         assert house.inventory.complete == {CONFIGURATION, DC}
