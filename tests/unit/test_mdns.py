@@ -188,7 +188,7 @@ class Source:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mdns, "SETTLE", 0.01)
-    monkeypatch.setattr(mdns, "GRACE", 0.1)
+    monkeypatch.setattr(mdns, "GRACE", 0.4)
     monkeypatch.setattr(mdns, "RETRY", 0.01)
 
     def name(index: int) -> str:
