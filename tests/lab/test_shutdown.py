@@ -87,11 +87,12 @@ def test_fibre_channel(fresh_machine: Machine) -> None:
         f"[Subsystem]\nnqn = {scenario.nqn(1)}\ncontroller = transport=fc;traddr={address};host-traddr={FC_HOST}\n",
     )
     host.run("systemctl enable discoverd.service")
-    scenario.wait_live(host, 1)
+    # With the discovery controller that the port announces.
+    scenario.wait_live(host, 2)
     storage.use(host, ["ext4"])
     assert "_netdev" not in host.run("cat /run/mount/utab 2>/dev/null || true").stdout
     storage.power_off(host, "ext4 on Fibre Channel")
-    storage.verify(host, 1)
+    storage.verify(host, 2)
 
 
 def test_stop_of_the_only_path(host: Machine, allow_journal: Callable[[str], None]) -> None:
