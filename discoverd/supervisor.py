@@ -10,14 +10,13 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections import ChainMap, Counter
+from collections import ChainMap
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from discoverd import journal, state, store
 from discoverd.bus import unit_signals
-from discoverd.candidate import CONFIGURATION, SOURCES
 from discoverd.config.errors import Diagnostic
 from discoverd.config.fabrics import load_fabrics
 from discoverd.config.identity import HostIdentity, load_host_identity
@@ -29,7 +28,9 @@ from discoverd.notifier import Notifier
 from discoverd.planner import ENDED, Action, Decision, Facts, Known, Report, UnitFact, plan
 from discoverd.sources import boot
 from discoverd.sources.discovery_log import LogPageError
+from discoverd.specifications import Specifications
 from discoverd.starter import Starter, about
+from discoverd.tally import Tally
 from discoverd.units import UnitError, Units
 
 log = logging.getLogger("discoverd")
@@ -69,7 +70,6 @@ class Supervisor:
         self._config = FabricsConfig()
         self._host = HostIdentity("", "")
         self._complaints: tuple[Diagnostic, ...] = ()
-        self._starter = Starter(libexec + "/nvme-ctrl-worker", self._spawn, self._write_spec, self._touch, self._failed)
         self._units: dict[str, UnitFact] = {}
         # Units that systemd is to be asked about, or all.
         self._stale_units: set[str] = set()
@@ -77,23 +77,18 @@ class Supervisor:
         self._reports: dict[str, Report] = {}
         self._unread_reports: set[str] = set()
         self._known: dict[str, Known] = {}
+        self._specifications = Specifications(self._blocking, self._known)
+        self._tally = Tally()
+        self._starter = Starter(
+            libexec + "/nvme-ctrl-worker", self._spawn, self._specifications.write, self._touch, self._tally.failed
+        )
         # Instances to be looked at in the next round, in this order.
         self._dirty: dict[str, None] = {}
         self._decisions: dict[str, Decision] = {}
-        # What each decision counts as in the status, and how many do.
-        self._states: dict[str, str] = {}
-        self._counts: Counter[str] = Counter()
-        # What the specifications on disk were made from.
-        self._specs: dict[str, Decision] = {}
-        # Why a unit could not be started, or its worker not be told, when it was tried last.
-        self._failures: dict[str, str] = {}
         self._complete: frozenset[str] = frozenset()
         # The plan as it is written: a row for each decision, and the rest.
         self._rows: dict[str, str] = {}
         self._written: tuple[Any, ...] = ()
-        # The options of connects that the kernel knows, None where it does not tell; and those it was said to lack.
-        self._abilities: set[str] | None = None
-        self._lacking: set[str] = set()
 
     async def run(self) -> int:
         """Run until SIGTERM or SIGINT; the controllers' units live on. Returns the exit status."""
@@ -179,10 +174,11 @@ class Supervisor:
         for complaint in self._complaints:
             log.log(logging.ERROR if complaint.severity == "error" else logging.WARNING, "%s", complaint)
         with contextlib.suppress(OSError):  # Without the module every connect fails, and says so.
-            self._abilities = await self._blocking(fabrics.supported)
+            self._specifications.abilities = await self._blocking(fabrics.supported)
         self._starter.most_at_once = self._settings.max_connecting
         inventory = self._inventory
-        inventory.mdns.unique_nqn = self._abilities is None or "discovery" in self._abilities
+        abilities = self._specifications.abilities
+        inventory.mdns.unique_nqn = abilities is None or "discovery" in abilities
         await inventory.exclusions.load()
         inventory.configure(self._config, self._host, self._settings)
         self._changed.set()
@@ -315,7 +311,7 @@ class Supervisor:
         if self._dirty or not self._starter.idle or self._starter.units is None:
             return False
         pages = self._inventory.log_pages
-        return all(one in pages or self._states.get(one) != "live" for one in self._inventory.wanted.discovery)
+        return all(one in pages or self._tally.state(one) != "live" for one in self._inventory.wanted.discovery)
 
     def _become_ready(self) -> None:
         if not self._ready:
@@ -346,7 +342,7 @@ class Supervisor:
         self._inventory.reported(instance, before, report)
         if decision := self._decisions.get(instance):
             # At once: the next decision may have to wait for systemd.
-            self._count(instance, self._state_of(decision))
+            self._tally.count(instance, self._state_of(decision))
 
     async def _read_units(self, units: Units) -> None:
         """Ask systemd for what may have changed. Raises UnitError."""
@@ -428,7 +424,7 @@ class Supervisor:
                     asyncio.get_running_loop().call_later(LAST_WORD, self._touch, instance)
             elif decision.note and instance not in self._starter:
                 await self._forget(instance)
-        self._count(instance, self._state_of(decision))
+        self._tally.count(instance, self._state_of(decision))
 
     def _drop(self, instance: str) -> None:
         """Forget a controller that is not wanted, has no unit, and left no state."""
@@ -436,8 +432,7 @@ class Supervisor:
             del self._rows[instance]
             self._starter.drop(instance)
         self._reports.pop(instance, None)
-        self._failures.pop(instance, None)
-        self._count(instance, "")
+        self._tally.count(instance, "")
 
     def _say(self, decision: Decision, before: Decision | None) -> None:
         if before is not None and (before.action, before.reason) == (decision.action, decision.reason):
@@ -465,9 +460,9 @@ class Supervisor:
             try:
                 await self._blocking(store.write_plan, plan[2], plan[0], plan[1])
             except state.StateError as error:
-                self._failed("", f"discoverctl will show old decisions: {error}")
+                self._tally.failed("", f"discoverctl will show old decisions: {error}")
             else:
-                self._failed("", "")
+                self._tally.failed("", "")
                 self._written = plan
 
     async def _update(self, decision: Decision) -> None:
@@ -475,64 +470,24 @@ class Supervisor:
         instance = decision.instance
         try:
             if decision.candidate is not None:
-                before = self._specs.get(instance)
-                written = await self._write_spec(decision)
-                if before and before.candidate and before.candidate.asked + HURRY <= decision.candidate.asked:
+                before = self._specifications.asked(instance)
+                written = await self._specifications.write(decision)
+                if before is not None and before + HURRY <= decision.candidate.asked:
                     # It was announced again, and who waits for the next attempt need not. A log page that changes all
                     # the time must not have hundreds of workers try all the time.
-                    written = written or self._states.get(instance) == "waiting"
+                    written = written or self._tally.state(instance) == "waiting"
             elif decision.note:
-                written = await self._write_note(instance, decision.note)
+                written = await self._specifications.withdraw(instance, decision.note)
+            elif (known := self._known.get(instance)) and known.origin not in self._inventory.wanted.asked:
+                written = await self._specifications.limit(instance, self._settings.give_up)
             else:
-                written = await self._write_horizon(instance)
+                return
             if written:
                 await self._hang_up(instance)
         except state.StateError as error:
-            self._failed(instance, f"cannot tell the worker of {instance}: {error}")
+            self._tally.failed(instance, f"cannot tell the worker of {instance}: {error}")
         else:
-            self._failed(instance, "")
-
-    async def _write_spec(self, decision: Decision) -> bool:
-        instance, candidate = decision.instance, decision.candidate
-        before = self._specs.get(instance)
-        if candidate is None or (before and (before.candidate, before.note) == (candidate, decision.note)):
-            return False
-        self._say_lacking(candidate.options)
-        spec = state.Spec(candidate.role, list(candidate.options))
-        spec.source, spec.origin, spec.note = candidate.source, candidate.origin, decision.note
-        spec.horizon, spec.source_optional = candidate.horizon, candidate.source_optional
-        written: bool = await self._blocking(store.write_spec, instance, spec)
-        self._specs[instance] = decision
-        self._known[instance] = Known(candidate.source, candidate.origin)
-        return written
-
-    async def _write_note(self, instance: str, note: str) -> bool:
-        """Tell the worker of what nobody asks for any more; asked for again, its specification is written again."""
-        spec = await self._blocking(store.read_spec, instance)
-        if spec is None or spec.note == note:
-            return False
-        spec.note, spec.withdrawn = note, True
-        self._specs.pop(instance, None)
-        return await self._blocking(store.write_spec, instance, spec)
-
-    async def _write_horizon(self, instance: str) -> bool:
-        """Have a worker give up some day that was asked for by a discovery controller of which nothing is left."""
-        origin = self._known[instance].origin if instance in self._known else CONFIGURATION
-        if origin in SOURCES or origin in self._known or origin in self._inventory.wanted.asked:
-            return False
-        spec = await self._blocking(store.read_spec, instance)
-        if spec is None or spec.horizon or not self._settings.give_up:
-            return False
-        spec.horizon = self._settings.give_up
-        self._specs.pop(instance, None)
-        return await self._blocking(store.write_spec, instance, spec)
-
-    def _say_lacking(self, options: tuple[tuple[str, str], ...]) -> None:
-        """Say once for all connections what this kernel does not know."""
-        lacking = set(fabrics.lacking(list(options), self._abilities)) - self._lacking
-        if lacking:
-            self._lacking |= lacking
-            log.warning("this kernel knows no %s: connecting without", ", ".join(sorted(lacking)))
+            self._tally.failed(instance, "")
 
     async def _hang_up(self, instance: str) -> None:
         try:
@@ -547,11 +502,9 @@ class Supervisor:
         report = self._reports.get(instance)
         if instance not in self._known or (report is not None and report.state == "stopped"):
             return
-        await self._blocking(store.forget, instance)
-        self._known.pop(instance, None)
+        await self._specifications.forget(instance)
         self._reports.pop(instance, None)
-        self._specs.pop(instance, None)
-        self._failed(instance, "")
+        self._tally.failed(instance, "")
         self._starter.forget(instance)
         self._inventory.log_pages.forget(instance)
         self._dirty |= {one: None for one, known in self._known.items() if known.origin == instance}
@@ -561,43 +514,17 @@ class Supervisor:
                 await self._starter.units.release(instance)
         self._touch(instance)
 
-    def _failed(self, instance: str, why: str) -> None:
-        if not why:
-            self._failures.pop(instance, None)
-        elif self._failures.get(instance) != why:
-            self._failures[instance] = why
-            log.error("%s", why, extra=about(instance))
-
     # Status ------------------------------------------------------------------------------------------------
 
     def _show(self) -> None:
-        self._notifier.status(self._status())
+        self._notifier.status(self._tally.line(self._starter.units is not None, self._problems()))
 
-    def _status(self) -> str:
-        """Return one line: how many controllers in which state, and what is wrong with what we were given."""
-        total = self._counts.total()
-        order = ("live", "reconnecting", "connecting", "waiting", "starting", "stopped", "excluded", "left alone")
-        counts = ", ".join(f"{self._counts[name]} {name}" for name in order if self._counts[name])
-        text = f"{total} controller{'' if total == 1 else 's'}" + (f": {counts}" if counts else "")
-        if self._starter.units is None:
-            text += "; not connected to systemd, trying again"
+    def _problems(self) -> list[str]:
+        """Return what is wrong with what we were given, the configuration first."""
         lists = self._inventory.exclusions.exclusions
         problems = [str(one) for one in self._complaints if one.severity == "error"]
         problems += [f"{file}:{line}: {what}" if line else f"{file}: {what}" for file, line, what in lists.problems]
-        problems += [f"{one.what} ({one.source}): {one.reason}" for one in self._inventory.refusals]
-        problems += [why for instance, why in self._failures.items() if not instance or instance in self._decisions]
-        if problems:
-            text += f"; {problems[0]}" + (f" (and {len(problems) - 1} more, see the journal)" if problems[1:] else "")
-        return text
-
-    def _count(self, instance: str, now: str) -> None:
-        """Take what a controller counts as, '' for none."""
-        before = self._states.pop(instance, "")
-        if before:
-            self._counts[before] -= 1
-        if now:
-            self._states[instance] = now
-            self._counts[now] += 1
+        return problems + [f"{one.what} ({one.source}): {one.reason}" for one in self._inventory.refusals]
 
     def _state_of(self, decision: Decision) -> str:
         if decision.action is Action.LEAVE:

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The specifications of workers: written where a decision changes them, and remembered, to write nothing twice."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from discoverd import state, store
+from discoverd.candidate import SOURCES
+from discoverd.kernel import fabrics
+from discoverd.planner import Decision, Known
+
+log = logging.getLogger("discoverd")
+
+
+class Specifications:
+    """What workers are asked to hold.
+
+    ``blocking`` runs a function beside the loop, one at a time. ``known`` has the controllers that there is state
+    for, and is kept up to date. ``abilities`` are the options of connects that the kernel knows, None where it does
+    not tell. Methods that write tell whether the worker has something new to read, and raise state.StateError.
+    """
+
+    def __init__(self, blocking: Callable[..., Awaitable[Any]], known: dict[str, Known]) -> None:
+        self._blocking = blocking
+        self._known = known
+        # The decisions that the specifications on disk were made from.
+        self._made_from: dict[str, Decision] = {}
+        self.abilities: set[str] | None = None
+        self._lacking: set[str] = set()
+
+    async def write(self, decision: Decision) -> bool:
+        """Have a worker hold the candidate of a decision."""
+        instance, candidate = decision.instance, decision.candidate
+        before = self._made_from.get(instance)
+        if candidate is None or (before and (before.candidate, before.note) == (candidate, decision.note)):
+            return False
+        self._say_lacking(candidate.options)
+        spec = state.Spec(candidate.role, list(candidate.options))
+        spec.source, spec.origin, spec.note = candidate.source, candidate.origin, decision.note
+        spec.horizon, spec.source_optional = candidate.horizon, candidate.source_optional
+        written: bool = await self._blocking(store.write_spec, instance, spec)
+        self._made_from[instance] = decision
+        self._known[instance] = Known(candidate.source, candidate.origin)
+        return written
+
+    async def withdraw(self, instance: str, note: str) -> bool:
+        """Tell a worker that nobody asks for its controller any more."""
+        spec = await self._blocking(store.read_spec, instance)
+        if spec is None or spec.note == note:
+            return False
+        spec.note, spec.withdrawn = note, True
+        return await self._rewrite(instance, spec)
+
+    async def limit(self, instance: str, horizon: int) -> bool:
+        """Have a worker give up some day that was asked for by a discovery controller of which nothing is left."""
+        origin = self._known[instance].origin if instance in self._known else ""
+        if not horizon or not origin or origin in SOURCES or origin in self._known:
+            return False
+        spec = await self._blocking(store.read_spec, instance)
+        if spec is None or spec.horizon:
+            return False
+        spec.horizon = horizon
+        return await self._rewrite(instance, spec)
+
+    async def _rewrite(self, instance: str, spec: state.Spec) -> bool:
+        # Asked for again, it is written again as a whole.
+        self._made_from.pop(instance, None)
+        written: bool = await self._blocking(store.write_spec, instance, spec)
+        return written
+
+    def asked(self, instance: str) -> float | None:
+        """Return when the candidate that was written last had been asked for (seconds, CLOCK_BOOTTIME)."""
+        before = self._made_from.get(instance)
+        return before.candidate.asked if before and before.candidate else None
+
+    async def forget(self, instance: str) -> None:
+        """Sweep the state of a controller."""
+        await self._blocking(store.forget, instance)
+        self._known.pop(instance, None)
+        self._made_from.pop(instance, None)
+
+    def _say_lacking(self, options: tuple[tuple[str, str], ...]) -> None:
+        """Say once for all connections what this kernel does not know."""
+        lacking = set(fabrics.lacking(list(options), self.abilities)) - self._lacking
+        if lacking:
+            self._lacking |= lacking
+            log.warning("this kernel knows no %s: connecting without", ", ".join(sorted(lacking)))
