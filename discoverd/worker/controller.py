@@ -414,19 +414,27 @@ class Worker:
             return
         if self.departure is None:
             self.ownership.check(self.spec.origin)
-        if self.ownership.foreign or self.ownership.spared:
-            text = f"{self.device} stays: others connected it; to disconnect: discoverctl disconnect {self.device}"
+        if self.ownership.foreign:
+            text = f"{self.device} stays: {self._whose()}"
             notify.log(notify.NOTICE, text)
             self.leave("stopped", f"stopped; {text}", 0)
         elif self.departure is None:
             # Its modules are for the end of a worker's life.
             from discoverd.worker.departure import Departure
 
-            self.departure = Departure(self)
+            self.departure = Departure(self, self._whose() if self.ownership.spared else "")
             self.departure.again()
             self.show()
         elif now >= self.departure.next_look:
             self.departure.again()
+
+    def _whose(self) -> str:
+        """Return why a stop leaves the controller, and what an administrator can do who wants it gone."""
+        if self.ownership.firmware:
+            why = "firmware asked for it"
+        else:
+            why = "it was connected before the boot" if self.spec.origin == "boot" else "others connected it"
+        return f"{why}; to disconnect: discoverctl disconnect {self.device}"
 
     def _after_departure(self, call: Call) -> None:
         if self.departure is not None:

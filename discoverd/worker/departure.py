@@ -48,10 +48,15 @@ class Answer:
 
 
 class Departure:
-    """The end of a worker's controller. ``next_look`` is when :meth:`again` wants to be called, 0 for never."""
+    """The end of a worker's controller. ``next_look`` is when :meth:`again` wants to be called, 0 for never.
 
-    def __init__(self, worker: "Worker") -> None:
+    ``stays`` is why an administrator's stop leaves the controller connected, '' if it does not. At shutdown its users
+    are waited for all the same, because the network goes when the worker has ended.
+    """
+
+    def __init__(self, worker: "Worker", stays: str = "") -> None:
         self._worker = worker
+        self._stays = stays
         self._began = time.monotonic()
         self._silent_since = 0.0
         self._shutdown = False
@@ -126,6 +131,8 @@ class Departure:
                 answer = self._in_use(device, {one for one, found in used.items() if found}, users)
                 if answer is not None:
                     return answer
+            if self._stays and not self._goes_with_network():
+                return Answer(LEAVE, self._stays)
             disks = _keep_udev_out(list(used))
             try:
                 fabrics.delete(device, kernel_instance)
@@ -153,9 +160,22 @@ class Departure:
             self._shutdown = manager == "stopping"
         if self._shutdown:
             return self._wait_for(device, users)
+        if self._stays:
+            return Answer(LEAVE, self._stays)
         if all(set(block.usable_paths(namespace)) - {device} for namespace in namespaces):
             return None
         return Answer(REFUSE, _phrase(users))
+
+    def _goes_with_network(self) -> bool:
+        """Tell whether what others connected goes as well, because the system goes down.
+
+        Without its network, whatever looks at its disks would wait until it is killed. Firmware's network is left alone
+        by those who manage networks. A soft-reboot keeps the kernel, and nobody would connect it again.
+        """
+        if self._worker.ownership.firmware:
+            return False
+        self._shutdown = self._shutdown or system_state() == "stopping"
+        return self._shutdown and not _soft_reboot()
 
     def _wait_for(self, device: str, users: list[usage.User]) -> Answer | None:
         now = time.monotonic()
@@ -173,8 +193,11 @@ class Departure:
 
 
 def give_up(device: str, kernel_instance: int) -> bool:
-    """Delete a controller whose target is dead, if the system really goes down; tell whether it did. Raises OSError."""
-    if system_state() != "stopping":
+    """Delete a controller whose target is dead, if the system really goes down; tell whether it did. Raises OSError.
+
+    Never one that the system itself runs from: without it nothing of the shutdown would go on.
+    """
+    if system_state() != "stopping" or controllers.attribute(device, "subsysnqn") in usage.system_subsystems():
         return False
     fabrics.delete(device, kernel_instance)
     return True
@@ -188,6 +211,15 @@ def system_state() -> str:
         return ""
     word = output.rpartition("\n")[2]
     return "" if word in ("offline", "unknown") or not word.isalpha() else word
+
+
+def _soft_reboot() -> bool:
+    """Tell whether it is a soft-reboot that stops everything, or cannot be told."""
+    try:
+        status, output = spawn.run("systemctl", "show", "--property=Job", "soft-reboot.target")
+    except OSError:
+        return True
+    return status != 0 or output not in ("", "Job=", "Job=0")
 
 
 def _urge(users: list[usage.User]) -> None:

@@ -25,6 +25,11 @@ class Ownership:
         self._found = False
         self._complaint = ""
 
+    @property
+    def firmware(self) -> bool:
+        """Tell whether the registry has it as one that firmware asked for."""
+        return self._entered == registry.FIRMWARE_OWNER
+
     def take(self, device: str, origin: str, found: bool) -> None:
         """Enter a controller, unless it is somebody else's. ``origin`` asks for it; ``found``: it was there before us.
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab import initramfs, scenario
+from tests.lab import initramfs, scenario, storage
 from tests.lab.conftest import booted
 from tests.lab.image import SUITE, Image
 from tests.lab.machine import Machine
@@ -133,3 +133,20 @@ def root_was_left_clean(machine: Machine) -> None:
         )
     made = subprocess.run(["sha256sum", machine.folder / "second"], check=True, capture_output=True, text=True).stdout
     assert made.split()[0] == (machine.folder / "second.sum").read_text().split()[0]
+
+
+def test_what_others_connected_is_waited_for_at_shutdown_as_well(fresh_machine: Machine) -> None:
+    """An administrator's stop leaves it; and yet the network must not go under what is mounted."""
+    machine = fresh_machine
+    target = f"--subsystems 1 --size {storage.SIZE_MIB} --keep --ports 192.0.2.1:4420"
+    machine.put("/etc/lab-target.conf", f"TARGET={target}\n")
+    machine.run(f"lab-target up {target} && modprobe nvme-tcp")
+    machine.run(f"nvme connect -t tcp -a 192.0.2.1 -s 4420 -n {nqn(1)}")
+    machine.run("systemctl enable discoverd.service")
+    scenario.start(machine)
+    scenario.wait_unit(machine, unit_name(1), "live nvme0")
+    assert scenario.registry(machine)["nvme0"]["adopted"] == "yes"
+    storage.use(machine, ["held"])
+    seconds = storage.power_off(machine, "connected by others, a file held open for 15 s")
+    assert seconds > 15
+    storage.verify(machine, 2)

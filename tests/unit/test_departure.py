@@ -32,7 +32,9 @@ class System:
         self.users: list[User] = []
         self.error: OSError | None = None
         self.paths = ["nvme0"]
+        self.system_subsystems: set[str] = set()
         self.state = "running"
+        self.soft_reboot = (0, "")
         self.asked = 0
         self.urged: list[str] = []
 
@@ -46,6 +48,9 @@ class System:
         if command == ("systemctl", "is-system-running"):
             self.asked += 1
             return 1, self.state
+        if command[:2] == ("systemctl", "show"):
+            assert command[2:] == ("--property=Job", "soft-reboot.target")
+            return self.soft_reboot
         assert command[:-1] == ("systemctl", "stop", "--no-block", "--job-mode=ignore-dependencies", "--")
         self.urged.append(command[-1])
         return 0, ""
@@ -56,6 +61,7 @@ def system(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> System:
     made = System()
     for module, name, value in (
         (usage, "users", made.find),
+        (usage, "system_subsystems", lambda: made.system_subsystems),
         (block, "namespaces", lambda _: ["nvme0n1"]),
         (block, "usable_paths", lambda _: list(made.paths)),
         (spawn, "run", made.run),
@@ -67,16 +73,17 @@ def system(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> System:
     return made
 
 
-def live(kernel: Kernel, act: Callable[[], None] = lambda: None) -> int:
+def live(kernel: Kernel, act: Callable[[], None] = lambda: None, origin: str = "configuration") -> int:
     """Run a worker until it is live, and on with ``act``; then it is stopped."""
+    owner = "nbft" if origin == "nbft" else "nvme-ctrl"
     spec = state.Spec("io", [("nqn", NQN), ("transport", "tcp"), ("traddr", "192.0.2.1"), ("trsvcid", "4420")])
-    spec.origin = "configuration"
+    spec.origin = origin
     os.makedirs(state.directory(INSTANCE), exist_ok=True)
     state.write(state.directory(INSTANCE) + "/spec", spec.encode())
 
     def first() -> None:
         until(lambda: kernel.status == "live nvme0")
-        until(lambda: registry.retrieve("nvme0", "owner") == "nvme-ctrl")
+        until(lambda: registry.retrieve("nvme0", "owner") == owner)
         act()
 
     return play(INSTANCE, kernel, first, spec)
@@ -159,6 +166,15 @@ def test_what_carries_the_system_stays(kernel: Kernel, system: System, target: s
     assert kernel.status == "stopped; nvme0 stays: it carries the system itself"
 
 
+@pytest.mark.parametrize("used", [[], [DATA]])
+def test_what_firmware_asked_for_stays(kernel: Kernel, system: System, used: list[User]) -> None:
+    system.users = used
+    assert live(kernel, origin="nbft") == 0
+    assert kernel.deleted == []
+    assert report()["state"] == "stopped"
+    assert kernel.status == ("stopped; nvme0 stays: firmware asked for it; to disconnect: discoverctl disconnect nvme0")
+
+
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
 def test_what_cannot_be_told_stays(kernel: Kernel, system: System, number: int) -> None:
     system.error = OSError(number, os.strerror(number))
@@ -220,6 +236,55 @@ def test_it_waits_until_it_is_released(kernel: Kernel, system: System, capsys: p
     # It is said when it changes, and systemd is asked once: it does not change its mind.
     assert capsys.readouterr().err.count("the system goes down;") == 2
     assert (system.asked, system.urged) == (1, [])
+
+
+def test_what_firmware_asked_for_stays_and_is_waited_for_all_the_same(kernel: Kernel, system: System) -> None:
+    """The network goes when the worker has ended."""
+    system.users = [DATA]
+    system.state = "stopping"
+
+    def act() -> None:
+        stop()
+        until(lambda: "in use by /data" in kernel.status)
+        assert report()["state"] == "stopping"
+        system.users = []
+
+    assert live(kernel, act, origin="nbft") == 0
+    assert kernel.deleted == []
+    assert "nvme0 stays: firmware asked for it" in kernel.status
+
+
+@pytest.mark.parametrize("used", [[], [DATA]])
+def test_what_others_connected_goes_with_the_network(kernel: Kernel, system: System, used: list[User]) -> None:
+    """Whatever looked at its disks without a network would hang."""
+    kernel.add("nvme0")
+    system.users = used
+    system.state = "stopping"
+
+    def act() -> None:
+        if used:
+            stop()
+            until(lambda: "in use by /data" in kernel.status)
+            assert kernel.deleted == []
+            system.users = []
+
+    assert live(kernel, act, origin="boot") == 0
+    assert kernel.deleted == ["nvme0"]
+
+
+@pytest.mark.parametrize(
+    ("state_of_system", "soft_reboot"),
+    [("running", (0, "")), ("", (0, "")), ("stopping", (0, "Job=17")), ("stopping", (1, ""))],
+)
+def test_what_others_connected_stays_while_the_kernel_does(
+    kernel: Kernel, system: System, state_of_system: str, soft_reboot: tuple[int, str]
+) -> None:
+    kernel.add("nvme0")
+    system.state = state_of_system
+    system.soft_reboot = soft_reboot
+    assert live(kernel, origin="boot") == 0
+    assert kernel.deleted == []
+    assert "nvme0 stays: it was connected before the boot" in kernel.status
 
 
 def test_another_path_is_no_reason_to_go_before_the_mount(kernel: Kernel, system: System) -> None:
@@ -386,6 +451,24 @@ def test_a_dead_target_is_given_up_before_the_units_turn(
     # It is not connected again.
     assert len(kernel.written) == 1
     assert "what was not written is lost" in capsys.readouterr().err
+
+
+def test_a_dead_target_that_carries_the_system_is_not(
+    kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(departure, "SILENCE", 0.1)
+    system.users = [User("mount", "/")]
+    system.system_subsystems = {NQN}
+    system.state = "stopping"
+
+    def act() -> None:
+        kernel.set_state("nvme0", "connecting")
+        go_down()
+        until(lambda: system.asked)
+        time.sleep(0.2)
+
+    assert live(kernel, act) == 0
+    assert kernel.deleted == []
 
 
 @pytest.mark.usefixtures("system")
