@@ -33,7 +33,7 @@ LEFT = """
 """
 
 # Files that take minutes.
-LONG = ("test_contention", "test_crash", "test_hardship", "test_shutdown")
+LONG = ("test_contention", "test_crash", "test_hardship", "test_shutdown", "test_mdns", "test_nbft", "test_boot_root")
 
 _machines: list[Machine] = []
 _allowed: list[str] = []
