@@ -57,6 +57,7 @@ class Worker:
         self.spec = spec
         # Since when there is no connection, for the horizon; CLOCK_BOOTTIME goes on while the host sleeps.
         self.disconnected = time.clock_gettime(_BOOTTIME)
+        self.was_live = False
         self.device = ""
         self.ownership = Ownership(instance)
         self.kernel_instance = 0
@@ -253,8 +254,7 @@ class Worker:
 
         why = cause.sentence(error)
         self.attempt += 1
-        if self.spec.horizon and time.clock_gettime(_BOOTTIME) >= self.disconnected + self.spec.horizon:
-            self._end("given up", f"given up after {_span(self.spec.horizon)} without a connection: {why}")
+        if self._given_up(why):
             return
         wait: float = min(LONGEST_WAIT, 2 ** min(self.attempt - 1, 10))
         # Less by up to a quarter, so that the controllers of a failed array do not come back in step.
@@ -272,6 +272,12 @@ class Worker:
             self._hurry()
         self.show()
         self._ready()
+
+    def _given_up(self, why: str) -> bool:
+        if not self.spec.horizon or time.clock_gettime(_BOOTTIME) < self.disconnected + self.spec.horizon:
+            return False
+        self._end("given up", f"given up after {_span(self.spec.horizon)} without a connection: {why}")
+        return True
 
     def _end(self, report: str, text: str) -> None:
         """Have the loop end, with nothing connected; the supervisor makes a new worker when there is reason to."""
@@ -334,6 +340,7 @@ class Worker:
         before = self.state
         now = controllers.attribute(self.device, "state")
         self.state = "live" if now == "live" else "reconnecting"
+        self.was_live = self.was_live or now == "live"
         self.next_look = time.monotonic() + (LIVE_CHECK if now == "live" else RECONNECT_CHECK)
         if self.state != before or not self.ready:
             self.lost_at = time.monotonic()
@@ -374,8 +381,13 @@ class Worker:
             # It ends by itself, with nothing that still matters; the connect must not wait for it.
             self.call = None
         self.gone()
-        self.disconnected = time.clock_gettime(_BOOTTIME)
         self.uevents.follow("")
+        if self.was_live:
+            self.was_live = False
+            self.disconnected = time.clock_gettime(_BOOTTIME)
+        elif self._given_up("the kernel could not connect it"):
+            # On Fibre Channel, where a connect never fails: the kernel tries until ctrl-loss-tmo.
+            return
         self.state = "connecting"
         # A quarter of a second at most, so that a whole array's controllers do not come back in step.
         self.next_look = time.monotonic() + posix.getrandom(1)[0] / 1024

@@ -9,12 +9,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from discoverd import registry, state
+from discoverd.kernel import fabrics
 from discoverd.worker import controller, main, notify
 
 from .fake_kernel import Kernel, Links, play, remove_tree, until
@@ -678,6 +680,32 @@ def test_the_time_without_a_connection_counts_from_its_loss(kernel: Kernel, cloc
 
     assert play(INSTANCE, kernel, act, leave_spec(horizon=3600)) == 0
     ended(kernel, "given up", GIVEN_UP, len(kernel.written))
+
+
+def test_what_the_kernel_never_connects_is_given_up(
+    kernel: Kernel, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Fibre Channel, a connect succeeds at once, and the kernel goes on trying until it removes the controller."""
+
+    def connect(options: list[tuple[str, str]], known: set[str] | None) -> str:
+        device = kernel.connect(options, known)
+        kernel.set_state(device, "connecting")
+        return device
+
+    monkeypatch.setattr(fabrics, "connect", connect)
+
+    def kernel_tries(count: int) -> bool:
+        return len(kernel.written) == count and "reconnecting nvme0" in kernel.status
+
+    def act() -> None:
+        for count in (1, 2, 3):
+            until(partial(kernel_tries, count))
+            clock.now += 1500
+            kernel.remove()
+        until(lambda: "given up" in kernel.status)
+
+    assert play(INSTANCE, kernel, act, leave_spec(horizon=3600)) == 0
+    assert report()["status"].endswith("the kernel could not connect it")
 
 
 def test_what_is_announced_no_longer_has_its_whole_time_from_then(kernel: Kernel, clock: Clock) -> None:
