@@ -28,7 +28,7 @@ def content(one: TransportId, other: TransportId) -> bool:
 
     The well-known discovery NQN asks for whatever discovery controller is at the address (TP8013).
     """
-    same_side = one.any_source or (one.host_traddr, one.host_iface) == (other.host_traddr, other.host_iface)
+    same_side = one.host_traddr in ("", other.host_traddr) and one.host_iface in ("", other.host_iface)
     return same_side and one.subsysnqn in (other.subsysnqn, DISCOVERY_NQN)
 
 
@@ -159,7 +159,7 @@ def fold(candidates: Sequence[Candidate], has_state: Callable[[str], bool]) -> d
             for leader, members in units.items():
                 if existing and not members[0].configured and has_state(leader):
                     continue
-                if content(candidate.tid, members[0].tid):
+                if content(_required(candidate), members[0].tid):
                     instance = leader
                     break
                 path = took_path.get(leader, instance)
@@ -169,6 +169,11 @@ def fold(candidates: Sequence[Candidate], has_state: Callable[[str], bool]) -> d
                     break
         units.setdefault(instance, []).append(candidate)
     return {instance: _merged(members) for instance, members in units.items()}
+
+
+def _required(candidate: Candidate) -> TransportId:
+    """Return the identity without a source address that a worker may leave out."""
+    return replace(candidate.tid, host_traddr="") if candidate.source_optional else candidate.tid
 
 
 def _one_path(leader: Candidate) -> bool:

@@ -143,6 +143,12 @@ def _same_tcp_source(source: str, interface: str, live: Controller) -> bool:
     return not interface or not live.host_traddr or interface in _interfaces_of(live.host_traddr)
 
 
+def interface_of(source: str) -> str:
+    """Return the one interface that has this address, '' for none or several."""
+    found = _interfaces_of(source)
+    return found[0] if len(found) == 1 else ""
+
+
 def _interfaces_of(address: str) -> list[str]:
     # Few configurations name an interface, so the common worker does without.
     from discoverd.kernel import addresses

@@ -60,14 +60,20 @@ def _made_since(device: str) -> bool:
 
 def _claim(live: controllers.Controller, hostnqn: str) -> Candidate:
     role = DISCOVERY if live.cntrltype == "discovery" else IO
+    source, interface = live.host_traddr, live.host_iface if live.transport == "tcp" else ""
+    if live.transport == "tcp" and (source or interface):
+        # A path that was asked for by half of its host's side: whoever asks for it by the other half, or by all of it,
+        # means this one.
+        source = live.src_addr or source
+        interface = interface or controllers.interface_of(source)
     tid = TransportId.make(
         role,
         live.transport,
         live.traddr,
         live.trsvcid,
         live.subsysnqn,
-        host_traddr=live.host_traddr,
-        host_iface=live.host_iface if live.transport == "tcp" else "",
+        host_traddr=source,
+        host_iface=interface,
         hostnqn="" if live.hostnqn == hostnqn else live.hostnqn,
     )
     options = [("nqn", live.subsysnqn), ("transport", live.transport), ("traddr", tid.traddr)]
@@ -75,8 +81,8 @@ def _claim(live: controllers.Controller, hostnqn: str) -> Candidate:
     options += [
         (name, value)
         for name, value in (
-            ("host_traddr", tid.host_traddr),
-            ("host_iface", tid.host_iface),
+            ("host_traddr", live.host_traddr),
+            ("host_iface", live.host_iface),
             ("trsvcid", tid.trsvcid),
             ("hostnqn", live.hostnqn),
             ("hostid", live.hostid),

@@ -89,6 +89,17 @@ def test_what_is_found_otherwise_stays_another(written: Candidate, found: Candid
         assert put(*order).asked == {written.tid.instance: (written,), found.tid.instance: (found,)}
 
 
+def test_a_path_asked_for_in_part_is_the_one_of_the_boot_that_has_it() -> None:
+    live = reach(BOOT, "eth0", "192.0.2.2")
+    for found in (reach(NBFT, "eth0"), reach(NBFT, source="192.0.2.2"), reach(NBFT, "eth0", "192.0.2.2")):
+        assert units(put(live, found)) == [{live, found}]
+    for found in (reach(NBFT, "eth1"), reach(NBFT, "eth0", "192.0.2.3")):
+        assert len(units(put(live, found))) == 2
+    # Firmware had another lease.
+    found = replace(reach(NBFT, "eth0", "192.0.2.3"), source_optional=True)
+    assert units(put(live, found)) == [{live, found}]
+
+
 def test_what_an_administrator_wrote_twice_is_two() -> None:
     both = (reach(iface="eth0"), reach())
     assert put(*both).asked == {one.tid.instance: (one,) for one in both}
