@@ -80,6 +80,10 @@ def test_etc_is_read_only(host: Machine) -> None:
 
 def test_the_clock_jumps(host: Machine) -> None:
     before = two_volumes(host)
+    # Named by the administrator, it is waited for, whatever the log page has.
+    named = f"[Subsystem]\nnqn = {scenario.nqn(2)}\ncontroller = transport=tcp;traddr=192.0.2.1;trsvcid=4420\n"
+    scenario.configure(host, scenario.ONE_DISCOVERY_CONTROLLER + named)
+    host.run("systemctl reload discoverd.service", timeout=GENEROUS)
     host.run("lab-target unlink vol2 1")
     host.run(f"nvme disconnect -n {scenario.nqn(2)}")
     scenario.wait_unit(host, unit_name(2), "waiting")
