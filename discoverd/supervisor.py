@@ -131,7 +131,8 @@ class Supervisor:
         if found.known:
             # What a name stands for has a unit already; what others ask for must not get one beside it meanwhile.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._inventory.names.answered(), NAMES_FIRST)
+                async with asyncio.timeout(NAMES_FIRST):
+                    await self._inventory.names.answered()
         self._inventory.booted(await self._blocking(boot.claims, self._host.hostnqn))
 
     async def _close(self) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from discoverd.bus import BusType, Message, MessageBus, MessageType
+from discoverd.bus.calls import RefusedError, call
 
 log = logging.getLogger("discoverd.avahi")
 
@@ -134,14 +135,6 @@ async def watch(wanted: Callable[[Service], bool], handler: Callable[[News], Non
         bus.disconnect()
 
 
-class _RefusedError(ConnectionError):
-    """A call was answered with an error; ``name`` is the error's."""
-
-    def __init__(self, member: str, name: str, text: str) -> None:
-        super().__init__(f"{member}: {text or name}")
-        self.name = name
-
-
 class _Client:
     """One connection to the bus, and what Avahi lists for it.
 
@@ -229,7 +222,7 @@ class _Client:
         await self._call(_DBUS, _DBUS_PATH, _DBUS, "AddMatch", "s", rule)
         try:
             owner = await self._call(_DBUS, _DBUS_PATH, _DBUS, "GetNameOwner", "s", _AVAHI)
-        except _RefusedError as error:
+        except RefusedError as error:
             if error.name != _NO_OWNER:
                 raise
             owner = ""
@@ -289,7 +282,7 @@ class _Client:
         try:
             body = (*where, service.protocol, _USE_MULTICAST)
             path = await self._call(owner, "/", _SERVER, "ServiceResolverNew", "iisssiu", *body)
-        except _RefusedError as error:
+        except RefusedError as error:
             if owner != self._owner:
                 raise
             log.debug("Avahi does not resolve %r: %s", service.name[:80], error)
@@ -303,28 +296,10 @@ class _Client:
     async def _free(self, owner: str, path: str) -> None:
         try:
             await self._call(owner, path, _RESOLVER, "Free")
-        except _RefusedError as error:
+        except RefusedError as error:
             log.debug("Avahi does not free %s: %s", path, error)
 
     async def _call(
         self, destination: str, path: str, interface: str, member: str, signature: str = "", *body: object
     ) -> Any:
-        """Return the first value of the answer, or None. Raises TimeoutError, _RefusedError, ConnectionError."""
-        message = Message(
-            destination=destination,
-            path=path,
-            interface=interface,
-            member=member,
-            signature=signature,
-            body=list(body),
-        )
-        try:
-            async with asyncio.timeout(_CALL_TIMEOUT):
-                reply = await self._bus.call(message)
-        except TimeoutError:
-            raise TimeoutError(f"{member}: no answer within {_CALL_TIMEOUT} s") from None
-        if reply is None:
-            raise ConnectionError(f"{member}: no answer")
-        if reply.message_type is MessageType.ERROR:
-            raise _RefusedError(member, reply.error_name or "", str(reply.body[0]) if reply.body else "")
-        return reply.body[0] if reply.body else None
+        return await call(self._bus, _CALL_TIMEOUT, destination, path, interface, member, signature, *body)

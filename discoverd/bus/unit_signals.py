@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """systemd's signals about the controllers' units, in the event loop (org.freedesktop.systemd1(5))."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from discoverd.bus import BusType, Message, MessageBus, MessageType
+from discoverd.bus.calls import call
 from discoverd.tid import unit_instance
+
+# PID 1 is busy for long at boot; but a call without an end would hide that the bus is gone.
+_CALL_TIMEOUT = 60
 
 _SYSTEMD = "org.freedesktop.systemd1"
 _MANAGER = _SYSTEMD + ".Manager"
@@ -55,36 +58,16 @@ async def watch(handler: Callable[[Signal], None], subscribed: Callable[[], None
             rule = f"type='signal',sender='{_SYSTEMD}',interface='{_MANAGER}',member='{member}'"
             if member == "JobNew":
                 rule += f",arg2='{_SHUTDOWN}'"
-            await _call(bus, _DBUS, _DBUS_PATH, _DBUS, "AddMatch", "s", [rule])
+            await call(bus, _CALL_TIMEOUT, _DBUS, _DBUS_PATH, _DBUS, "AddMatch", "s", rule)
         # A systemd that re-executes takes its name again.
         rule = f"type='signal',sender='{_DBUS}',member='NameOwnerChanged',arg0='{_SYSTEMD}'"
-        await _call(bus, _DBUS, _DBUS_PATH, _DBUS, "AddMatch", "s", [rule])
-        receiver.owner = (await _call(bus, _DBUS, _DBUS_PATH, _DBUS, "GetNameOwner", "s", [_SYSTEMD]))[0]
-        await _call(bus, _SYSTEMD, "/org/freedesktop/systemd1", _MANAGER, "Subscribe")
+        await call(bus, _CALL_TIMEOUT, _DBUS, _DBUS_PATH, _DBUS, "AddMatch", "s", rule)
+        receiver.owner = await call(bus, _CALL_TIMEOUT, _DBUS, _DBUS_PATH, _DBUS, "GetNameOwner", "s", _SYSTEMD)
+        await call(bus, _CALL_TIMEOUT, _SYSTEMD, "/org/freedesktop/systemd1", _MANAGER, "Subscribe")
         subscribed()
         await bus.wait_for_disconnect()
     finally:
         bus.disconnect()
-
-
-async def _call(
-    bus: MessageBus,
-    destination: str,
-    path: str,
-    interface: str,
-    member: str,
-    signature: str = "",
-    body: list[object] | None = None,
-) -> list[str]:
-    message = Message(
-        destination=destination, path=path, interface=interface, member=member, signature=signature, body=body or []
-    )
-    # PID 1 is busy for long at boot; but a call without an end would hide that the bus is gone.
-    async with asyncio.timeout(60):
-        reply = await bus.call(message)
-    if reply is None or reply.message_type is MessageType.ERROR:
-        raise ConnectionError(f"{member}: {reply.body[0] if reply and reply.body else 'no answer'}")
-    return list(reply.body)
 
 
 class Receiver:
