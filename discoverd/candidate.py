@@ -72,6 +72,7 @@ class Candidate:
     Fields as in :class:`Wish`; ``origin`` may also be the instance of the discovery controller whose log page lists it.
     ``options`` are for the fabrics device, and can hold secrets, so they are not shown. ``led`` tells of what a log
     page lists that an administrator, firmware or the boot leads to its discovery controller, not just an announcement.
+    ``attempts``, ``persistent`` and ``symname`` as in state.Spec.
     """
 
     tid: TransportId
@@ -83,6 +84,9 @@ class Candidate:
     asked: float = 0.0
     source_optional: bool = False
     led: bool = False
+    attempts: int = 0
+    persistent: str = "auto"
+    symname: str = ""
 
     @property
     def configured(self) -> bool:
@@ -122,6 +126,8 @@ class Terms:
     hostnqn: str
     hostid: str
     persona: str
+    persistent: str
+    symname: str
     tail: tuple[tuple[str, str], ...] = field(repr=False)
 
     @classmethod
@@ -134,7 +140,8 @@ class Terms:
         refuse_tls(scope)
         hostnqn, hostid = identity_for(scope, host)
         tail = _tail(role, {**scope.params, **dict(params)}, scope.secrets)
-        return cls(hostnqn, hostid, hostnqn if hostnqn != host.hostnqn else "", tail)
+        persona = hostnqn if hostnqn != host.hostnqn else ""
+        return cls(hostnqn, hostid, persona, *held(role, scope), tail)
 
     def options(self, tid: TransportId, role: str) -> tuple[tuple[str, str], ...]:
         """Return the fabrics device's options for a controller."""
@@ -151,7 +158,23 @@ def granted(wish: Wish, scope: DiscoveredScope, host: HostIdentity, hostid: str 
     terms = Terms.make(wish.role, scope, host, wish.params)
     tid = replace(wish.tid, hostnqn=terms.persona)
     options = terms.options(tid, wish.role)
-    return Candidate(tid, wish.role, wish.source, wish.origin, options, wish.horizon, wish.asked, wish.source_optional)
+    return Candidate(
+        tid,
+        wish.role,
+        wish.source,
+        wish.origin,
+        options,
+        wish.horizon,
+        wish.asked,
+        wish.source_optional,
+        persistent=terms.persistent,
+        symname=terms.symname,
+    )
+
+
+def held(role: str, wanted: Connection | DiscoveredScope) -> tuple[str, str]:
+    """Return ``persistent`` and ``symname`` of a candidate; an I/O controller has no use for them."""
+    return (wanted.persistent or "auto", wanted.hostsymname) if role == DISCOVERY else ("auto", "")
 
 
 def fabrics_options(

@@ -7,8 +7,10 @@ from typing import Any
 
 from discoverd import state, store
 from discoverd.candidate import SOURCES
+from discoverd.config.settings import Settings
 from discoverd.kernel import fabrics
 from discoverd.planner import Decision, Known
+from discoverd.tid import DISCOVERY
 
 log = logging.getLogger("discoverd")
 
@@ -27,7 +29,14 @@ class Specifications:
         # The decisions that the specifications on disk were made from.
         self._made_from: dict[str, Decision] = {}
         self.abilities: set[str] | None = None
+        self._pleo = True
         self._lacking: set[str] = set()
+
+    def configure(self, settings: Settings) -> None:
+        """Take new settings; decisions that are looked at again are written anew where these make a difference."""
+        if settings.pleo != self._pleo:
+            self._pleo = settings.pleo
+            self._made_from.clear()
 
     async def write(self, decision: Decision) -> bool:
         """Have a worker hold the candidate of a decision."""
@@ -39,6 +48,9 @@ class Specifications:
         spec = state.Spec(candidate.role, list(candidate.options))
         spec.source, spec.origin, spec.note = candidate.source, candidate.origin, decision.note
         spec.horizon, spec.source_optional = candidate.horizon, candidate.source_optional
+        spec.attempts = candidate.attempts
+        spec.persistent, spec.symname = candidate.persistent, candidate.symname
+        spec.pleo = self._pleo and candidate.role == DISCOVERY
         written: bool = await self._blocking(store.write_spec, instance, spec)
         self._made_from[instance] = decision
         self._known[instance] = Known(candidate.source, candidate.origin)

@@ -120,10 +120,28 @@ class Spec:
     ``source`` and ``origin`` are the supervisor's: what asked for the controller last (discoverd.candidate).
     ``note`` is a remark for the status, such as that no log page lists the controller any longer. ``withdrawn``: nobody
     asks for it any more, as the note says, and it is not connected again. ``horizon``: give up after so many seconds
-    without a connection, 0 for never. ``source_optional``: ``host_traddr`` is left out if this host does not have it.
+    without a connection, 0 for never. ``attempts``: give up after so many failed attempts in a row, 0 for
+    never. ``source_optional``: ``host_traddr`` is left out if this host does not have it.
+
+    For a discovery controller, ``persistent`` is ``no``, ``auto`` or ``force``: whether it is held or read from time to
+    time. ``symname`` is the host symbolic name to register with, and with ``pleo`` only entries of the port that was
+    asked are asked for.
     """
 
-    __slots__ = ("horizon", "note", "options", "origin", "role", "source", "source_optional", "withdrawn")
+    __slots__ = (
+        "attempts",
+        "horizon",
+        "note",
+        "options",
+        "origin",
+        "persistent",
+        "pleo",
+        "role",
+        "source",
+        "source_optional",
+        "symname",
+        "withdrawn",
+    )
 
     def __init__(self, role: str, options: list[tuple[str, str]]) -> None:
         self.role = role
@@ -132,8 +150,12 @@ class Spec:
         self.origin = ""
         self.note = ""
         self.horizon = 0
+        self.attempts = 0
         self.source_optional = False
         self.withdrawn = False
+        self.persistent = "auto"
+        self.symname = ""
+        self.pleo = False
 
     def option(self, key: str) -> str:
         """Return the value of an option of the fabrics device, '' where it is not given."""
@@ -147,15 +169,23 @@ class Spec:
         fields = [("role", self.role), ("source", self.source), ("origin", self.origin), ("note", self.note)]
         if self.horizon:
             fields.append(("horizon", str(self.horizon)))
-        if self.source_optional:
-            fields.append(("source-optional", "yes"))
-        if self.withdrawn:
-            fields.append(("withdrawn", "yes"))
+        if self.attempts:
+            fields.append(("attempts", str(self.attempts)))
+        if self.persistent != "auto":
+            fields.append(("persistent", self.persistent))
+        if self.symname:
+            fields.append(("symname", self.symname))
+        for name, flag in self._flags():
+            if flag:
+                fields.append((name, "yes"))
         for key, value in self.options:
             if "," in value:
                 raise StateError(f"the option {key} has a comma in it, which would end it for the kernel")
             fields.append(("option." + key, value))
         return encode(SPEC, fields)
+
+    def _flags(self) -> list[tuple[str, bool]]:
+        return [("source-optional", self.source_optional), ("withdrawn", self.withdrawn), ("pleo", self.pleo)]
 
     @staticmethod
     def decode(data: bytes) -> "Spec":
@@ -166,14 +196,12 @@ class Spec:
                 spec.options.append((key[7:], value))
             elif key == "role":
                 spec.role = value
-            elif key in ("note", "source", "origin"):
+            elif key in ("note", "source", "origin", "persistent", "symname"):
                 setattr(spec, key, value)
-            elif key == "horizon" and value.isdecimal():
-                spec.horizon = int(value)
-            elif key == "source-optional":
-                spec.source_optional = True
-            elif key == "withdrawn":
-                spec.withdrawn = True
+            elif key in ("horizon", "attempts") and value.isdecimal():
+                setattr(spec, key, int(value))
+            elif key in ("source-optional", "withdrawn", "pleo"):
+                setattr(spec, key.replace("-", "_"), True)
         if not spec.option("nqn") or not spec.option("transport"):
             raise StateError("it has no NQN or no transport")
         return spec

@@ -177,6 +177,8 @@ class Supervisor:
         with contextlib.suppress(OSError):  # Without the module every connect fails, and says so.
             self._specifications.abilities = await self._blocking(fabrics.supported)
         self._starter.most_at_once = self._settings.max_connecting
+        self._specifications.configure(self._settings)
+        self._dirty |= dict.fromkeys(self._inventory.wanted.discovery)
         inventory = self._inventory
         abilities = self._specifications.abilities
         inventory.mdns.unique_nqn = abilities is None or "discovery" in abilities

@@ -18,6 +18,9 @@ SETTINGS_CONF = Path("/etc/nvme/discoverd.conf")
 LogLevel = Literal["err", "warning", "info", "debug"]
 LOG_LEVELS: tuple[LogLevel, ...] = ("err", "warning", "info", "debug")
 FAMILIES = ("ipv4", "ipv6")
+DisconnectScope = Literal["ours", "all", "none"]
+DISCONNECT_SCOPES: tuple[DisconnectScope, ...] = ("ours", "all", "none")
+TRANSPORTS = ("tcp", "rdma", "fc")
 
 _SECTION = "Global"
 _HOUR = 3600
@@ -32,6 +35,10 @@ class Settings:
     """The daemon's settings, with their defaults. Spans are in seconds, and 0 for never.
 
     ``max_connecting``: how many controllers may be making their first connection attempt at the same time.
+    ``disconnect_scope``: what is disconnected that a log page no longer lists: what discoverd has connected (``ours``),
+    also what others have, over the ``disconnect_transports`` (``all``), or nothing (``none``).
+    ``connect_attempts_on_ncc``: for a subsystem that is not connected to the central discovery controller, 0 for as
+    many as it takes. ``pleo``: ask direct discovery controllers for entries of the port that was asked only.
     ``mdns_interfaces``: only these, all if empty. ``mdns_persistence``: how long a discovery controller that is neither
     announced nor connected is kept. ``give_up``: the same for one that only a referral or a Fibre Channel event named.
     """
@@ -47,6 +54,10 @@ class Settings:
     fibre_channel: bool = True
     fc_kick_start_interval: int = 0
     give_up: int = 72 * _HOUR
+    pleo: bool = True
+    disconnect_scope: DisconnectScope = "ours"
+    disconnect_transports: tuple[str, ...] = ("tcp",)
+    connect_attempts_on_ncc: int = 0
 
 
 class _BadValueError(ValueError):
@@ -150,6 +161,27 @@ def _families(text: str) -> tuple[str, ...]:
     return tuple(family for family in FAMILIES if family in words)
 
 
+def _scope(text: str) -> DisconnectScope:
+    for scope in DISCONNECT_SCOPES:
+        if scope == text.lower():
+            return scope
+    raise _BadValueError(f"one of {', '.join(DISCONNECT_SCOPES)}")
+
+
+def _transports(text: str) -> tuple[str, ...]:
+    words = text.lower().split()
+    if not all(word in TRANSPORTS for word in words):
+        raise _BadValueError("a list of transports such as: tcp rdma fc")
+    return tuple(one for one in TRANSPORTS if one in words)
+
+
+def _attempts(text: str) -> int:
+    number = parse_int(text)
+    if number is None or not 0 <= number <= 1000:
+        raise _BadValueError("a whole number from 0 (no limit) to 1000")
+    return number
+
+
 def _span(text: str) -> int:
     """Return seconds: a number with a unit (``90``, ``15min``, ``72h``, ``3d``), 0 for ``never``."""
     word = text.lower()
@@ -173,4 +205,8 @@ _KEYS: dict[str, Callable[[str], Any]] = {
     "fibre-channel": _switch,
     "fc-kick-start-interval": _span,
     "give-up": _span,
+    "pleo": _switch,
+    "disconnect-scope": _scope,
+    "disconnect-transports": _transports,
+    "connect-attempts-on-ncc": _attempts,
 }

@@ -5,7 +5,7 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from discoverd.candidate import CONFIGURATION, Candidate, Refusal, fabrics_options, refuse_tls
+from discoverd.candidate import CONFIGURATION, Candidate, Refusal, fabrics_options, held, refuse_tls
 from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity, identity_for
 from discoverd.config.model import Connection, FabricsConfig
@@ -115,4 +115,6 @@ def _candidate(connection: Connection, host: HostIdentity, traddr: str) -> Candi
         hostnqn=hostnqn if hostnqn != host.hostnqn else "",
     )
     options = fabrics_options(tid, connection.role, connection.params, connection.secrets, hostnqn, hostid)
-    return Candidate(tid, connection.role, f"configured at {connection.file}:{connection.line}", CONFIGURATION, options)
+    source = f"configured at {connection.file}:{connection.line}"
+    persistent, symname = held(connection.role, connection)
+    return Candidate(tid, connection.role, source, CONFIGURATION, options, persistent=persistent, symname=symname)

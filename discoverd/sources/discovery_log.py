@@ -171,7 +171,18 @@ class _Role:
         parent = self._parent
         horizon, asked = (parent.horizon, parent.asked) if self.role == DISCOVERY else (0, 0.0)
         options = terms.options(tid, self.role)
-        return Candidate(tid, self.role, self._source, parent.instance, options, horizon, asked, led=parent.led)
+        return Candidate(
+            tid,
+            self.role,
+            self._source,
+            parent.instance,
+            options,
+            horizon,
+            asked,
+            led=parent.led,
+            persistent=terms.persistent,
+            symname=terms.symname,
+        )
 
 
 def _identify(entry: Entry, role: str, parent: TransportId, persona: str) -> TransportId:
