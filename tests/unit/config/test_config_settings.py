@@ -27,6 +27,10 @@ GOOD: dict[str, dict[str, Any]] = {
     "fibre-channel": {"false": False, "1": True},
     "fc-kick-start-interval": {"30s": 30, "Never": 0, "5m": 300},
     "give-up": {"1 d": 24 * HOUR, "2 hours": 2 * HOUR, "10 days": 240 * HOUR, "45 sec": 45},
+    "pleo": {"no": False, "True": True},
+    "disconnect-scope": {"none": "none", "ours": "ours", "ALL": "all"},
+    "disconnect-transports": {"tcp rdma": ("tcp", "rdma"), "FC": ("fc",), "fc  tcp\ttcp": ("tcp", "fc")},
+    "connect-attempts-on-ncc": {"1": 1, "0": 0, "1000": 1000},
 }
 BAD: dict[str, tuple[list[str], str]] = {
     "log-level": (["loud", "info # all"], "one of err, warning, info, debug"),
@@ -40,6 +44,10 @@ BAD: dict[str, tuple[list[str], str]] = {
     "fibre-channel": (["fc"], "yes or no"),
     "fc-kick-start-interval": (["always", "1h30min"], "a time such as 30min, 72h or 3d"),
     "give-up": (["3651d", "1e3"], "a time such as 30min, 72h or 3d"),
+    "pleo": (["enabled"], "yes or no"),
+    "disconnect-scope": (["only-stas-connections", "ours all"], "one of ours, all, none"),
+    "disconnect-transports": (["tcp+rdma", "loop", "tcp, fc"], "a list of transports such as: tcp rdma fc"),
+    "connect-attempts-on-ncc": (["-1", "1001", "two"], "a whole number from 0 (no limit) to 1000"),
 }
 
 
