@@ -62,8 +62,9 @@ class Command:
         if self.opcode == FABRICS:
             return FABRICS_TYPES.get(self.fabrics_type, "other")
         if self.opcode == GET_LOG_PAGE:
-            if self.dword(10) & 0xFF == log_page.SUPPORTED:
-                return "log-supported"
+            page = self.dword(10) & 0xFF
+            if page != log_page.DISCOVERY:
+                return "log-supported" if page == log_page.SUPPORTED else "log-other"
             return "log-entries" if self.dword(12) or self.dword(13) else "log-header"
         return OPCODES.get(self.opcode, "other")
 
@@ -147,7 +148,7 @@ class Controller:
                 return self._abort(command)
             case "dim":
                 return self._register(command, data)
-            case "log-supported" | "log-header" | "log-entries":
+            case "log-supported" | "log-header" | "log-entries" | "log-other":
                 return self._log_page(command)
         raise Refusal(status.INVALID_OPCODE, f"opcode {command.opcode:#04x}")
 

@@ -18,6 +18,7 @@ STEPS = (
     "log-supported",
     "log-header",
     "log-entries",
+    "log-other",
     "dim",
     "abort",
     "other",
