@@ -71,6 +71,9 @@ class Digests:
     data: bool = False
 
 
+NO_DIGESTS = Digests()
+
+
 @dataclass(frozen=True)
 class Pdu:
     """One PDU: `fields` are the header's bytes after the common eight. `intact` is false for a wrong data digest."""
@@ -82,7 +85,7 @@ class Pdu:
     intact: bool = True
 
 
-def encode(pdu: Pdu, digests: Digests = Digests(), alignment: int = 0) -> bytes:
+def encode(pdu: Pdu, digests: Digests = NO_DIGESTS, alignment: int = 0) -> bytes:
     """Return the bytes of a PDU; its data begins at a multiple of `alignment` bytes."""
     size = HEADER_LENGTH[pdu.kind]
     header_digest = digests.header and pdu.kind not in WITHOUT_DIGEST
@@ -102,7 +105,7 @@ def encode(pdu: Pdu, digests: Digests = Digests(), alignment: int = 0) -> bytes:
     return header.ljust(start, b"\0") + pdu.data + (crc32c(pdu.data) if data_digest else b"")
 
 
-async def receive(reader: asyncio.StreamReader, digests: Digests = Digests()) -> Pdu:
+async def receive(reader: asyncio.StreamReader, digests: Digests = NO_DIGESTS) -> Pdu:
     """Read one PDU. Raises PduError for one that ends the connection, EOFError at the stream's end."""
     common = await reader.readexactly(8)
     number, flags, size, offset, total = struct.unpack("<BBBBI", common)
