@@ -5,8 +5,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from discoverd.cli import choose, disconnect, doctor, exclude, jobs, listing, status, text, why
+from discoverd.cli import choose, disconnect, doctor, exclude, import_stas, jobs, listing, status, text, why
 from discoverd.cli import overview as overviews
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.systemd import Systemd
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(asked: argparse.Namespace) -> Exit:
+    if asked.verb == "import-stas":
+        return import_stas.run(Path(asked.source), Path(asked.target), asked.dry_run, asked.force)
     if os.geteuid():
         raise CliError("this needs the state in /run/discoverd; run it as root", Exit.NOT_PERMITTED)
     systemd = Systemd()
@@ -99,6 +102,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_json(one)
     one = verbs.add_parser("unexclude", help="take such exclusions out of all lists")
     one.add_argument("what", nargs="+", metavar="ENTRY|CONTROLLER", help=_EXCLUDED)
+    one = verbs.add_parser("import-stas", help="turn nvme-stas's configuration into ours, and tell what does not fit")
+    one.add_argument("--from", dest="source", metavar="DIR", default=import_stas.SOURCE, help="instead of %(default)s")
+    one.add_argument("--to", dest="target", metavar="DIR", default=import_stas.TARGET, help="instead of %(default)s")
+    one.add_argument("--dry-run", action="store_true", help="write nothing, show what would be written")
+    one.add_argument("--force", action="store_true", help="replace what an earlier import wrote, and keep it as .bak")
     return parser
 
 
