@@ -730,7 +730,11 @@ def test_files_are_read_as_configparser_reads_them(data: bytes) -> None:
     for option in grammar.read(SourceFile("f", data), Findings("f")):
         if option.value:
             ours.setdefault((option.section, option.key), []).append(option.value)
-    assert ours == {place: lines for place, lines in theirs.items() if lines}
+    # A key without '=' takes the values before it away, and nvme-stas fails on it then.
+    bare = {(section, key) for section in oracle.sections() for key, value in oracle.items(section) if value is None}
+    assert {place: lines for place, lines in ours.items() if place not in bare} == {
+        place: lines for place, lines in theirs.items() if lines
+    }
 
 
 def test_the_table_has_every_option() -> None:
