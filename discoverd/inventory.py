@@ -68,7 +68,7 @@ class Inventory:
         self.wanted = Wanted(known.__contains__)
         self._boot: tuple[Candidate, ...] = ()
         self._configured = Configured((), {}, (), whole=False)
-        self._context = Context(self.config, self.host, {}, {}, 0)
+        self._context = Context(self.config, self.host, {}, {}, 0, 0)
         self._exclusions = self.exclusions.exclusions
         # By origin: what the candidates were made from, and what could not be one.
         self._granted: dict[str, tuple[tuple[Wish, ...], FabricsConfig, HostIdentity]] = {}
@@ -79,7 +79,7 @@ class Inventory:
         self._saying_since = time.monotonic()
         self.excluded: dict[str, str] = {}
         self.refusals: tuple[Refusal, ...] = ()
-        self.complete: frozenset[str] = frozenset()
+        self.complete: Mapping[str, str] = {}
 
     # News --------------------------------------------------------------------------------------------------
 
@@ -163,7 +163,12 @@ class Inventory:
             self._configured = found
             self.wanted.put(CONFIGURATION, found.candidates)
         context = Context(
-            self.config, self.host, self._configured.discovery, self.nbft.identities, self.settings.give_up
+            self.config,
+            self.host,
+            self._configured.discovery,
+            self.nbft.identities,
+            self.settings.give_up,
+            self.settings.connect_attempts_on_ncc,
         )
         # Equal is not enough, and comparing whole configurations not cheap: log pages are gone through again for each.
         if any(getattr(context, name) is not getattr(self._context, name) for name in Context.__slots__):
@@ -214,7 +219,7 @@ class Inventory:
         return changed
 
     def _conclude(self) -> None:
-        self.complete = self.log_pages.complete | ({CONFIGURATION} if self._configured.whole else set())
+        self.complete = {**self.log_pages.complete, **({CONFIGURATION: ""} if self._configured.whole else {})}
         refusals = (*self._configured.refusals, *self.mdns.refusals, *self.nbft.refusals, *self.fibre_channel.refusals)
         ungranted = (one for some in self._ungranted.values() for one in some)
         found = (*refusals, *ungranted, *self.log_pages.refusals)

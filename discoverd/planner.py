@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What to do about each controller, and why: a pure function from facts to decisions.
 
-Nothing here stops a controller. That a source is silent, stale or gone is no reason to; the note in the
-unit's status says what is excluded or no longer asked for, and is not connected again once it is lost.
+That a source is silent, stale or gone is no reason to disconnect anything. What a fresh and whole log page no longer
+lists is withdrawn: its worker disconnects it if policy says so and nobody uses it. The note in the unit's status says
+what is excluded or no longer asked for, and is not connected again once it is lost.
 
 A decision about one controller depends on the facts about that one only, so that news of it cost the same however many
 others there are.
@@ -12,7 +13,8 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from discoverd.candidate import Candidate
+from discoverd.candidate import SOURCES, Candidate
+from discoverd.config.settings import DisconnectScope
 
 
 class Action(enum.Enum):
@@ -56,10 +58,28 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A controller we have state for: what asked for it last, and which source that was (see Candidate)."""
+    """A controller we have state for: what asked for it last, and which source that was (see Candidate).
+
+    ``withdrawn`` is the note with which its worker was told that nobody asks for it any more, '' if it was not.
+    """
 
     source: str
     origin: str
+    withdrawn: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What is disconnected that a log page no longer lists; see discoverd.config.settings.Settings."""
+
+    scope: DisconnectScope = "ours"
+    transports: tuple[str, ...] = ("tcp",)
+
+    def disconnects(self, instance: str) -> str:
+        """Return state.Spec's ``disconnect`` for a controller that was withdrawn."""
+        if self.scope == "all":
+            return "all" if instance.partition(":")[0] in self.transports else "ours"
+        return "" if self.scope == "none" else "ours"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +87,19 @@ class Facts:
     """All that is known. Keys are instances of units.
 
     ``wanted`` has the candidates that a unit stands for, the one to connect by first. ``complete`` has the origins
-    whose present answer is fresh and whole, so that not being in it means something. ``excluded`` has the place in
-    the exclusion files that excludes a controller.
+    whose present answer is fresh and whole, so that not being in it means something, and which answer that is, such as
+    ``generation 7``. ``doubts`` says of others why theirs means nothing. ``excluded`` has the place in the exclusion
+    files that excludes a controller.
     """
 
     wanted: Mapping[str, tuple[Candidate, ...]] = field(default_factory=dict)
     units: Mapping[str, UnitFact] = field(default_factory=dict)
     reports: Mapping[str, Report] = field(default_factory=dict)
     known: Mapping[str, Known] = field(default_factory=dict)
-    complete: frozenset[str] = frozenset()
+    complete: Mapping[str, str] = field(default_factory=dict)
+    doubts: Mapping[str, str] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
+    policy: Policy = field(default_factory=Policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +107,7 @@ class Decision:
     """What to do about one controller. ``reason`` completes "because it is …".
 
     ``note`` goes into the unit's status, and has a worker without a connection end instead of connecting.
+    ``disconnect`` as in state.Spec.
     """
 
     instance: str
@@ -91,6 +115,7 @@ class Decision:
     reason: str
     candidate: Candidate | None = None
     note: str = ""
+    disconnect: str = ""
 
 
 # A worker that said one of these ended by itself: nobody stopped it.
@@ -151,8 +176,13 @@ def _unwanted(instance: str, facts: Facts) -> Decision:
     ended = not running and report is not None and report.state in ENDED
     if known.origin not in facts.complete and not ended:
         action = Action.KEEP if running else Action.LEAVE
-        return Decision(instance, action, f"it was {known.source}, and nothing newer is known")
-    note = f"no longer {known.source}"
-    if running:
-        return Decision(instance, Action.KEEP, f"{note}; what runs is left as it is", note=note)
-    return Decision(instance, Action.LEAVE, note, note=note)
+        doubt = facts.doubts.get(known.origin, "nothing newer is known")
+        return Decision(instance, action, f"it was {known.source}, and {doubt}")
+    answer = facts.complete.get(known.origin, "")
+    # Which answer it was that it went missing in, though later ones do not list it either.
+    note = known.withdrawn or f"no longer {known.source}" + (f" ({answer})" if answer else "")
+    if not running:
+        return Decision(instance, Action.LEAVE, note, note=note)
+    disconnect = "" if known.origin in SOURCES else facts.policy.disconnects(instance)
+    then = "it is disconnected unless it is in use" if disconnect else "what runs is left as it is"
+    return Decision(instance, Action.KEEP, f"{note}; {then}", note=note, disconnect=disconnect)

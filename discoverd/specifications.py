@@ -56,12 +56,14 @@ class Specifications:
         self._known[instance] = Known(candidate.source, candidate.origin)
         return written
 
-    async def withdraw(self, instance: str, note: str) -> bool:
+    async def withdraw(self, decision: Decision) -> bool:
         """Tell a worker that nobody asks for its controller any more."""
+        instance = decision.instance
         spec = await self._blocking(store.read_spec, instance)
-        if spec is None or spec.note == note:
+        if spec is None or (spec.withdrawn, spec.note, spec.disconnect) == (True, decision.note, decision.disconnect):
             return False
-        spec.note, spec.withdrawn = note, True
+        spec.note, spec.withdrawn, spec.disconnect = decision.note, True, decision.disconnect
+        self._known[instance] = Known(spec.source, spec.origin, spec.note)
         return await self._rewrite(instance, spec)
 
     async def limit(self, instance: str, horizon: int) -> bool:

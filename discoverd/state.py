@@ -119,8 +119,9 @@ class Spec:
 
     ``source`` and ``origin`` are the supervisor's: what asked for the controller last (discoverd.candidate).
     ``note`` is a remark for the status, such as that no log page lists the controller any longer. ``withdrawn``: nobody
-    asks for it any more, as the note says, and it is not connected again. ``horizon``: give up after so many seconds
-    without a connection, 0 for never. ``attempts``: give up after so many failed attempts in a row, 0 for
+    asks for it any more, as the note says, and it is not connected again. ``disconnect``: it is disconnected as well,
+    unless it is in use, if we have connected it (``ours``) or whoever has (``all``). ``horizon``: give up after so many
+    seconds without a connection, 0 for never. ``attempts``: give up after so many failed attempts in a row, 0 for
     never. ``source_optional``: ``host_traddr`` is left out if this host does not have it.
 
     For a discovery controller, ``persistent`` is ``no``, ``auto`` or ``force``: whether it is held or read from time to
@@ -130,6 +131,7 @@ class Spec:
 
     __slots__ = (
         "attempts",
+        "disconnect",
         "horizon",
         "note",
         "options",
@@ -151,6 +153,7 @@ class Spec:
         self.note = ""
         self.horizon = 0
         self.attempts = 0
+        self.disconnect = ""
         self.source_optional = False
         self.withdrawn = False
         self.persistent = "auto"
@@ -175,6 +178,8 @@ class Spec:
             fields.append(("persistent", self.persistent))
         if self.symname:
             fields.append(("symname", self.symname))
+        if self.disconnect:
+            fields.append(("disconnect", self.disconnect))
         for name, flag in self._flags():
             if flag:
                 fields.append((name, "yes"))
@@ -196,7 +201,7 @@ class Spec:
                 spec.options.append((key[7:], value))
             elif key == "role":
                 spec.role = value
-            elif key in ("note", "source", "origin", "persistent", "symname"):
+            elif key in ("note", "source", "origin", "persistent", "symname", "disconnect"):
                 setattr(spec, key, value)
             elif key in ("horizon", "attempts") and value.isdecimal():
                 setattr(spec, key, int(value))

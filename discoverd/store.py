@@ -98,7 +98,7 @@ def find() -> Found:
             reports[instance] = report
         spec = read_spec(instance)
         if spec is not None:
-            known[instance] = Known(spec.source, spec.origin)
+            known[instance] = Known(spec.source, spec.origin, spec.note if spec.withdrawn else "")
             # What was given up is not tried for another horizon because the supervisor starts.
             given_up = report is not None and report.state == "given up"
             if spec.origin in (MDNS, FIBRE_CHANNEL) and not given_up and (wish := _wish(spec)):

@@ -25,7 +25,7 @@ from discoverd.config.settings import SETTINGS_CONF, Settings, load_settings
 from discoverd.inventory import Inventory
 from discoverd.kernel import fabrics, usage
 from discoverd.notifier import Notifier
-from discoverd.planner import ENDED, Action, Decision, Facts, Known, Report, UnitFact, plan
+from discoverd.planner import ENDED, Action, Decision, Facts, Known, Policy, Report, UnitFact, plan
 from discoverd.sources import boot
 from discoverd.sources.discovery_log import LogPageError
 from discoverd.specifications import Specifications
@@ -86,6 +86,7 @@ class Supervisor:
         self._dirty: dict[str, None] = {}
         self._decisions: dict[str, Decision] = {}
         self._complete: frozenset[str] = frozenset()
+        self._policy = Policy()
         # The plan as it is written: a row for each decision, and the rest.
         self._rows: dict[str, str] = {}
         self._written: tuple[Any, ...] = ()
@@ -178,6 +179,10 @@ class Supervisor:
             self._specifications.abilities = await self._blocking(fabrics.supported)
         self._starter.most_at_once = self._settings.max_connecting
         self._specifications.configure(self._settings)
+        policy = Policy(self._settings.disconnect_scope, self._settings.disconnect_transports)
+        if policy != self._policy:
+            self._policy = policy
+            self._dirty |= dict.fromkeys(self._known)
         self._dirty |= dict.fromkeys(self._inventory.wanted.discovery)
         inventory = self._inventory
         abilities = self._specifications.abilities
@@ -391,11 +396,20 @@ class Supervisor:
     def _facts(self) -> Facts:
         inventory = self._inventory
         units = ChainMap({one: UnitFact("masked", "inactive") for one in self._starter.masked}, self._units)
-        if inventory.complete != self._complete:
-            changed = inventory.complete ^ self._complete
-            self._complete = inventory.complete
+        complete = frozenset(inventory.complete)
+        if changed := complete ^ self._complete:
+            self._complete = complete
             self._dirty |= {instance: None for instance, one in self._known.items() if one.origin in changed}
-        return Facts(inventory.wanted.asked, units, self._reports, self._known, self._complete, inventory.excluded)
+        return Facts(
+            inventory.wanted.asked,
+            units,
+            self._reports,
+            self._known,
+            inventory.complete,
+            inventory.log_pages.doubts,
+            inventory.excluded,
+            self._policy,
+        )
 
     async def _decide(self) -> None:
         """Look at each controller about which there is news, and do what is to be done about it."""
@@ -480,7 +494,7 @@ class Supervisor:
                     # the time must not have hundreds of workers try all the time.
                     written = written or self._tally.state(instance) == "waiting"
             elif decision.note:
-                written = await self._specifications.withdraw(instance, decision.note)
+                written = await self._specifications.withdraw(decision)
             elif (known := self._known.get(instance)) and known.origin not in self._inventory.wanted.asked:
                 written = await self._specifications.limit(instance, self._settings.give_up)
             else:

@@ -20,7 +20,7 @@ _HEADER = struct.Struct("<QQH")
 
 TRTYPES = {1: "rdma", 2: "fc", 3: "tcp", 254: "loop"}
 REFERRAL, NVM, SELF = 1, 2, 3
-DUPLICATE_RETURNED_INFORMATION = 0x1
+DUPLICATE_RETURNED_INFORMATION, NOT_CONNECTED_TO_CDC = 0x1, 0x4
 # So many entries of one page are refused each by itself: all refusals go into the plan and, once, into the journal.
 REFUSALS = 64
 
@@ -99,7 +99,8 @@ class Parent:
 
     ``io`` and ``discovery`` are what the configuration has for discovered controllers of these roles. A referral is
     given up after ``horizon`` seconds without a connection, and ``asked`` is when the page came (seconds,
-    CLOCK_BOOTTIME). ``led`` as in Candidate.
+    CLOCK_BOOTTIME). What the page says is not connected to the central discovery controller is tried ``ncc_attempts``
+    times, 0 for as often as it takes. ``led`` as in Candidate.
     """
 
     tid: TransportId
@@ -109,20 +110,23 @@ class Parent:
     horizon: int
     asked: float
     led: bool = False
+    ncc_attempts: int = 0
 
 
 def candidates(
     page: LogPage, parent: Parent, host: HostIdentity
-) -> tuple[tuple[Candidate, ...], tuple[Refusal, ...], bool]:
-    """Return what the page asks for, what of it is refused, and whether all of the page could be used.
+) -> tuple[tuple[Candidate, ...], tuple[Refusal, ...], str]:
+    """Return what the page asks for, what of it is refused, and why what it does not list may exist all the same.
 
-    A controller takes the host's side of the connection from the discovery controller only where the transport is the
-    same.
+    The latter is '' for a page that was understood whole. A page that lists nothing at all is not evidence: controllers
+    send it while they start. A controller takes the host's side of the connection from the discovery controller only
+    where the transport is the same.
     """
     where = f"in the log page of {parent.instance}"
     wanted = []
     refused = [Refusal(f"entry {number}", where, reason) for number, reason in page.refused]
     faults: set[str] = set()
+    garbled = len(refused)
     roles = {NVM: _Role(IO, parent, host), REFERRAL: _Role(DISCOVERY, parent, host)}
     for entry in page.entries:
         if entry.subtype == SELF or entry.eflags & DUPLICATE_RETURNED_INFORMATION:
@@ -134,9 +138,10 @@ def candidates(
             tid = _identify(entry, role.role, parent.tid, role.terms.persona if role.terms else "")
         except TidError as error:
             refused.append(Refusal(f"entry {entry.number}, {entry.subnqn[:80]!r}", where, str(error)))
+            garbled += not isinstance(error, _NotForUsError)
             continue
         if role.terms:
-            wanted.append(role.candidate(tid, role.terms))
+            wanted.append(role.candidate(tid, role.terms, bool(entry.eflags & NOT_CONNECTED_TO_CDC)))
         else:
             faults.add(role.fault)
     if len(refused) > REFUSALS:
@@ -146,7 +151,18 @@ def candidates(
         why = f"no more than {READ_ENTRIES} entries of a log page are looked at"
         refused.append(Refusal(f"{page.beyond} entries", where, why))
     refused += [Refusal("everything", where, fault) for fault in sorted(faults)]
-    return tuple(wanted), tuple(refused), not faults and not page.beyond
+    doubt = ""
+    if garbled:
+        doubt = f"{garbled} {'entry' if garbled == 1 else 'entries'} of its log page cannot be read"
+    elif page.beyond or faults:
+        doubt = "not all of its log page can be used"
+    elif not wanted:
+        doubt = "its log page lists nothing"
+    return tuple(wanted), tuple(refused), doubt
+
+
+class _NotForUsError(TidError):
+    """An entry that makes sense, but not for this host."""
 
 
 class _Role:
@@ -167,7 +183,7 @@ class _Role:
         except ConfigError as error:
             self.fault = str(error)
 
-    def candidate(self, tid: TransportId, terms: Terms) -> Candidate:
+    def candidate(self, tid: TransportId, terms: Terms, ncc: bool) -> Candidate:
         parent = self._parent
         horizon, asked = (parent.horizon, parent.asked) if self.role == DISCOVERY else (0, 0.0)
         options = terms.options(tid, self.role)
@@ -180,6 +196,7 @@ class _Role:
             horizon,
             asked,
             led=parent.led,
+            attempts=parent.ncc_attempts if ncc else 0,
             persistent=terms.persistent,
             symname=terms.symname,
         )
@@ -194,7 +211,7 @@ def _identify(entry: Entry, role: str, parent: TransportId, persona: str) -> Tra
     same = transport == parent.transport
     if not same and transport in ("fc", "loop"):
         # An FC controller needs a port of this host, and loop would attach the host's own disks a second time.
-        raise TidError(f"a discovery controller on {parent.transport} cannot refer to {transport}")
+        raise _NotForUsError(f"a discovery controller on {parent.transport} cannot refer to {transport}")
     tid = TransportId.make(
         role,
         transport,
@@ -214,9 +231,9 @@ def _identify(entry: Entry, role: str, parent: TransportId, persona: str) -> Tra
 def _check_target(traddr: str, parent: TransportId) -> None:
     address = ipaddress.ip_address(traddr)
     if address.is_unspecified or address.is_multicast:
-        raise TidError(f"{traddr} is no address to connect to")
+        raise _NotForUsError(f"{traddr} is no address to connect to")
     if address.is_loopback and not _is_loopback(parent):
-        raise TidError(f"{traddr} is this host, and the discovery controller is not")
+        raise _NotForUsError(f"{traddr} is this host, and the discovery controller is not")
 
 
 @functools.lru_cache(maxsize=1024)

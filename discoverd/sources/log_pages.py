@@ -28,13 +28,17 @@ REFERRALS = 256
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What log pages are understood with. ``hostids`` has the host IDs of host NQNs that firmware brought along."""
+    """What log pages are understood with. ``hostids`` has the host IDs of host NQNs that firmware brought along.
+
+    ``horizon`` and ``ncc_attempts`` as in Parent.
+    """
 
     config: FabricsConfig
     host: HostIdentity
     discovery: Mapping[str, Connection]
     hostids: Mapping[str, str]
     horizon: int
+    ncc_attempts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +52,14 @@ class _Listed:
     led: bool
     candidates: tuple[Candidate, ...]
     refusals: tuple[Refusal, ...]
-    whole: bool
+    doubt: str
 
 
 class LogPages:
     """Keeps the last good page of each discovery controller, by the instance of its unit.
 
-    After :meth:`follow`, ``refusals`` has what is refused of all pages, and ``complete`` the discovery controllers
-    whose page was used whole.
+    After :meth:`follow`, ``refusals`` has what is refused of all pages, ``complete`` the discovery controllers whose
+    page was used whole, with its generation, and ``doubts`` what speaks against the other pages.
     """
 
     def __init__(self) -> None:
@@ -64,7 +68,8 @@ class LogPages:
         # A page of thousands is not gone through at each event.
         self._listed: dict[str, _Listed] = {}
         self.refusals: tuple[Refusal, ...] = ()
-        self.complete: frozenset[str] = frozenset()
+        self.complete: Mapping[str, str] = {}
+        self.doubts: Mapping[str, str] = {}
         # Those that are reached now, with or without a page, and how many referrals away.
         self.depths: dict[str, int] = {}
 
@@ -112,7 +117,8 @@ class LogPages:
         refusals: list[Refusal] = []
         used = set()
         room = TOTAL
-        complete = set()
+        complete = {}
+        doubts = {}
         while queue or trusted:
             if not queue:
                 trusted = False
@@ -151,8 +157,11 @@ class LogPages:
             wanted.put(instance, candidates)
             used.add(instance)
             # What was cut off is not known to be listed no more.
-            if listed.whole and len(candidates) == len(listed.candidates):
-                complete.add(instance)
+            doubt = listed.doubt or ("not all of its log page fits" if len(candidates) < len(listed.candidates) else "")
+            if doubt:
+                doubts[instance] = doubt
+            else:
+                complete[instance] = f"generation {listed.page.generation}"
             for one in referrals:
                 unit = wanted.unit_of(one)
                 if unit not in self.depths:
@@ -161,7 +170,7 @@ class LogPages:
                     queue.append(unit)
         for origin in wanted.origins() - used - SOURCES:
             wanted.put(origin, ())
-        self.refusals, self.complete = tuple(refusals), frozenset(complete)
+        self.refusals, self.complete, self.doubts = tuple(refusals), complete, doubts
 
     def _within_reach(self, instance: str, referrals: list[Candidate], most: int, refusals: list[Refusal]) -> set[str]:
         """Return the names of a page's referrals that are near enough, and few enough with all that went before."""
@@ -197,11 +206,11 @@ class LogPages:
             return last
         io = _scope(context, via, "io", parent.tid.hostnqn)
         discovery = _scope(context, via, "discovery", parent.tid.hostnqn)
-        about = Parent(parent.tid, instance, io, discovery, context.horizon, came, led)
-        found, refused, whole = discovery_log.candidates(page, about, context.host)
+        about = Parent(parent.tid, instance, io, discovery, context.horizon, came, led, context.ncc_attempts)
+        found, refused, doubt = discovery_log.candidates(page, about, context.host)
         refusals = list(refused)
         candidates = _within_limit(instance, found, known, refusals)
-        self._listed[instance] = _Listed(page, context, parent.tid, via, led, candidates, tuple(refusals), whole)
+        self._listed[instance] = _Listed(page, context, parent.tid, via, led, candidates, tuple(refusals), doubt)
         return self._listed[instance]
 
 

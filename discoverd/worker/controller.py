@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from discoverd.worker.departure import Departure
     from discoverd.worker.discovery import Discovery
     from discoverd.worker.links import Links
+    from discoverd.worker.withdrawal import Withdrawal
 
 
 class Worker:
@@ -72,6 +73,7 @@ class Worker:
         self.going_down = 0.0
         self.stopping = False
         self.departure: Departure | None = None
+        self.withdrawal: Withdrawal | None = None
         self.ready = False
         self.started = time.monotonic()
         self.call: Call | None = None
@@ -119,8 +121,8 @@ class Worker:
             deadlines.append(self.discovery.retry_at)
         if self.wake_at:
             deadlines.append(self.wake_at)
-        if self.departure is not None and self.departure.next_look:
-            deadlines.append(self.departure.next_look)
+        leaving = (self.departure, self.withdrawal)
+        deadlines += [one.next_look for one in leaving if one is not None and one.next_look]
         return max(0, int((min(deadlines) - now) * 1000) + 1) if deadlines else -1
 
     def _tick(self) -> None:
@@ -138,7 +140,9 @@ class Worker:
             elif self.call is None:
                 self.connect()
         if self.discovery is not None and self.discovery.retry_at and now >= self.discovery.retry_at:
-            self.discovery.again()
+            self.discovery.tick()
+        if self.withdrawal is not None and 0 < self.withdrawal.next_look <= now and not self.stopping:
+            self._withdraw(self.withdrawal, now)
 
     def _woken(self) -> None:
         try:
@@ -148,6 +152,9 @@ class Worker:
         if _SIGHUP in received:
             self.going_down = 0.0
             self._read_spec()
+            self._consider_withdrawal()
+            if self.discovery is not None:
+                self.discovery.respecified()
             if self.state == "waiting":
                 # There is something new about it, so it is worth an attempt.
                 self.next_look = time.monotonic()
@@ -164,6 +171,8 @@ class Worker:
         if self.call is not None and self.call.done:
             call, self.call = self.call, None
             getattr(self, "_after_" + self.call_name)(call)
+        if self.discovery is not None:
+            self.discovery.heard()
 
     def start(self, name: str, function: "Callable[[str], Any]", argument: str) -> None:
         """Run ``function`` beside the loop; ``_after_<name>`` gets its outcome."""
@@ -236,6 +245,7 @@ class Worker:
         self.ownership.take(device, self.spec.origin, found=how == "adopted")
         if not self._left_alone():
             notify.log(notify.NOTICE, f"{how} {device}")
+        self._consider_withdrawal()
         # What happened before the filter was in place shows in sysfs only.
         self.look()
         self._ready()
@@ -274,6 +284,11 @@ class Worker:
         self._ready()
 
     def _given_up(self, why: str) -> bool:
+        if 0 < self.spec.attempts <= self.attempt:
+            times = "one attempt" if self.attempt == 1 else f"{self.attempt} attempts"
+            cdc = "its subsystem is not connected to the central discovery controller (NCC)"
+            self._end("given up", f"given up after {times}: {why}; {cdc}")
+            return True
         if not self.spec.horizon or time.clock_gettime(_BOOTTIME) < self.disconnected + self.spec.horizon:
             return False
         self._end("given up", f"given up after {_span(self.spec.horizon)} without a connection: {why}")
@@ -312,22 +327,26 @@ class Worker:
     # Live --------------------------------------------------------------------------------------------------
 
     def _uevents(self) -> None:
-        look = rediscover = False
+        look = rediscover = fresh = False
         for event in self.uevents.drain():
             look = True
             # Type 2 (notice), information 0xf0 (discovery log change), log page 0x70.
-            if event.get("NVME_AEN") == "0x70f002" or event.get("NVME_EVENT") == "rediscover":
+            if event.get("NVME_AEN") == "0x70f002" or event.get("ACTION") == "overflow":
                 rediscover = True
-            if event.get("ACTION") == "overflow":
-                rediscover = True
+            if event.get("NVME_EVENT") in ("connected", "rediscover"):
+                rediscover = fresh = True
+        before = self.state
         if look:
             self.look()
+        if before == "reconnecting" and self.state == "live":
+            # The look has asked for it already.
+            return
         if rediscover and self.device and self.discovery is not None:
-            self.discovery.again()
+            self.discovery.again(fresh)
 
     def look(self) -> None:
         """Compare sysfs with what we believe, and act on the difference."""
-        if not self.device or self.stopping:
+        if not self.device or self.stopping or (self.call is not None and self.call_name == "withdrawal"):
             return
         if controllers.kernel_instance(self.device) != self.kernel_instance or not self.kernel_instance:
             self._lost()
@@ -352,7 +371,7 @@ class Worker:
             self.show()
             if before == "reconnecting" and self.discovery is not None:
                 # Events were lost meanwhile, and kernels before 6.1 do not say `rediscover`.
-                self.discovery.again()
+                self.discovery.again(fresh=True)
         if self.going_down and self.state == "reconnecting" and self.call is None:
             self._consider_giving_up()
 
@@ -406,11 +425,48 @@ class Worker:
             from discoverd.worker.discovery import Discovery
 
             self.discovery = Discovery(self)
-        self.discovery.again()
+        self.discovery.again(fresh=True)
 
     def _after_log_page(self, call: Call) -> None:
         if self.discovery is not None:
             self.discovery.read(call)
+
+    def judged(self) -> None:
+        """Called when a reading has decided whether the controller is to be held."""
+
+    # Withdrawal --------------------------------------------------------------------------------------------
+
+    def _consider_withdrawal(self) -> None:
+        """Begin to part with what no log page lists any longer, or no more."""
+        wanted = not (self.spec.withdrawn and self.spec.disconnect)
+        if wanted or not self.device or self.ownership.foreign:
+            self.withdrawal = None
+        elif self.withdrawal is None:
+            # Few workers ever need it.
+            from discoverd.worker import withdrawal
+
+            self.withdrawal = withdrawal.Withdrawal(self)
+            self.withdrawal.next_look = time.monotonic() + withdrawal.SOAK
+
+    def _withdraw(self, withdrawal: "Withdrawal", now: float) -> None:
+        if self.call is not None and self.call_name == "log_page":
+            # It may hang until its time-out, and nobody needs the page any more.
+            self.call = None
+        if self.call is not None or self.going_down:
+            withdrawal.next_look = now + LIVE_CHECK
+        elif self.device:
+            withdrawal.again()
+
+    def _after_withdrawal(self, call: Call) -> None:
+        if self.withdrawal is not None:
+            self.withdrawal.ended(call)
+        # Asked for again in this very moment, or whatever happened meanwhile.
+        self.look()
+
+    def withdrawn(self, device: str) -> None:
+        """End: the controller was disconnected, as nobody asks for it any more."""
+        self.gone()
+        self._end("withdrawn", f"disconnected {device}: it is {self.spec.note}")
 
     # Stop --------------------------------------------------------------------------------------------------
 
@@ -455,6 +511,7 @@ class Worker:
     def gone(self) -> None:
         """The controller is no more: take its entry out of the registry."""
         self.device = ""
+        self.withdrawal = None
         self.ownership.forget()
 
     def leave(self, report: str, text: str, exit_status: int) -> None:
@@ -485,6 +542,8 @@ class Worker:
             text = f"left alone: {self.device} belongs to {self.ownership.foreign}"
         elif self.discovery is not None and self.state == "live":
             text += self.discovery.text()
+        if self.withdrawal is not None and self.withdrawal.kept:
+            return f"{text}; {self.spec.note}, and stays: {self.withdrawal.kept}"
         return text + (f"; {self.spec.note}" if self.spec.note else "")
 
     def _stopping_text(self) -> str:

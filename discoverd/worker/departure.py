@@ -147,7 +147,7 @@ class Departure:
         finally:
             if lock >= 0:
                 posix.close(lock)
-        return Answer(DISCONNECTED, f", though in use by {_phrase(users)}" if users else "")
+        return Answer(DISCONNECTED, f", though in use by {phrase(users)}" if users else "")
 
     def _in_use(self, device: str, namespaces: set[str], users: list[usage.User]) -> Answer | None:
         """Return what to do about a controller in use, None to disconnect it."""
@@ -164,7 +164,7 @@ class Departure:
             return Answer(LEAVE, self._stays)
         if all(set(block.usable_paths(namespace)) - {device} for namespace in namespaces):
             return None
-        return Answer(REFUSE, _phrase(users))
+        return Answer(REFUSE, phrase(users))
 
     def _goes_with_network(self) -> bool:
         """Tell whether what others connected goes as well, because the system goes down.
@@ -184,10 +184,10 @@ class Departure:
             if now > self._urge_at:
                 _urge(users)
                 self._urge_at = time.monotonic() + PATIENCE
-            return Answer(WAIT, _phrase(users))
+            return Answer(WAIT, phrase(users))
         self._silent_since = self._silent_since or now
         if now < self._silent_since + SILENCE:
-            return Answer(WAIT, f"{_phrase(users)}, and its target is silent")
+            return Answer(WAIT, f"{phrase(users)}, and its target is silent")
         notify.log(notify.ERROR, f"{device} has been silent for {SILENCE} s, and the system goes down: given up")
         return None
 
@@ -272,7 +272,8 @@ def _keep_udev_out(namespaces: list[str]) -> list[int]:
     return disks
 
 
-def _phrase(users: list[usage.User]) -> str:
+def phrase(users: list[usage.User]) -> str:
+    """Return the users as a phrase: the first, and how many more."""
     texts = list(dict.fromkeys(user.text for user in users))
     return texts[0] + (f" and {len(texts) - 1} more" if texts[1:] else "")
 

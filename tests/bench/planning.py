@@ -75,7 +75,7 @@ def one_page() -> tuple[float, float]:
     parent = granted_root(dc(1))
     before = page(*(entry(nqn(number)) for number in range(ENTRIES)))
     after = page(*(entry(nqn(number + 1)) for number in range(ENTRIES)), generation=2)
-    context = Context(FabricsConfig(scopes={("", "io"): SCOPE, ("", "discovery"): SCOPE}), HOST, {}, {}, 0)
+    context = Context(FabricsConfig(scopes={("", "io"): SCOPE, ("", "discovery"): SCOPE}), HOST, {}, {}, 0, 0)
 
     def first() -> tuple[Wanted, LogPages]:
         wanted, pages = Wanted(lambda _: False), LogPages()

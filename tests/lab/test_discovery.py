@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Discovery log pages and their events, from a real target."""
 
+import re
+
 from tests.lab import scenario
 from tests.lab.machine import Machine
 from tests.lab.scenario import DISCOVERY_UNIT, unit_name
 
 
-def test_a_new_subsystem_is_connected_and_a_removed_one_is_told(host: Machine) -> None:
+def test_a_new_subsystem_is_connected_and_a_removed_one_is_withdrawn(host: Machine) -> None:
     host.run("lab-target up --subsystems 2 --ports 192.0.2.1:4420")
     scenario.start(host)
     scenario.wait_live(host, 3)
@@ -16,14 +18,42 @@ def test_a_new_subsystem_is_connected_and_a_removed_one_is_told(host: Machine) -
     scenario.wait_unit(host, DISCOVERY_UNIT, "4 entries in its log page")
 
     host.run("lab-target unlink vol3 1")
-    scenario.wait_unit(host, unit_name(3), f"no longer listed in the log page of {DISCOVERY_UNIT[10:-8]}")
-    scenario.wait_unit(host, DISCOVERY_UNIT, "3 entries in its log page")
-    # Nothing is disconnected because of it.
-    assert scenario.unit(host, unit_name(3)).active == "active"
+    seconds = scenario.wait_live(host, 3)
+    print(f"from the unlink on the target to the disconnect: {seconds:.1f} s")
+    host.wait_until(lambda: unit_name(3) not in scenario.units(host), what="the unit is gone")
+    said = [entry.message for entry in host.journal(unit_name(3))]
+    page = rf"log page of {re.escape(DISCOVERY_UNIT[10:-8])} \(generation \d+\)"
+    assert any(re.search(rf"disconnected nvme\d+: it is no longer listed in the {page}", text) for text in said), said
 
     host.run("lab-target link vol3 1")
-    scenario.wait_unit(host, unit_name(3), "live")
-    host.wait_until(lambda: "no longer" not in scenario.unit(host, unit_name(3)).status, what="the note is gone")
+    scenario.wait_live(host, 4)
+
+
+def test_what_is_in_use_is_not_withdrawn_nor_what_others_connected(host: Machine) -> None:
+    host.run("lab-target up --subsystems 3 --ports 192.0.2.1:4420")
+    host.run(f"nvme connect -t tcp -a 192.0.2.1 -s 4420 -n {scenario.nqn(2)}")
+    scenario.start(host)
+    scenario.wait_live(host, 4)
+    host.run("lab-storage use ext4=vol1")
+    before = scenario.controllers(host)
+    host.run("lab-target unlink vol1 1 && lab-target unlink vol2 1")
+    scenario.wait_unit(host, unit_name(1), "and stays: in use by")
+    scenario.wait_unit(host, unit_name(2), "and stays: others connected it")
+    # What a controller answers that has lost its configuration: no reason to part with the last one.
+    host.run("lab-target unlink vol3 1")
+    scenario.wait_unit(host, DISCOVERY_UNIT, "1 entry in its log page")
+    shown = host.run(f"discoverctl why '{unit_name(3)}'").stdout
+    assert "its log page lists nothing" in shown, shown
+    assert scenario.controllers(host) == before
+
+    host.run("for volume in vol1 vol2 vol3; do lab-target link $volume 1; done")
+    for volume in (1, 2, 3):
+        host.wait_until(
+            lambda volume=volume: "no longer" not in scenario.unit(host, unit_name(volume)).status,  # type: ignore[misc]
+            what="the note is gone",
+        )
+    assert scenario.controllers(host) == before
+    host.run("lab-storage release")
 
 
 def test_a_lost_discovery_controller_is_read_again(host: Machine) -> None:

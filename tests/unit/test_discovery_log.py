@@ -29,8 +29,7 @@ def found(
     data: bytes, parent: TransportId = PARENT, scope: DiscoveredScope = SCOPE, discovery: DiscoveredScope = SCOPE
 ) -> tuple[tuple[Candidate, ...], tuple[Refusal, ...]]:
     about = Parent(parent, parent.instance, scope, discovery, horizon=3600, asked=17.5)
-    wanted, refused, whole = candidates(parse(data), about, IDENTITY)
-    assert whole
+    wanted, refused, _ = candidates(parse(data), about, IDENTITY)
     return wanted, refused
 
 
@@ -200,8 +199,8 @@ def test_what_cannot_be_connected_at_all_is_one_refusal_and_the_page_is_not_whol
     scopes = {"scope": SCOPE, "discovery": SCOPE, bad: tls}
     about = Parent(PARENT, PARENT.instance, scopes["scope"], scopes["discovery"], 0, 0)
     data = page(entry(NQN), entry("nqn.b"), entry(DISCOVERY_NQN, subtype=1), entry(DISCOVERY_NQN, subtype=1))
-    wanted, refused, whole = candidates(parse(data), about, IDENTITY)
-    assert not whole
+    wanted, refused, doubt = candidates(parse(data), about, IDENTITY)
+    assert doubt == "not all of its log page can be used"
     assert {one.role for one in wanted} == {IO, DISCOVERY} - {role}
     (refusal,) = refused
     assert (refusal.what, "TLS is not supported" in refusal.reason) == ("everything", True)
@@ -353,3 +352,33 @@ texts = st.one_of(
 )
 def test_made_up_entries(entries: list[bytes]) -> None:
     assert_survives(page(*entries))
+
+
+@pytest.mark.parametrize(
+    ("data", "doubt"),
+    [
+        (page(entry(NQN)), ""),
+        # It is understood, and nothing for this host.
+        (page(entry(NQN), entry("nqn.a", traddr="127.0.0.1"), entry("nqn.b", "nn-0x1:pn-0x2", "none", trtype=2)), ""),
+        (page(), "its log page lists nothing"),
+        (page(entry(DISCOVERY_NQN, subtype=3)), "its log page lists nothing"),
+        (page(entry(NQN), entry("nqn.a,b")), "1 entry of its log page cannot be read"),
+        (
+            page(entry(NQN), entry("nqn.a", trtype=9), entry("nqn.b", subtype=9)),
+            "2 entries of its log page cannot be read",
+        ),
+        (page(entry(NQN), entry("nqn.\0\xff".encode("latin-1"))), ""),
+    ],
+)
+def test_a_page_in_doubt_is_no_evidence_of_what_it_does_not_list(data: bytes, doubt: str) -> None:
+    about = Parent(PARENT, PARENT.instance, SCOPE, SCOPE, horizon=0, asked=0.0)
+    assert candidates(parse(data), about, IDENTITY)[2] == doubt
+
+
+@pytest.mark.parametrize(("eflags", "limit", "attempts"), [(4, 3, 3), (4, 0, 0), (0, 3, 0), (6, 2, 2)])
+def test_what_is_not_connected_to_the_central_controller_is_tried_so_often(
+    eflags: int, limit: int, attempts: int
+) -> None:
+    about = Parent(PARENT, PARENT.instance, SCOPE, SCOPE, horizon=0, asked=0.0, ncc_attempts=limit)
+    (found,), _, _ = candidates(parse(page(entry(NQN, eflags=eflags))), about, IDENTITY)
+    assert found.attempts == attempts

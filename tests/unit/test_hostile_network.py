@@ -26,7 +26,7 @@ from .fake_host import Host, leave_log, quiet, report, until
 from .log_pages import entry, page
 
 HOST = HostIdentity("nqn.2024-08.com.example:host", "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0")
-CONTEXT = Context(FabricsConfig(), HOST, {}, {}, 100)
+CONTEXT = Context(FabricsConfig(), HOST, {}, {}, 100, 0)
 VOLUME = "nqn.2024-08.com.example:vol"
 
 
@@ -162,8 +162,8 @@ def test_of_an_endless_log_page_so_much_is_read_and_that_is_said() -> None:
     endless = page(*(entry(f"{VOLUME}{number}") for number in range(admin.READ_ENTRIES)), records=1 << 14)
     found = parse(endless)
     assert (len(found.entries), found.beyond) == (admin.READ_ENTRIES, (1 << 14) - admin.READ_ENTRIES)
-    _, (refusal,), whole = candidates(found, PARENT, HOST)
-    assert (refusal.what, whole) == ("14336 entries", False)
+    _, (refusal,), doubt = candidates(found, PARENT, HOST)
+    assert (refusal.what, doubt) == ("14336 entries", "not all of its log page can be used")
 
 
 def test_refusals_of_one_log_page_are_few() -> None:

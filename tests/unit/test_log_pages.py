@@ -80,7 +80,7 @@ class Site:
     def __init__(self) -> None:
         self.pages = LogPages()
         self.wanted = Wanted(lambda _: False)
-        self._context = Context(FabricsConfig(), HOST, {}, {}, 0)
+        self._context = Context(FabricsConfig(), HOST, {}, {}, 0, 0)
         self._configured = Configured((), {}, (), whole=False)
         self._basis: object = None
 
@@ -98,11 +98,11 @@ class Site:
         if self._basis is None or self._basis != (id(config), id(host)):
             self._basis = (id(config), id(host))
             self._configured = configured(config, configured_for or host, lambda *_: None)
-            self._context = Context(config, host, self._configured.discovery, {}, 3600)
+            self._context = Context(config, host, self._configured.discovery, {}, 3600, 0)
             self.wanted.put(CONFIGURATION, self._configured.candidates)
         self.pages.follow(self.wanted, self._context, excluded or {}, old or {})
         listed = [one for origin in sorted(self.wanted.origins() - SOURCES) for one in self.wanted._origins[origin]]
-        return Found(tuple(listed), self.pages.refusals, self.pages.complete)
+        return Found(tuple(listed), self.pages.refusals, frozenset(self.pages.complete))
 
 
 def names(found: Found, origin: str = DC1) -> list[str]:
@@ -137,17 +137,20 @@ def test_each_page_counts_for_its_discovery_controller(site: Site) -> None:
 def test_complete_is_only_what_has_a_page_and_is_configured(site: Site) -> None:
     site.put(DC1, listing("a"))
     assert site.ask().complete == {DC1}
-    # An empty page says something, too.
-    site.put(DC2, listing())
+    site.put(DC2, listing("b"))
     assert site.ask().complete == {DC1, DC2}
+    # An empty page is what a controller sends that has not found its own configuration yet.
+    site.put(DC2, listing())
+    assert site.ask().complete == {DC1}
+    assert site.pages.doubts == {DC2: "its log page lists nothing"}
     only = replace(CONFIG, connections=(connection(2),))
-    assert site.ask(only) == Found((), (), frozenset({DC2}))
+    assert site.ask(only) == Found((), (), frozenset())
 
 
-def test_a_refused_entry_leaves_the_page_whole(site: Site) -> None:
+def test_with_a_refused_entry_a_page_is_not_whole(site: Site) -> None:
     site.put(DC1, parse(page(entry("nqn.a,b"), entry("nqn.c"))))
     found = site.ask()
-    assert (names(found), found.complete) == (["c"], frozenset({DC1}))
+    assert (names(found), found.complete) == (["c"], frozenset())
     (refusal,) = found.refusals
     assert refusal.source == f"in the log page of {DC1}"
 
@@ -388,9 +391,9 @@ def test_two_that_refer_to_each_other_do_not_keep_each_other(site: Site) -> None
     site.ask(ROOT)
     assert controllers(site) == {DC1, dc(7), dc(8)}
     # The root refers to nobody any more.
-    site.put(DC1, leading())
+    site.put(DC1, leading(lists=("c",)))
     found = site.ask(ROOT)
-    assert (set(site.wanted.asked), found.complete) == ({DC1}, frozenset({DC1}))
+    assert (set(site.wanted.discovery), found.complete) == ({DC1}, frozenset({DC1}))
 
 
 def test_without_the_root_nothing_is_asked_for(site: Site) -> None:

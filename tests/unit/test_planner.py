@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discoverd.candidate import CONFIGURATION, Candidate
-from discoverd.planner import ENDED, Action, Decision, Facts, Known, Report, UnitFact, plan
+from discoverd.config.settings import DISCONNECT_SCOPES
+from discoverd.planner import ENDED, Action, Decision, Facts, Known, Policy, Report, UnitFact, plan
 from discoverd.tid import IO, TransportId
 
 DC = "tcp:192.0.2.1:8009:nqn.2014-08.org.nvmexpress.discovery"
@@ -132,22 +133,22 @@ KNOWN = Known(f"listed in the log page of {DC}", DC)
         ),
         # The configuration is whole, but it was not the configuration that asked.
         (
-            Facts(units={NAME: RUNNING}, known={NAME: KNOWN}, complete=frozenset({CONFIGURATION})),
+            Facts(units={NAME: RUNNING}, known={NAME: KNOWN}, complete={CONFIGURATION: ""}),
             Action.KEEP,
             f"it was listed in the log page of {DC}, and nothing newer is known",
             "",
         ),
         (
-            Facts(units={NAME: RUNNING}, known={NAME: KNOWN}, complete=frozenset({DC})),
+            Facts(units={NAME: RUNNING}, known={NAME: KNOWN}, complete={DC: "generation 7"}),
             Action.KEEP,
-            f"no longer listed in the log page of {DC}; what runs is left as it is",
-            f"no longer listed in the log page of {DC}",
+            f"no longer listed in the log page of {DC} (generation 7); it is disconnected unless it is in use",
+            f"no longer listed in the log page of {DC} (generation 7)",
         ),
         (
-            Facts(units={NAME: STOPPED}, known={NAME: KNOWN}, complete=frozenset({DC})),
+            Facts(units={NAME: STOPPED}, known={NAME: KNOWN}, complete={DC: "generation 7"}),
             Action.LEAVE,
-            f"no longer listed in the log page of {DC}",
-            f"no longer listed in the log page of {DC}",
+            f"no longer listed in the log page of {DC} (generation 7)",
+            f"no longer listed in the log page of {DC} (generation 7)",
         ),
     ],
 )
@@ -288,8 +289,10 @@ facts_of_all_kinds = st.builds(
         ),
     ),
     st.dictionaries(instances, st.builds(Known, st.just("listed somewhere"), origins)),
-    st.frozensets(origins),
+    st.dictionaries(origins, st.sampled_from(["", "generation 7"])),
+    st.dictionaries(origins, st.just("its log page lists nothing")),
     st.dictionaries(instances, st.just(WHERE)),
+    st.builds(Policy, st.sampled_from(DISCONNECT_SCOPES), st.just(("tcp",))),
 )
 
 
@@ -321,7 +324,9 @@ def test_a_decision_depends_on_one_controller_only(facts: Facts) -> None:
             only(facts.reports),
             only(facts.known),
             facts.complete,
+            facts.doubts,
             only(facts.excluded),
+            facts.policy,
         )
         assert plan(alone, [name]) == [decision]
 
@@ -355,5 +360,6 @@ def test_missing_information_never_makes_a_note(facts: Facts) -> None:
             ended = not (unit and unit.running) and report is not None and report.state in ENDED
             assert ended or facts.known[decision.instance].origin in facts.complete
             assert decision.candidate is None
+            assert not decision.disconnect or decision.action is Action.KEEP
         elif decision.note and decision.candidate is not None:
             assert decision.note == f"excluded by {WHERE}"

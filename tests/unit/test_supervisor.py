@@ -131,7 +131,7 @@ def test_a_log_page_becomes_controllers(host: Host) -> None:
     assert host.play(scenario) == 0
 
 
-def test_what_is_no_longer_listed_runs_on_and_says_so(host: Host) -> None:
+def test_what_is_no_longer_listed_is_withdrawn(host: Host) -> None:
     host.configure(DISCOVERY)
 
     async def scenario() -> None:
@@ -140,11 +140,13 @@ def test_what_is_no_longer_listed_runs_on_and_says_so(host: Host) -> None:
         await until(lambda: "3 live" in host.status)
         leave_log(entry(NQN.format(2)), generation=2)
         await until(lambda: ONE in host.systemd.hung_up)
-        assert spec_of(ONE).note == f"no longer listed in the log page of {DC}"
-        assert spec_of(TWO).note == ""
+        assert spec_of(ONE).note == f"no longer listed in the log page of {DC} (generation 2)"
+        assert (spec_of(ONE).withdrawn, spec_of(ONE).disconnect) == (True, "ours")
+        assert (spec_of(TWO).note, spec_of(TWO).disconnect) == ("", "")
         # Listed again: the note goes.
         leave_log(entry(NQN.format(1)), entry(NQN.format(2)), generation=3)
-        await until(lambda: spec_of(ONE).note == "")
+        await until(lambda: spec_of(ONE).note == "" and not spec_of(ONE).withdrawn)
+        assert spec_of(ONE).disconnect == ""
         await until(lambda: host.systemd.hung_up == [ONE, ONE])
 
     assert host.play(scenario) == 0

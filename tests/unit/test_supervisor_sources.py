@@ -127,17 +127,17 @@ def test_what_nobody_asks_for_any_more_is_forgotten_when_its_worker_has_ended(ho
 
     async def scenario() -> None:
         await until(lambda: "1 live" in host.status)
-        leave_log(entry(NQN.format(1)))
-        await until(lambda: "2 live" in host.status)
-        leave_log(generation=2)
+        leave_log(entry(NQN.format(1)), entry(NQN.format(2)))
+        await until(lambda: "3 live" in host.status)
+        leave_log(entry(NQN.format(2)), generation=2)
         await until(lambda: host.systemd.hung_up == [ONE])
         ends(host, ONE, "withdrawn")
-        await until(lambda: host.status == "1 controller: 1 live")
+        await until(lambda: host.status == "2 controllers: 2 live")
         assert not kept(ONE)
         # Nothing keeps it loaded: it would look as if an administrator had stopped it.
         assert host.systemd.released == [ONE]
-        leave_log(entry(NQN.format(1)), generation=3)
-        await until(lambda: host.status == "2 controllers: 2 live")
+        leave_log(entry(NQN.format(1)), entry(NQN.format(2)), generation=3)
+        await until(lambda: host.status == "3 controllers: 3 live")
         assert spec_of(ONE).note == ""
 
     assert host.play(scenario) == 0
@@ -188,10 +188,10 @@ def test_a_referral_is_followed_and_what_it_lists_is_connected(host: Host) -> No
         leave_log(entry(NQN.format(2)), instance=NEXT)
         await until(lambda: "4 live" in host.status)
         assert spec_of(TWO).source == f"listed in the log page of {NEXT}"
-        # The first no longer refers to the second: what runs, runs on.
+        # The first no longer refers to the second; what that one lists runs on.
         leave_log(entry(NQN.format(1)), generation=2)
         await until(lambda: NEXT in host.systemd.hung_up)
-        assert spec_of(NEXT).note == f"no longer a referral in the log page of {DC}"
+        assert spec_of(NEXT).note == f"no longer a referral in the log page of {DC} (generation 2)"
         await quiet()
         assert spec_of(TWO).note == ""
         assert "4 live" in host.status

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end of a controller that a log page no longer lists: disconnected, unless it is in use or not ours to disconnect.
+
+Nobody is urged, and nothing is waited for: what is in use is looked at again from time to time.
+"""
+
+import time
+
+from discoverd.kernel import block, usage
+from discoverd.worker import departure, notify
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from discoverd.worker.call import Call
+
+# A log page that is another one a moment later, such as while a zone is being changed, costs no connection (seconds).
+SOAK = 1.5
+# What is in use is looked at again after so many seconds.
+LOOK_AGAIN = 60
+
+
+class Withdrawal(departure.Departure):
+    """The worker's controller is to go while the worker runs. ``kept`` is why it is still there, as a phrase, or ''."""
+
+    kept = ""
+
+    def again(self) -> None:
+        """Look, in a thread, and disconnect if nothing speaks against it."""
+        self.next_look = 0.0
+        worker = self._worker
+        if worker.ownership.firmware or worker.spec.origin == "boot":
+            self._keep("it was connected before the boot")
+        elif worker.ownership.spared and worker.spec.disconnect != "all":
+            self._keep("others connected it")
+        else:
+            worker.start("withdrawal", self._depart, worker.device)
+
+    def ended(self, call: "Call") -> None:
+        """Act on what a look has found."""
+        worker = self._worker
+        if isinstance(call.error, FileNotFoundError):
+            pass  # The worker looks now, and sees that it is gone.
+        elif isinstance(call.error, OSError):
+            self._keep(f"it cannot be disconnected: {call.error.strerror or call.error}")
+        elif call.error is not None:
+            raise call.error
+        elif call.result.verdict == departure.DISCONNECTED:
+            worker.withdrawn(worker.device)
+        else:
+            self._keep(call.result.text)
+
+    def _keep(self, why: str) -> None:
+        worker = self._worker
+        self.next_look = time.monotonic() + LOOK_AGAIN
+        if why != self.kept:
+            self.kept = why
+            notify.log(notify.NOTICE, f"{worker.device} is {worker.spec.note}, and stays: {why}")
+            worker.show()
+
+    def _in_use(self, device: str, namespaces: set[str], users: list[usage.User]) -> departure.Answer | None:
+        if usage.carries_system(users):
+            return departure.Answer(departure.LEAVE, "it carries the system itself")
+        if all(set(block.usable_paths(namespace)) - {device} for namespace in namespaces):
+            return None
+        return departure.Answer(departure.REFUSE, f"in use by {departure.phrase(users)}")
