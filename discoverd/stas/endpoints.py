@@ -134,6 +134,12 @@ def _secrets(pairs: dict[str, str], unread: tuple[str, ...], scope: Scope, findi
                 "target has it too"
             )
             findings.ignored(line, key, text)
+    if "dhchap-secret" in given and scope.secret:
+        text = (
+            "the host's key in sys.conf, or in hostkey, beats it in some releases of nvme-stas, against their "
+            "documentation; here this one counts, so see that the target has it"
+        )
+        findings.differs(line, "dhchap-secret", text)
     if "dhchap-ctrl-secret" in given and "dhchap-secret" not in given and not scope.secret:
         text = "a controller's secret does nothing without the host's; add dhchap-secret, and import again"
         findings.lost(line, "dhchap-ctrl-secret", text)

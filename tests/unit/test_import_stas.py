@@ -471,6 +471,15 @@ def test_the_secret_of_a_controller_needs_one_of_the_host(desk: Desk) -> None:
     assert desk.connection.secrets.kxchap_secret == desk.connection.secrets.kxchap_ctrl_secret == SECRET
 
 
+def test_a_controllers_own_secret_counts_beside_one_of_the_host(desk: Desk) -> None:
+    own = SECRET.replace("ia6z", "zzzz")
+    desk.put(sys=f"[Host]\nkey={SECRET}\n", stafd=f"{CONTROLLERS}{DC.strip()};dhchap-secret={own}\n")
+    status, output, _ = desk.run()
+    assert status == 0
+    assert "dhchap-secret: differs: the host's key in sys.conf" in desk.finding(output, "stafd", 2)
+    assert desk.connection.secrets.kxchap_secret == own
+
+
 def test_families(desk: Desk) -> None:
     desk.put(
         stafd=f"{GLOBAL}ip-family=ipv6\n{CONTROLLERS}{DC}controller=transport=tcp;traddr=dc.example\n"
