@@ -1,22 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Admin commands through a controller's character device, and the discovery log page read with them.
+"""Admin commands through a controller's character device, and what a discovery controller answers to them.
 
-Follows linux/nvme_ioctl.h and the NVMe Base Specification 2.0 §5.16 (Get Log Page), NVMe-oF 1.1 §5.3
-(Discovery Log Page).
+Follows linux/nvme_ioctl.h and the NVMe Base Specification 2.0: §5.16 (Get Log Page; figures 202 for Supported Log
+Pages, 294 and 295 for the discovery log page and its entries, basic and extended), §5.17 (Identify, figure 275). Where
+the revision in which the extended entries came differs from the older ones, the older ones reserve the bytes.
 """
 
 import _ctypes
 import fcntl
 import posix
+import time
 from _struct import pack_into, unpack_from
 
 _ADMIN_CMD = 0xC0484E41  # _IOWR('N', 0x41, struct nvme_admin_cmd)
 _GET_LOG_PAGE = 0x02
+_IDENTIFY = 0x06
+_CNS_CONTROLLER = 0x01
+_LOG_SUPPORTED = 0x00
 _LOG_DISCOVERY = 0x70
-_TIMEOUT_MS = 30_000
+# Seconds for one command. The kernel takes a command that is not answered for a lost connection, and resets it: so
+# less would harm a controller that is only slow.
+_PATIENCE = 30
+# And for the questions that a controller can do without.
+_OPTIONAL_PATIENCE = 10
 
 HEADER_SIZE = 1024
 ENTRY_SIZE = 1024
+# What an extended entry has before its attributes: a basic entry, its total length and the number of attributes.
+_EXTENDED_SIZE = ENTRY_SIZE + 8
+_IDENTIFY_SIZE = 4096
+_SUPPORTED_SIZE = 1024
 # A controller need not transfer more than a page of memory in one command.
 _CHUNK = 4096
 # The largest log page that is believed; a controller that claims more is broken or hostile.
@@ -26,9 +39,37 @@ MAX_ENTRIES = 16_384
 READ_ENTRIES = 2048
 _GENERATION_RETRIES = 6
 
+# Discovery log page: what Supported Log Pages announces, and the same bits ask for.
+EXTENDED, PORT_LOCAL, ALL_SUBSYSTEMS = 1, 2, 4
+# DLPF, the flags in a discovery log page's header.
+_HEADER_EXTENDED = 0x1
+_SELF, _EPCSD = 3, 0x2
+
+DCTYPES = ("none", "ddc", "cdc")
+_EVENT_DISCOVERY_CHANGE = 1 << 31
+
+_STATUSES = {
+    0x001: "invalid opcode",
+    0x002: "invalid field",
+    0x006: "internal error",
+    0x007: "aborted",
+    0x109: "invalid log page",
+    0x370: "no connection",
+    0x371: "aborted by this host",
+}
+
 
 class AdminError(Exception):
     """An admin command that the controller refused, or an answer that makes no sense; the text says which."""
+
+
+class RefusedError(AdminError):
+    """The controller answered with this NVMe ``status``."""
+
+    def __init__(self, status: int) -> None:
+        name = _STATUSES.get(status & 0x7FF, "")
+        super().__init__(f"the controller answered with NVMe status 0x{status:04x}" + (name and f" ({name})"))
+        self.status = status
 
 
 class _Byte(_ctypes._SimpleCData):  # type: ignore[type-arg]
@@ -36,54 +77,173 @@ class _Byte(_ctypes._SimpleCData):  # type: ignore[type-arg]
     _type_ = "c"
 
 
-def command(fd: int, opcode: int, data: bytearray, *cdw: int) -> int:
+def command(fd: int, opcode: int, data: bytearray, cdw: tuple[int, ...], timeout_ms: int) -> int:
     """Issue an admin command with a data buffer and CDW10 onwards; return the result (DW0).
 
-    Raises AdminError for an NVMe status, OSError if the command could not be sent or was aborted.
+    Raises RefusedError for an NVMe status, OSError if the command could not be sent, was aborted, or had no answer in
+    time.
     """
-    words = list(cdw) + [0] * (6 - len(cdw))
+    words = [*cdw, *[0] * (6 - len(cdw))]
     frame = bytearray(72)
     address = _ctypes.addressof(_Byte.from_buffer(data))
-    pack_into("=BBHIIIQQII6III", frame, 0, opcode, 0, 0, 0, 0, 0, 0, address, 0, len(data), *words, _TIMEOUT_MS, 0)
+    pack_into("=BBHIIIQQII6III", frame, 0, opcode, 0, 0, 0, 0, 0, 0, address, 0, len(data), *words, timeout_ms, 0)
     status = fcntl.ioctl(fd, _ADMIN_CMD, frame, True)
     if status:
-        raise AdminError(f"the controller answered with NVMe status 0x{status:04x}")
+        raise RefusedError(status)
     result: int = unpack_from("=I", frame, 68)[0]
     return result
 
 
-def _log_page(fd: int, offset: int, size: int) -> bytearray:
-    data = bytearray(size)
-    dwords = size // 4 - 1
-    # Retain Asynchronous Event stays 0: reading the page is what makes the controller send the next event.
-    cdw10 = _LOG_DISCOVERY | (dwords & 0xFFFF) << 16
-    command(fd, _GET_LOG_PAGE, data, cdw10, dwords >> 16, offset & 0xFFFFFFFF, offset >> 32)
-    return data
+class Session:
+    """An open controller, for commands that have ``seconds`` all together. Raises OSError if there is none."""
+
+    __slots__ = ("_deadline", "_fd", "_seconds")
+
+    def __init__(self, device: str, seconds: float) -> None:
+        self._seconds = seconds
+        self._deadline = time.monotonic() + seconds
+        self._fd = posix.open(f"/dev/{device}", posix.O_RDONLY | posix.O_CLOEXEC)
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        posix.close(self._fd)
+
+    def send(self, opcode: int, data: bytearray, *cdw: int, patience: float = _PATIENCE) -> int:
+        """Issue a command as :func:`command`, which ends after ``patience`` seconds or with the session's time."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise AdminError(f"the controller took more than {self._seconds:g} s to answer")
+        return command(self._fd, opcode, data, cdw, max(1, int(min(patience, left) * 1000)))
+
+    def log_page(self, page: int, offset: int, size: int, specific: int = 0, patience: float = _PATIENCE) -> bytearray:
+        """Return ``size`` bytes of a log page; ``specific`` is the log specific parameter."""
+        data = bytearray(size)
+        dwords = size // 4 - 1
+        # Retain Asynchronous Event stays 0: reading the page is what makes the controller send the next event.
+        cdw10 = page | specific << 8 | (dwords & 0xFFFF) << 16
+        self.send(_GET_LOG_PAGE, data, cdw10, dwords >> 16, offset & 0xFFFFFFFF, offset >> 32, patience=patience)
+        return data
 
 
-def read_discovery_log(device: str) -> tuple[int, int, bytes]:
-    """Return (generation counter, number of records, header and the first READ_ENTRIES entries) of a discovery
-    controller's log page.
+class Identity:
+    """What Identify Controller says about a discovery controller; ``dctype`` is '' for a value nobody defined.
 
-    The generation counter is read before and after; a change in between means reading again. Raises
-    AdminError if it changes each time, or for a page that cannot be right, and OSError as :func:`command`.
-    Blocks.
+    ``keep_alive``: it takes Keep Alive. ``announces``: it sends an event when its log page has changed.
     """
-    fd = posix.open(f"/dev/{device}", posix.O_RDONLY | posix.O_CLOEXEC)
-    try:
-        for _ in range(_GENERATION_RETRIES):
-            header = _log_page(fd, 0, HEADER_SIZE)
-            generation, records, form = unpack_from("<QQH", header)
-            if form != 0:
-                raise AdminError(f"its discovery log page has the record format {form}, and only 0 is known")
-            if records > MAX_ENTRIES:
-                raise AdminError(f"its discovery log page claims {records} entries, more than {MAX_ENTRIES}")
-            page = bytearray(header)
-            end = HEADER_SIZE + min(records, READ_ENTRIES) * ENTRY_SIZE
-            while len(page) < end:
-                page += _log_page(fd, len(page), min(_CHUNK, end - len(page)))
-            if unpack_from("<QQ", _log_page(fd, 0, HEADER_SIZE)) == (generation, records):
-                return generation, records, bytes(page)
-        raise AdminError(f"its discovery log page changed during each of {_GENERATION_RETRIES} readings")
-    finally:
-        posix.close(fd)
+
+    __slots__ = ("announces", "dctype", "keep_alive")
+
+    def __init__(self, data: bytes | bytearray) -> None:
+        """Take the 4096 bytes apart."""
+        self.announces = bool(unpack_from("<I", data, 92)[0] & _EVENT_DISCOVERY_CHANGE)
+        self.keep_alive = unpack_from("<H", data, 320)[0] != 0
+        self.dctype = DCTYPES[data[1806]] if data[1806] < len(DCTYPES) else ""
+
+
+def identify(session: Session) -> Identity:
+    """Ask a controller what it is. Raises AdminError and OSError. Blocks."""
+    data = bytearray(_IDENTIFY_SIZE)
+    session.send(_IDENTIFY, data, _CNS_CONTROLLER, patience=_OPTIONAL_PATIENCE)
+    return Identity(data)
+
+
+def discovery_options(session: Session) -> int:
+    """Return which of EXTENDED, PORT_LOCAL and ALL_SUBSYSTEMS its discovery log page knows.
+
+    Raises AdminError for a controller without Supported Log Pages, OSError as :func:`command`. Blocks.
+    """
+    data = session.log_page(_LOG_SUPPORTED, 0, _SUPPORTED_SIZE, patience=_OPTIONAL_PATIENCE)
+    supported: int = unpack_from("<I", data, _LOG_DISCOVERY * 4)[0]
+    # Bit 0 says that the page is there at all; the upper half is the page's own.
+    return supported >> 16 & (EXTENDED | PORT_LOCAL | ALL_SUBSYSTEMS) if supported & 1 else 0
+
+
+class Log:
+    """A discovery log page: header and the first READ_ENTRIES of its ``records`` entries, all of 1024 bytes."""
+
+    __slots__ = ("data", "generation", "records")
+
+    def __init__(self, generation: int, records: int, data: bytes) -> None:
+        self.generation = generation
+        self.records = records
+        self.data = data
+
+    def persistent(self) -> bool:
+        """Tell whether an entry of the discovery subsystem itself says that it can be held (EPCSD)."""
+        data = self.data
+        return any(
+            data[start + 2] == _SELF and data[start + 10] & _EPCSD
+            for start in range(HEADER_SIZE, len(data), ENTRY_SIZE)
+        )
+
+
+def read_discovery_log(session: Session, specific: int = 0) -> Log:
+    """Read a discovery controller's log page, asked for with ``specific`` (such as PORT_LOCAL).
+
+    The header is read before and after; a change in between means reading again. Extended entries, which were not asked
+    for and which some controller may send all the same, lose what they have more than basic ones. Raises AdminError if
+    the page changes each time, or cannot be right, and OSError as :func:`command`. Blocks.
+    """
+    for _ in range(_GENERATION_RETRIES):
+        header = _Header(session, specific)
+        fault: AdminError | None = None
+        try:
+            page = header.entries(session)
+        except AdminError as error:
+            # Half of it may be from before a change and half from after it.
+            fault = error
+        if _Header(session, specific).fields != header.fields:
+            continue
+        if fault is not None:
+            raise fault
+        return Log(header.fields[0], header.fields[1], bytes(page))
+    raise AdminError(f"its discovery log page changed during each of {_GENERATION_RETRIES} readings")
+
+
+class _Header:
+    """The header of a discovery log page, read now. Raises AdminError for one that cannot be right."""
+
+    __slots__ = ("_data", "_specific", "fields")
+
+    def __init__(self, session: Session, specific: int) -> None:
+        self._specific = specific
+        self._data = session.log_page(_LOG_DISCOVERY, 0, HEADER_SIZE, specific)
+        # Generation, number of records, record format, flags, total length.
+        self.fields = unpack_from("<QQHBxI", self._data)
+        _, records, form, _, _ = self.fields
+        if form != 0:
+            raise AdminError(f"its discovery log page has the record format {form}, and only 0 is known")
+        if records > MAX_ENTRIES:
+            raise AdminError(f"its discovery log page claims {records} entries, more than {MAX_ENTRIES}")
+
+    def entries(self, session: Session) -> bytearray:
+        """Return a page in the basic format: this header, and READ_ENTRIES entries at most."""
+        _, records, _, flags, length = self.fields
+        count = min(records, READ_ENTRIES)
+        page = bytearray(self._data)
+        if flags & _HEADER_EXTENDED:
+            # The file that is made of it says what is in it.
+            page[18] = 0
+            page[20:24] = bytes(4)
+            self._extended(session, page, count, length)
+            return page
+        end = HEADER_SIZE + count * ENTRY_SIZE
+        while len(page) < end:
+            size = min(_CHUNK, end - len(page))
+            page += session.log_page(_LOG_DISCOVERY, len(page), size, self._specific)
+        return page
+
+    def _extended(self, session: Session, page: bytearray, count: int, length: int) -> None:
+        """Append the basic part of each entry; their attributes, labels of all kinds, are stepped over unread."""
+        offset = HEADER_SIZE
+        for number in range(count):
+            if offset + _EXTENDED_SIZE > length:
+                raise AdminError(f"its discovery log page of {length} bytes ends before entry {number}")
+            entry = session.log_page(_LOG_DISCOVERY, offset, _EXTENDED_SIZE, self._specific)
+            size = unpack_from("<I", entry, ENTRY_SIZE)[0]
+            if size < _EXTENDED_SIZE or size % 4 or offset + size > length:
+                raise AdminError(f"entry {number} of its discovery log page claims to have {size} bytes")
+            page += entry[:ENTRY_SIZE]
+            offset += size

@@ -1,85 +1,283 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a discovery controller's worker does besides: read the log page, and read it again when it changes.
+"""What a discovery controller's worker does besides: read the log page, read it again when it changes, and register.
 
 The controller sends no further event until the page has been read, and an event that arrives during a
 reading may be about what that reading missed: so another one follows it.
 """
 
+import posix
 import time
 
 from discoverd import state
-from discoverd.kernel import admin
+from discoverd.kernel import admin, controllers
 from discoverd.worker import notify
-from discoverd.worker.call import Call
+from discoverd.worker.registration import Registration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from discoverd.worker.call import Call
     from discoverd.worker.controller import Worker
 
 # Seconds until a failed reading is tried again; the last one for ever.
 RETRY = (1, 2, 5, 10, 30)
 # A storm of events costs one reading per so many seconds, and the last event is never lost.
 INTERVAL = 1
+# A page is read again after so many seconds without an event, less up to an eighth: events can be lost on their way.
+REREAD = 900
+# What one visit may cost, whatever the controller does.
+VISIT = 60
+# After so many visits in a row in which it left a question open that it could have refused, nothing but the log page is
+# asked for: a controller that hangs or drops the connection over a question would otherwise never get to the page.
+_PATIENT = 2
+
+
+class Visit:
+    """What is asked in one go, in a thread, and what came of it.
+
+    ``fresh``: on a new connection. ``dctype`` is ``none``, ``ddc``, ``cdc``, or '' if it is not known; ``identity`` is
+    None if it was not needed or not given; ``specific`` is how the log page was asked for. Of the questions that the
+    page does not depend on, ``answered`` tells that one had an answer, ``silent`` that one had none.
+    """
+
+    __slots__ = (
+        "_ask",
+        "_automatic",
+        "_port_local",
+        "answered",
+        "dctype",
+        "fresh",
+        "identity",
+        "log",
+        "silent",
+        "specific",
+    )
+
+    def __init__(self, spec: state.Spec, before: "Visit | None", fresh: bool, ask: bool) -> None:
+        self._automatic = spec.persistent == "auto"
+        self._port_local = spec.pleo
+        self.fresh = fresh or before is None
+        self._ask = ask
+        self.dctype: str = before.dctype if before else ""
+        self.identity: admin.Identity | None = before.identity if before else None
+        self.specific: int = before.specific if before and spec.pleo else 0
+        self.answered = self.silent = False
+        self.log: admin.Log | None = None
+
+    def run(self, device: str) -> None:
+        """Ask. Raises AdminError and OSError, as admin.read_discovery_log."""
+        with admin.Session(device, VISIT) as session:
+            if self.fresh:
+                self._look(session, device)
+            try:
+                self.log = admin.read_discovery_log(session, self.specific)
+            except admin.RefusedError:
+                if not self.specific:
+                    raise
+                # It announced what it does not keep.
+                self.specific = 0
+                self.log = admin.read_discovery_log(session)
+            if self._automatic and not self.log.persistent():
+                self._identify(session)
+
+    def _look(self, session: admin.Session, device: str) -> None:
+        """Find out how to ask for the log page, on a new connection."""
+        self.identity = None
+        # 'none', and what kernels before 5.18 have not got, are both ''.
+        self.dctype = controllers.attribute(device, "dctype")
+        if not self.dctype:
+            self._identify(session)
+        # A central discovery controller's own port has no storage.
+        if self._port_local and self._ask and not self.silent and self.dctype in ("none", "ddc"):
+            try:
+                self.specific = admin.discovery_options(session) & admin.PORT_LOCAL
+                self.answered = True
+            except admin.AdminError:
+                self.specific = 0
+                self.answered = True
+            except OSError:
+                self.silent = True
+
+    def _identify(self, session: admin.Session) -> None:
+        if self.identity is not None or not self._ask or self.silent:
+            return
+        try:
+            self.identity = admin.identify(session)
+            self.dctype = self.dctype or self.identity.dctype
+            self.answered = True
+        except admin.AdminError:
+            self.answered = True
+        except OSError:
+            self.silent = True
 
 
 class Discovery:
-    """The log page of the worker's controller. ``retry_at`` is when to call :meth:`again`, 0 for never."""
+    """The log page of the worker's controller, and this host's registration with it.
+
+    ``retry_at`` is when to call :meth:`tick`, 0 for never. ``held`` tells whether the connection is to be kept, None
+    as long as that is not known, and ``why_not`` why it is not. ``worker.judged()`` is called whenever a reading has
+    decided about it.
+    """
 
     def __init__(self, worker: "Worker") -> None:
         self.worker = worker
+        self.registration = Registration(worker)
+        self.held: bool | None = None
+        self.why_not = ""
         self.again_after = False
-        self.retry_at = 0.0
         self.read_at = float(-INTERVAL)
         self.failures = 0
         self.cause = ""
         self.page = ""
+        self._fresh = True
+        self._next = 0.0
+        self._silent = 0
+        self._visit: Visit | None = None
+        self._before: Visit | None = None
+        self._policy = (worker.spec.persistent, worker.spec.pleo)
 
-    def again(self) -> None:
-        """Read the log page now, or once more after the reading that is under way."""
+    @property
+    def retry_at(self) -> float:
+        deadlines = [one for one in (self._next, self.registration.retry_at) if one]
+        return min(deadlines) if deadlines else 0.0
+
+    @property
+    def registered(self) -> bool:
+        return self.registration.registered
+
+    def deregister(self) -> None:
+        """Take this host off the controller's record; see Registration.deregister."""
+        self.registration.deregister()
+
+    def again(self, fresh: bool = False) -> None:
+        """Read the log page now, or once more after the reading that is under way.
+
+        ``fresh``: the connection is a new one, or was made anew. The controller is asked what it is, and told who is
+        there.
+        """
         worker = self.worker
-        self.retry_at = 0.0
-        self.again_after = worker.call is not None
-        if worker.call is None and time.monotonic() < self.read_at + INTERVAL:
-            self.retry_at = self.read_at + INTERVAL
+        now = time.monotonic()
+        if fresh:
+            self._fresh = True
+            self.held = None
+        self._next = 0.0
+        self.again_after = worker.call is not None and worker.call_name == "log_page"
+        if self.again_after or not worker.device or worker.stopping:
             return
-        if worker.call is None and worker.device and not worker.stopping:
-            worker.start("log_page", admin.read_discovery_log, worker.device)
+        # After the pause, or when what else keeps the worker busy is over.
+        soon = max(self.read_at, now if worker.call is not None else 0.0) + INTERVAL
+        if now < soon:
+            self._next = soon
+            return
+        self._visit = Visit(worker.spec, self._before, self._fresh, self._silent < _PATIENT)
+        self._fresh = False
+        worker.start("log_page", self._visit.run, worker.device)
 
-    def read(self, call: Call) -> None:
+    def tick(self) -> None:
+        """Do what is due."""
+        now = time.monotonic()
+        if self._next and now >= self._next:
+            self.again()
+        if self.registration.retry_at and now >= self.registration.retry_at:
+            self.registration.retry_at = 0.0
+            if self.worker.state == "live":
+                # Else the connection will be a new one, and that registers.
+                self.registration.renew()
+
+    def heard(self) -> None:
+        """Look whether a registration has ended."""
+        if self.registration.heard():
+            self.worker.show()
+            self._judged()
+
+    def respecified(self) -> None:
+        """Look what a new specification changes."""
+        policy = (self.worker.spec.persistent, self.worker.spec.pleo)
+        if policy != self._policy:
+            self._policy = policy
+            self.again(fresh=True)
+        elif self.registration.outdated():
+            self.registration.renew()
+
+    def read(self, call: "Call") -> None:
         """Keep what a reading has brought. A failed one takes nothing away: the page from before stays."""
         self.read_at = time.monotonic()
-        if call.error is None:
-            self._keep(*call.result)
+        visit = self._visit
+        assert visit is not None  # noqa: S101 - again has made it
+        if visit.silent:
+            self._silent += 1
+        elif visit.answered:
+            self._silent = 0
+        kept = False
+        if call.error is None and visit.log is not None:
+            kept = self._keep(visit, visit.log)
         elif isinstance(call.error, (OSError, admin.AdminError)):
             self._failed(getattr(call.error, "strerror", None) or str(call.error))
-        else:
+        elif call.error is not None:
             raise call.error
+        if isinstance(call.error, OSError):
+            # The connection is at fault, so the next one is asked everything.
+            self._fresh = self._fresh or visit.fresh
+        else:
+            self._before = visit
+            if visit.fresh and self._takes_registrations(visit):
+                self.registration.renew(fresh=True)
+        if kept:
+            self._judge(visit)
+            self._judged()
         if self.again_after:
             self.again()
+        self.worker.show()
 
-    def _keep(self, generation: int, records: int, page: bytes) -> None:
+    def _keep(self, visit: Visit, log: admin.Log) -> bool:
         try:
-            state.write(self.worker.directory + "/log", page)
+            state.write(self.worker.directory + "/log", log.data)
         except state.StateError as error:
             self._failed(f"cannot keep it: {error}")
-            return
+            return False
         self.failures = 0
         self.cause = ""
-        self.page = f", {records} {'entry' if records == 1 else 'entries'} in its log page (generation {generation})"
+        count = f"{log.records} {'entry' if log.records == 1 else 'entries'}"
+        page = f", {count} in its log page (generation {log.generation})"
+        if page != self.page or visit.fresh:
+            only = ", of the port that was asked only" if visit.specific & admin.PORT_LOCAL else ""
+            notify.log(notify.INFO, f"discovery log page: {count}, generation {log.generation}{only}")
+        self.page = page
         self.worker.log_read = str(time.monotonic_ns())
-        notify.log(notify.INFO, f"discovery log page: {records} entries, generation {generation}")
-        self.worker.show()
+        self._next = self.read_at + REREAD * (1 - posix.getrandom(1)[0] / 2048)
+        return True
 
     def _failed(self, why: str) -> None:
         self.failures += 1
         if why != self.cause:
             self.cause = why
             notify.log(notify.WARNING, f"cannot read the discovery log page: {why}; trying again")
-        self.retry_at = self.read_at + RETRY[min(self.failures, len(RETRY)) - 1]
-        self.worker.show()
+        self._next = self.read_at + RETRY[min(self.failures, len(RETRY)) - 1]
+
+    def _takes_registrations(self, visit: Visit) -> bool:
+        # What a registration with RDMA or Fibre Channel would have to hold is not defined.
+        return visit.dctype in ("ddc", "cdc") and self.worker.spec.option("transport") == "tcp"
+
+    def _judge(self, visit: Visit) -> None:
+        policy = self.worker.spec.persistent
+        identity = visit.identity
+        self.why_not = ""
+        if policy == "no":
+            self.why_not = "persistent = no"
+        elif policy == "force" or identity is None or (visit.log is not None and visit.log.persistent()):
+            # It is to be held anyhow, its entry says so (EPCSD), or nothing speaks against it.
+            pass
+        elif not identity.keep_alive:
+            self.why_not = "it takes no keep-alive"
+        elif not identity.announces:
+            self.why_not = "it announces no changes"
+        self.held = not self.why_not
+
+    def _judged(self) -> None:
+        # One that is not held is registered with before it is left.
+        if self.held is not None and (self.held or self.registration.call is None):
+            self.worker.judged()
 
     def text(self) -> str:
         """Return what to add to the status of a live discovery controller."""
-        if self.cause:
-            return f", log page not read: {self.cause}"
-        return self.page
+        page = f", log page not read: {self.cause}" if self.cause else self.page
+        return page + self.registration.text()

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from discoverd import exclusions, registry, state
-from discoverd.kernel import admin, block, controllers, fabrics
+from discoverd.kernel import admin, block, controllers, dim, fabrics
 from discoverd.worker import controller, links, notify
 
 from .log_pages import page
@@ -80,6 +80,29 @@ class Links:
             os.close(self._write)
 
 
+class Session:
+    """Stands for an open controller."""
+
+    def __init__(self, device: str, seconds: float) -> None:
+        assert device
+        assert seconds > 0
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def identity(dctype: int = 0, kas: int = 10, oaes: int = 1 << 31) -> admin.Identity:
+    """Return what a discovery controller says about itself; by default, what the Linux target says."""
+    data = bytearray(4096)
+    data[92:96] = oaes.to_bytes(4, "little")
+    data[320:322] = kas.to_bytes(2, "little")
+    data[1806] = dctype
+    return admin.Identity(data)
+
+
 class Kernel:
     """What the worker takes for the kernel, and what the worker has told about itself."""
 
@@ -104,6 +127,12 @@ class Kernel:
         self.log_reads = 0
         self.log_gate = threading.Event()
         self.log_gate.set()
+        # What Identify Controller says, and what each DIM command had: the task and the host.
+        self.identity = identity()
+        self.registrations: list[tuple[int, dim.Host]] = []
+        self.dim_answers: list[Exception] = []
+        self.dim_gate = threading.Event()
+        self.dim_gate.set()
         self.uevents = Uevents()
         self.told: list[str] = []
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -178,14 +207,19 @@ class Kernel:
             raise OSError(self.delete_fails, os.strerror(self.delete_fails))
         self.remove(device, event=False)
 
-    def read_discovery_log(self, device: str) -> tuple[int, int, bytes]:
-        assert device
+    def read_discovery_log(self, *_: object) -> admin.Log:
         self.log_reads += 1
         self.log_gate.wait(PATIENCE)
         result = self.log_pages.pop(0) if len(self.log_pages) > 1 else self.log_pages[0]
         if isinstance(result, Exception):
             raise result
-        return int.from_bytes(result[:8], "little"), int.from_bytes(result[8:16], "little"), result
+        return admin.Log(int.from_bytes(result[:8], "little"), int.from_bytes(result[8:16], "little"), result)
+
+    def dim(self, _: object, task: int, host: dim.Host, *__: object) -> None:
+        self.dim_gate.wait(PATIENCE)
+        if self.dim_answers:
+            raise self.dim_answers.pop(0)
+        self.registrations.append((task, host))
 
     # What the worker has told.
 
@@ -222,6 +256,7 @@ class Scenario(threading.Thread):
             self.error = error
         self._kernel.gate.set()
         self._kernel.log_gate.set()
+        self._kernel.dim_gate.set()
         if not self.over:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -282,7 +317,11 @@ def install(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
         (fabrics, "supported", kernel.supported),
         (fabrics, "connect", kernel.connect),
         (fabrics, "delete", kernel.delete),
+        (admin, "Session", Session),
         (admin, "read_discovery_log", kernel.read_discovery_log),
+        (admin, "identify", lambda _: kernel.identity),
+        (admin, "discovery_options", lambda _: 0),
+        (dim, "send", kernel.dim),
         (controller, "Uevents", lambda: kernel.uevents),
         (links, "Links", Links),
         (controller, "LONGEST_WAIT", 0.02),

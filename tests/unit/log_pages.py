@@ -30,3 +30,20 @@ def page(*entries: bytes, generation: int = 1, records: int | None = None, form:
     """Return a page."""
     header = struct.pack("<QQH", generation, len(entries) if records is None else records, form)
     return header.ljust(1024, b"\0") + b"".join(entries)
+
+
+def extended(basic: bytes, *attributes: bytes, length: int | None = None) -> bytes:
+    """Return a basic entry as an extended one, with attributes of type 2; ``length`` is what it claims to have."""
+    tail = b""
+    for value in attributes:
+        padded = value + b" " * (-len(value) % 4)
+        tail += struct.pack("<HH", 2, len(padded)) + padded
+    size = len(basic) + 8 + len(tail)
+    return basic + struct.pack("<IHH", size if length is None else length, len(attributes), 0) + tail
+
+
+def extended_page(*entries: bytes, generation: int = 1, length: int | None = None) -> bytes:
+    """Return a page of extended entries; ``length`` is what it claims to have."""
+    body = b"".join(entries)
+    size = 1024 + len(body) if length is None else length
+    return struct.pack("<QQHBxI", generation, len(entries), 0, 1, size).ljust(1024, b"\0") + body

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a discovery controller's worker reads its log page: soon after each change, and not at a storm's pace."""
+"""When a discovery controller's worker reads its log page, what else it asks, and whether it holds the connection."""
 
 import errno
 import os
@@ -11,49 +11,130 @@ from typing import Any, cast
 import pytest
 
 from discoverd import state
-from discoverd.kernel import admin
-from discoverd.worker import discovery, notify
+from discoverd.kernel import admin, controllers
+from discoverd.worker import discovery, notify, registration
 from discoverd.worker.call import Call
 from discoverd.worker.controller import Worker
-from discoverd.worker.discovery import INTERVAL, RETRY, Discovery
+from discoverd.worker.discovery import INTERVAL, REREAD, RETRY, Discovery
 
-from .log_pages import page
+from .fake_kernel import Session, identity
+from .log_pages import entry, page
+
+NONE, DDC, CDC = 0, 1, 2
+SELF = entry("nqn.2014-08.org.nvmexpress.discovery", subtype=3)
+HELD_SELF = entry("nqn.2014-08.org.nvmexpress.discovery", subtype=3, eflags=2)
+
+
+class Registration:
+    """Stands for the host's registration: the test says when an attempt ends."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.renewed: list[bool] = []
+        self.call: object = None
+        self.retry_at = 0.0
+        self.registered = False
+
+    def renew(self, fresh: bool = False) -> None:
+        self.renewed.append(fresh)
+        self.call = object()
+
+    def heard(self) -> bool:
+        ended, self.call = self.call is not None, None
+        return ended
+
+    def outdated(self) -> bool:
+        return False
+
+    def text(self) -> str:
+        return ""
 
 
 class Reader:
-    """A worker that reads when it is asked to, and whose clock the test moves."""
+    """A worker that reads when it is asked to, whose clock the test moves, and the controller that it asks."""
 
     def __init__(self, directory: Path) -> None:
         self.now = 1000.0
         self.directory = str(directory)
         self.device = "nvme0"
         self.stopping = False
+        self.state = "live"
         self.log_read = ""
         self.call: object = None
+        self.call_name = ""
+        self.spec = state.Spec("discovery", [("transport", "tcp"), ("nqn", "nqn.2014-08.org.nvmexpress.discovery")])
+        self.visit: Callable[[str], None] = lambda _: None
         self.reads: list[float] = []
         self.shown = 0
+        self.verdicts: list[tuple[bool | None, str]] = []
+        # The controller.
+        self.asked: list[str] = []
+        self.dctype = ""
+        self.identity: admin.Identity | Exception = identity()
+        self.options: int | Exception = admin.RefusedError(0x4109)
+        self.page: bytes | Exception = page()
+        self.refuses_port_local = False
         self.discovery = Discovery(cast(Worker, self))
+        self.registration = Registration(cast(Worker, self))
+        cast(Any, self.discovery).registration = self.registration
 
-    def start(self, what: str, function: Callable[..., object], *arguments: object) -> None:
+    def start(self, what: str, function: Callable[[str], None], argument: str) -> None:
         assert self.call is None
-        assert (what, function, arguments) == ("log_page", admin.read_discovery_log, (self.device,))
-        self.call = object()
+        assert (what, argument) == ("log_page", self.device)
+        self.call, self.call_name, self.visit = object(), what, function
         self.reads.append(self.now)
 
     def show(self) -> None:
         self.shown += 1
 
-    def end(self, error: Exception | None = None, generation: int = 1) -> None:
-        """The reading that is under way ends."""
+    def judged(self) -> None:
+        self.verdicts.append((self.discovery.held, self.discovery.why_not))
+
+    def identify(self, _: object) -> admin.Identity:
+        self.asked.append("identify")
+        if isinstance(self.identity, Exception):
+            raise self.identity
+        return self.identity
+
+    def discovery_options(self, _: object) -> int:
+        self.asked.append("options")
+        if isinstance(self.options, Exception):
+            raise self.options
+        return self.options
+
+    def read_discovery_log(self, _: object, specific: int = 0) -> admin.Log:
+        self.asked.append("port" if specific == admin.PORT_LOCAL else "page")
+        if specific and self.refuses_port_local:
+            raise admin.RefusedError(0x4002)
+        if isinstance(self.page, Exception):
+            raise self.page
+        return admin.Log(int.from_bytes(self.page[:8], "little"), int.from_bytes(self.page[8:16], "little"), self.page)
+
+    def end(self, error: Exception | None = None, generation: int | None = None) -> None:
+        """The reading that is under way ends, with this error or with what the controller answers."""
         assert self.call is not None
+        if generation is not None:
+            self.page = page(generation=generation)
+        if error is None:
+            try:
+                self.visit(self.device)
+            except (OSError, admin.AdminError) as failed:
+                error = failed
         self.call = None
-        result = None if error else (generation, 0, page(generation=generation))
-        self.discovery.read(cast(Call, SimpleNamespace(result=result, error=error)))
+        self.discovery.read(cast(Call, SimpleNamespace(result=None, error=error)))
+
+    def visited(self, fresh: bool = False) -> list[str]:
+        """Have the controller asked, and return what it was asked."""
+        self.asked = []
+        self.now += INTERVAL
+        self.discovery.again(fresh)
+        self.end()
+        return self.asked
 
     def tick(self) -> None:
         """What the worker's loop does at a deadline."""
         if self.discovery.retry_at and self.now >= self.discovery.retry_at:
-            self.discovery.again()
+            self.discovery.tick()
 
     def pass_time(self, seconds: float, event_every: float = 0) -> None:
         """Let time go by in steps; readings take one of them."""
@@ -68,10 +149,19 @@ class Reader:
 
 @pytest.fixture
 def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
+    monkeypatch.setattr(discovery, "Registration", Registration)
     made = Reader(tmp_path)
     clock: Any = SimpleNamespace(monotonic=lambda: made.now, monotonic_ns=lambda: int(made.now * 1e9))
-    monkeypatch.setattr(discovery, "time", clock)
-    monkeypatch.setattr(notify, "log", lambda *_: None)
+    for module, name, value in (
+        (discovery, "time", clock),
+        (notify, "log", lambda *_: None),
+        (admin, "Session", Session),
+        (admin, "identify", made.identify),
+        (admin, "discovery_options", made.discovery_options),
+        (admin, "read_discovery_log", made.read_discovery_log),
+        (controllers, "attribute", lambda _, name: made.dctype if name == "dctype" else ""),
+    ):
+        monkeypatch.setattr(module, name, value)
     return made
 
 
@@ -101,7 +191,7 @@ def test_events_right_after_a_reading_cost_one_at_the_end_of_the_interval(reader
     reader.pass_time(3 * INTERVAL)
     assert len(reader.reads) == 2
     assert reader.reads[1] == pytest.approx(1000.0 + INTERVAL, abs=0.02)
-    assert reader.discovery.retry_at == 0
+    assert reader.discovery.retry_at > reader.now + REREAD / 2
 
 
 def test_events_during_a_reading_cost_one_after_it(reader: Reader) -> None:
@@ -203,3 +293,259 @@ def test_a_page_that_cannot_be_kept_is_read_again(reader: Reader, monkeypatch: p
     reader.pass_time(2)
     assert len(reader.reads) == 2
     assert reader.log_read
+
+
+# The safety net -------------------------------------------------------------------------------------------
+
+
+def test_a_page_is_read_again_from_time_to_time(reader: Reader) -> None:
+    """Whether or not there were events; and hosts that booted together do not come in step."""
+    spans = set()
+    reader.discovery.again()
+    for _ in range(30):
+        reader.end()
+        span = reader.discovery.retry_at - reader.now
+        assert REREAD * 7 / 8 <= span <= REREAD
+        spans.add(span)
+        reader.now = reader.discovery.retry_at
+        reader.tick()
+    assert len(spans) > 5
+
+
+def test_another_call_of_the_worker_puts_a_reading_off(reader: Reader) -> None:
+    reader.call, reader.call_name = object(), "giving_up"
+    reader.discovery.again()
+    assert reader.discovery.retry_at == reader.now + INTERVAL
+    reader.call = None
+    reader.now += INTERVAL
+    reader.tick()
+    assert len(reader.reads) == 1
+
+
+# What is asked --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dctype", "persistent", "listed", "asked"),
+    [
+        # The kernel knows what it is, and its entry says that it can be held.
+        ("cdc", "auto", HELD_SELF, ["page"]),
+        ("ddc", "auto", HELD_SELF, ["page"]),
+        ("ddc", "force", SELF, ["page"]),
+        ("cdc", "no", SELF, ["page"]),
+        ("ddc", "auto", SELF, ["page", "identify"]),
+        # It says none, as the Linux target, or the kernel is too old.
+        ("", "auto", SELF, ["identify", "page"]),
+        ("", "force", HELD_SELF, ["identify", "page"]),
+    ],
+)
+def test_no_more_is_asked_than_is_needed(
+    reader: Reader, dctype: str, persistent: str, listed: bytes, asked: list[str]
+) -> None:
+    reader.dctype, reader.spec.persistent, reader.page = dctype, persistent, page(listed)
+    assert reader.visited(fresh=True) == asked
+    # And once for each connection.
+    assert reader.visited() == ["page"]
+    assert reader.visited(fresh=True) == asked
+
+
+@pytest.mark.parametrize(
+    ("sysfs", "identified", "asked"),
+    [
+        ("ddc", DDC, ["options", "port"]),
+        ("", DDC, ["identify", "options", "port"]),
+        ("", NONE, ["identify", "options", "port"]),
+        ("cdc", CDC, ["page"]),
+        ("", CDC, ["identify", "page"]),
+        ("", 77, ["identify", "page"]),
+    ],
+)
+def test_entries_of_its_own_port_are_asked_for_if_it_is_no_cdc(
+    reader: Reader, sysfs: str, identified: int, asked: list[str]
+) -> None:
+    reader.dctype, reader.identity = sysfs, identity(identified)
+    reader.spec.pleo, reader.options, reader.page = True, 7, page(HELD_SELF)
+    assert reader.visited(fresh=True) == asked
+    assert reader.visited() == asked[-1:]
+
+
+@pytest.mark.parametrize("options", [0, admin.EXTENDED, admin.ALL_SUBSYSTEMS, admin.RefusedError(0x4109)])
+def test_what_is_not_announced_is_not_asked_for(reader: Reader, options: int | Exception) -> None:
+    reader.dctype, reader.spec.pleo, reader.options, reader.page = "ddc", True, options, page(HELD_SELF)
+    assert reader.visited(fresh=True) == ["options", "page"]
+
+
+def test_what_is_announced_and_refused_is_asked_for_once(reader: Reader) -> None:
+    reader.dctype, reader.spec.pleo, reader.options, reader.page = "ddc", True, 2, page(HELD_SELF)
+    reader.refuses_port_local = True
+    assert reader.visited(fresh=True) == ["options", "port", "page"]
+    assert reader.visited() == ["page"]
+
+
+def test_a_setting_that_changes_is_a_reason_to_ask_anew(reader: Reader) -> None:
+    reader.dctype, reader.options, reader.page = "ddc", 2, page(HELD_SELF)
+    reader.visited(fresh=True)
+    reader.discovery.respecified()
+    assert reader.call is None
+    reader.spec.pleo = True
+    reader.now += INTERVAL
+    reader.discovery.respecified()
+    reader.asked = []
+    reader.end()
+    assert reader.asked == ["options", "port"]
+    reader.spec.pleo = False
+    reader.now += INTERVAL
+    reader.discovery.respecified()
+    reader.asked = []
+    reader.end()
+    assert reader.asked == ["page"]
+
+
+@pytest.mark.parametrize("question", ["identity", "options"])
+def test_a_controller_that_hangs_over_a_question_is_spared_it(reader: Reader, question: str) -> None:
+    """Each such question costs the connection, and the page must be read all the same."""
+    reader.spec.pleo = True
+    setattr(reader, question, OSError(errno.EINTR, os.strerror(errno.EINTR)))
+    reader.page = OSError(errno.EIO, "the connection is gone")
+    for _ in range(2):
+        assert len(reader.visited(fresh=True)) > 1
+        assert reader.discovery.text() == ", log page not read: the connection is gone"
+    reader.page = page()
+    for _ in range(5):
+        assert reader.visited(fresh=True) == ["page"]
+        assert reader.discovery.held
+
+
+def test_one_lost_connection_does_not_count(reader: Reader) -> None:
+    reader.identity = OSError(errno.EINTR, os.strerror(errno.EINTR))
+    reader.visited(fresh=True)
+    reader.identity = identity()
+    for _ in range(3):
+        assert reader.visited(fresh=True) == ["identify", "page"]
+
+
+def test_a_new_connection_that_fails_at_once_is_still_new_to_the_next_reading(reader: Reader) -> None:
+    reader.dctype, reader.page = "cdc", OSError(errno.EIO, "x")
+    reader.visited(fresh=True)
+    assert reader.registration.renewed == []
+    reader.page = page(HELD_SELF)
+    reader.visited()
+    assert reader.registration.renewed == [True]
+
+
+# Registration ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dctype", "renewed"), [("ddc", [True]), ("cdc", [True]), ("", [])])
+def test_registration_follows_each_new_connection(reader: Reader, dctype: str, renewed: list[bool]) -> None:
+    reader.dctype = dctype
+    reader.visited(fresh=True)
+    assert reader.registration.renewed == renewed
+    reader.visited()
+    assert reader.registration.renewed == renewed
+    reader.visited(fresh=True)
+    assert reader.registration.renewed == 2 * renewed
+
+
+def test_what_old_kernels_do_not_tell_identify_does(reader: Reader) -> None:
+    reader.identity = identity(CDC)
+    reader.visited(fresh=True)
+    assert reader.registration.renewed == [True]
+
+
+def test_a_broken_log_page_does_not_keep_the_host_from_registering(reader: Reader) -> None:
+    reader.dctype, reader.page = "cdc", admin.AdminError("garbage")
+    reader.visited(fresh=True)
+    assert reader.registration.renewed == [True]
+
+
+def test_only_tcp_registers(reader: Reader) -> None:
+    reader.spec.options[0] = ("transport", "rdma")
+    reader.dctype = "cdc"
+    reader.visited(fresh=True)
+    assert reader.registration.renewed == []
+
+
+def test_a_failed_registration_is_tried_again_while_there_is_a_connection(reader: Reader) -> None:
+    reader.dctype = "cdc"
+    reader.visited(fresh=True)
+    reader.discovery.heard()
+    for now_state, renewed in (("live", [True, False]), ("reconnecting", [True, False])):
+        reader.registration.retry_at = reader.now + 5
+        assert reader.discovery.retry_at == reader.now + 5
+        reader.now += 5
+        reader.state = now_state
+        reader.tick()
+        assert reader.registration.renewed == renewed
+        assert reader.registration.retry_at == 0
+    assert len(reader.reads) == 1
+
+
+# Whether it is held ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("persistent", "listed", "what", "held", "why_not"),
+    [
+        ("force", SELF, identity(kas=0, oaes=0), True, ""),
+        ("no", HELD_SELF, identity(), False, "persistent = no"),
+        ("auto", HELD_SELF, identity(kas=0, oaes=0), True, ""),
+        ("auto", SELF, identity(), True, ""),
+        ("auto", SELF, identity(kas=0), False, "it takes no keep-alive"),
+        ("auto", SELF, identity(oaes=0), False, "it announces no changes"),
+        ("auto", SELF, identity(oaes=0x7FFFFFFF), False, "it announces no changes"),
+        ("auto", SELF, admin.RefusedError(0x4002), True, ""),
+        ("auto", entry("nqn.2024-08.com.example:vol1", eflags=2), identity(kas=0), False, "it takes no keep-alive"),
+    ],
+)
+@pytest.mark.parametrize("dctype", ["", "ddc"])
+def test_what_a_controller_is_held_for(
+    reader: Reader,
+    dctype: str,
+    persistent: str,
+    listed: bytes,
+    what: admin.Identity | Exception,
+    held: bool,
+    why_not: str,
+) -> None:
+    reader.dctype, reader.spec.persistent, reader.page, reader.identity = dctype, persistent, page(listed), what
+    reader.visited(fresh=True)
+    reader.discovery.heard()
+    assert reader.verdicts[-1] == (held, why_not)
+    assert (reader.discovery.held, reader.discovery.why_not) == (held, why_not)
+
+
+def test_a_failed_reading_decides_nothing(reader: Reader) -> None:
+    reader.spec.persistent, reader.page = "no", admin.AdminError("garbage")
+    reader.visited(fresh=True)
+    assert reader.verdicts == []
+    assert reader.discovery.held is None
+
+
+def test_a_page_that_nobody_will_see_decides_nothing(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise state.StateError("No space left on device")
+
+    monkeypatch.setattr(state, "write", full)
+    reader.spec.persistent = "no"
+    reader.visited(fresh=True)
+    assert reader.verdicts == []
+    assert reader.discovery.held is None
+
+
+def test_one_that_is_not_held_is_registered_with_before_it_is_left(reader: Reader) -> None:
+    reader.spec.persistent, reader.dctype = "no", "cdc"
+    reader.visited(fresh=True)
+    assert reader.verdicts == []
+    reader.discovery.heard()
+    assert reader.verdicts == [(False, "persistent = no")]
+
+
+def test_a_controller_may_change_its_mind(reader: Reader) -> None:
+    reader.dctype, reader.page, reader.identity = "ddc", page(HELD_SELF), identity(oaes=0)
+    reader.visited(fresh=True)
+    reader.discovery.heard()
+    reader.page = page(SELF)
+    reader.visited()
+    assert reader.verdicts[-1] == (False, "it announces no changes")
+    assert registration.PATIENCE < discovery.VISIT

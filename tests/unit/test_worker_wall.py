@@ -119,6 +119,8 @@ def test_the_record_of_the_boot_is_made_by_a_thin_process() -> None:
     "later",
     [
         "worker.discovery",
+        "worker.registration",
+        "kernel.dim",
         "worker.links",
         "worker.departure",
         "worker.cause",

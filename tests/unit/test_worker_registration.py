@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host that registers: when, again after which failure, and never after it has taken its leave."""
+
+import errno
+import os
+import posix
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from discoverd import state
+from discoverd.kernel import admin, controllers, dim
+from discoverd.worker import notify, registration
+from discoverd.worker.controller import Worker
+from discoverd.worker.registration import LONGEST_WAIT, SHORTEST_WAIT, Registration
+
+from .fake_kernel import Session, until
+
+HOSTNQN = "nqn.2014-08.org.nvmexpress:uuid:c6f3e2a0-5a4d-4d7b-8f55-0123456789ab"
+OTHER = "nqn.2014-08.org.nvmexpress:uuid:c6f3e2a0-5a4d-4d7b-8f55-0123456789ac"
+INTERRUPTED = OSError(errno.EINTR, os.strerror(errno.EINTR))
+REFUSED = admin.RefusedError(0x4001)
+
+
+class Host:
+    """A worker, its controller, and the clock."""
+
+    def __init__(self) -> None:
+        self.device = "nvme0"
+        self.kernel_instance = 7
+        self.stopping = False
+        self.read, self.wake_write = posix.pipe()
+        self.spec = state.Spec(
+            "discovery",
+            [
+                ("transport", "tcp"),
+                ("traddr", "192.0.2.1"),
+                ("hostnqn", HOSTNQN),
+                ("hostid", "c6f3e2a0-5a4d-4d7b-8f55-0123456789ab"),
+            ],
+        )
+        self.spec.symname = "rack 4"
+        self.now = 1000.0
+        self.journal: list[tuple[int, str]] = []
+        self.live = "live"
+        # What the controller was told: the task, the host NQN, the symbolic name.
+        self.told: list[tuple[int, str, str]] = []
+        self.answers: list[Exception | None] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.registration = Registration(cast(Worker, self))
+
+    def send(self, _: object, task: int, host: dim.Host, patience: float) -> None:
+        assert 0 < patience <= registration.PATIENCE
+        self.told.append((task, host.hostnqn, host.symname))
+        self.gate.wait(5)
+        if self.answers and (answer := self.answers.pop(0)):
+            raise answer
+
+    def end(self) -> None:
+        """Wait for the attempt that is under way, and have its end heard."""
+        until(lambda: self.registration.call is None or self.registration.call.done)
+        self.registration.heard()
+
+    def register(self, *answers: Exception | None, fresh: bool = False) -> None:
+        self.answers = list(answers)
+        self.registration.renew(fresh)
+        self.end()
+
+    def option(self, key: str, value: str) -> None:
+        self.spec.options = [(name, value if name == key else old) for name, old in self.spec.options]
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    made = Host()
+    for module, name, value in (
+        (admin, "Session", Session),
+        (dim, "send", made.send),
+        (controllers, "kernel_instance", lambda _: made.kernel_instance),
+        (controllers, "attribute", lambda *_: made.live),
+        (notify, "log", lambda priority, text: made.journal.append((priority, text))),
+        (registration, "time", SimpleNamespace(monotonic=lambda: made.now)),
+    ):
+        monkeypatch.setattr(module, name, value)
+    yield made
+    made.gate.set()
+    until(lambda: not made.registration._speaking.locked())
+    posix.close(made.read)
+    posix.close(made.wake_write)
+
+
+def test_a_registration_that_is_accepted(host: Host) -> None:
+    assert host.registration.text() == ""
+    host.register()
+    assert host.told == [(dim.REGISTER, HOSTNQN, "rack 4")]
+    assert host.registration.registered
+    assert host.registration.text() == ", registered"
+    assert host.registration.retry_at == 0
+    assert host.journal == [(notify.INFO, "registered with the discovery controller")]
+
+
+def test_it_is_made_again_on_a_new_connection(host: Host) -> None:
+    host.register()
+    host.kernel_instance = 8
+    host.gate.clear()
+    host.registration.renew(fresh=True)
+    assert host.registration.text() == ""
+    host.gate.set()
+    host.end()
+    assert host.registration.text() == ", registered"
+    assert len(host.told) == len(host.journal) == 2
+
+
+def test_what_is_asked_for_during_an_attempt_is_done_after_it(host: Host) -> None:
+    host.gate.clear()
+    host.registration.renew()
+    host.spec.symname = "rack 5"
+    for _ in range(3):
+        host.registration.renew()
+    host.gate.set()
+    host.end()
+    host.end()
+    assert [name for _, _, name in host.told] == ["rack 4", "rack 5"]
+
+
+@pytest.mark.parametrize("error", [REFUSED, INTERRUPTED], ids=["refused", "silent"])
+def test_a_failure_is_told_once_and_tried_again_ever_less_often(host: Host, error: Exception) -> None:
+    why = "the controller answered with NVMe status 0x4001 (invalid opcode)" if error is REFUSED else error.strerror  # type: ignore[attr-defined]
+    waits = []
+    for _ in range(9):
+        host.register(error)
+        assert host.registration.text() == f", not registered: {why}"
+        waits.append(host.registration.retry_at - host.now)
+        host.now = host.registration.retry_at
+    assert waits == [SHORTEST_WAIT * 2**number for number in range(6)] + 3 * [LONGEST_WAIT]
+    text = f"cannot register with the discovery controller: {why}; trying again"
+    assert host.journal == [(notify.WARNING, text)]
+    host.register(None)
+    assert host.registration.text() == ", registered"
+    host.register(error)
+    assert host.registration.retry_at == host.now + SHORTEST_WAIT
+    assert host.journal[2:] == [(notify.WARNING, text)]
+
+
+def test_a_refusal_of_one_connection_does_not_hold_up_the_next(host: Host) -> None:
+    """The controller may have been started anew."""
+    for _ in range(5):
+        host.register(REFUSED)
+    host.register(fresh=True)
+    assert host.registration.registered
+
+
+def test_one_that_hangs_is_spared_on_the_next_connection_too(host: Host) -> None:
+    """Its silence has cost the connection, and would cost the next one."""
+    for _ in range(3):
+        host.register(INTERRUPTED)
+        host.now = host.registration.retry_at
+    host.register(INTERRUPTED)
+    said = len(host.told)
+    retry_at = host.registration.retry_at
+    host.registration.renew(fresh=True)
+    assert len(host.told) == said
+    assert host.registration.retry_at == retry_at == host.now + 40
+    host.now += 40
+    host.register()
+    assert host.registration.registered
+
+
+def test_nothing_is_said_to_a_controller_that_is_gone_or_going(host: Host) -> None:
+    for change in ({"stopping": True}, {"stopping": False, "device": ""}):
+        vars(host).update(change)
+        host.registration.renew()
+        assert host.registration.call is None
+
+
+def test_nothing_is_said_to_another_of_the_same_name(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controllers, "kernel_instance", lambda _: 8)
+    host.register()
+    assert host.told == []
+    assert host.registration.text() == ", not registered: the controller is gone"
+
+
+def test_a_host_that_changes_its_name_registers_as_that(host: Host) -> None:
+    host.register()
+    assert not host.registration.outdated()
+    host.spec.symname = "rack 5"
+    assert host.registration.outdated()
+    host.register()
+    assert host.told[1:] == [(dim.REGISTER, HOSTNQN, "rack 5")]
+    assert not host.registration.outdated()
+
+
+@pytest.mark.parametrize("answer", [None, REFUSED])
+def test_a_host_that_changes_its_nqn_does_not_stay_as_the_other(host: Host, answer: Exception | None) -> None:
+    host.register()
+    host.option("hostnqn", OTHER)
+    assert host.registration.outdated()
+    host.register(answer)
+    assert [(task, nqn) for task, nqn, _ in host.told[1:]] == [(dim.DEREGISTER, HOSTNQN), (dim.REGISTER, OTHER)]
+    assert host.registration.registered
+
+
+# Taking leave ---------------------------------------------------------------------------------------------
+
+
+def test_a_host_that_leaves_takes_itself_off_the_record(host: Host) -> None:
+    host.register()
+    host.registration.deregister()
+    assert host.told[1:] == [(dim.DEREGISTER, HOSTNQN, "rack 4")]
+    assert not host.registration.registered
+    assert host.journal[1:] == [(notify.INFO, "deregistered from the discovery controller")]
+
+
+def test_one_that_never_registered_says_nothing(host: Host) -> None:
+    host.registration.deregister()
+    assert (host.told, host.journal) == ([], [])
+
+
+@pytest.mark.parametrize(("error", "said"), [(REFUSED, 0), (INTERRUPTED, 1)], ids=["refused", "silent"])
+def test_one_that_may_be_on_record_takes_leave(host: Host, error: Exception, said: int) -> None:
+    """Who did not answer may have taken it in; who refused has not."""
+    host.register(error)
+    host.registration.deregister()
+    assert host.told[1:] == said * [(dim.DEREGISTER, HOSTNQN, "rack 4")]
+
+
+def test_a_refused_change_leaves_what_was_registered_before(host: Host) -> None:
+    host.register()
+    host.spec.symname = "rack 5"
+    host.register(REFUSED)
+    host.registration.deregister()
+    assert host.told[2:] == [(dim.DEREGISTER, HOSTNQN, "rack 4")]
+
+
+@pytest.mark.parametrize(
+    ("answer", "live", "why"),
+    [
+        (REFUSED, "live", "the controller answered with NVMe status 0x4001 (invalid opcode)"),
+        (INTERRUPTED, "live", "Interrupted system call"),
+        (None, "connecting", "it has no connection"),
+    ],
+)
+def test_a_leave_that_fails_is_told_and_stops_nothing(
+    host: Host, answer: Exception | None, live: str, why: str
+) -> None:
+    host.register()
+    host.answers, host.live = [answer], live
+    host.registration.deregister()
+    text = f"left without deregistering from the discovery controller: {why}"
+    assert host.journal[1:] == [(notify.WARNING, text)]
+
+
+def test_a_leave_is_over_in_time_whatever_the_kernel_does(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registration, "LEAVE", 0.05)
+    host.register()
+    host.gate.clear()
+    began = time.perf_counter()
+    host.registration.deregister()
+    assert time.perf_counter() < began + 1
+    assert host.journal[1][1].endswith(": no answer within 0.05 s")
+
+
+def test_no_registration_follows_the_leave(host: Host) -> None:
+    """One that is under way is waited for, and one that has not begun does not begin."""
+    host.gate.clear()
+    host.registration.renew()
+    until(lambda: host.told)
+    leaving = threading.Thread(target=host.registration.deregister)
+    leaving.start()
+    until(lambda: host.registration._left)
+    host.gate.set()
+    leaving.join(5)
+    host.end()
+    assert [task for task, _, _ in host.told] == [dim.REGISTER, dim.DEREGISTER]
+    host.registration.renew()
+    host.end()
+    assert len(host.told) == 2
+
+
+def test_a_registration_that_had_not_begun_does_not_begin(host: Host) -> None:
+    with host.registration._speaking:
+        host.registration.renew()
+        host.registration._left = host.kernel_instance
+    host.end()
+    assert host.told == []
+    assert cast(Any, host.registration)._on_record is None
+
+
+def test_the_next_controller_is_registered_with_again(host: Host) -> None:
+    host.register()
+    host.registration.deregister()
+    host.kernel_instance = 8
+    host.register(fresh=True)
+    assert [task for task, _, _ in host.told] == [dim.REGISTER, dim.DEREGISTER, dim.REGISTER]
