@@ -129,13 +129,16 @@ def test_edits_without_end_count_after_a_while(desk: Desk, monkeypatch: pytest.M
     async def story(desk: Desk) -> None:
         number = 0
         loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = edited = loop.time()
+        longest_pause = 0.0
         while not desk.changes:
             number += 1
             desk.put("exclusions.conf", f"nqn=nqn.{number}")
+            longest_pause, edited = max(longest_pause, loop.time() - edited), loop.time()
             await asyncio.sleep(SOAK / 10)
-            assert loop.time() - began < 20 * SOAK
-        assert loop.time() - began > 3 * SOAK
+            assert loop.time() - began < 30
+        # A busy machine may have paused for so long that the edits did end.
+        assert loop.time() - began > 3 * SOAK or max(longest_pause, loop.time() - edited) >= SOAK
 
     run(desk, story)
 
