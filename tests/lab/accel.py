@@ -28,12 +28,17 @@ def probe(kernel: Path) -> bool:
     return done.returncode == 0 and b"Linux version" in done.stdout
 
 
-def options(kernel: Path) -> list[str]:
-    """QEMU's accelerator options for this boot of this machine; the answer is kept under `.cache/lab/`."""
+def in_hardware(kernel: Path) -> bool:
+    """The answer of `probe` for this boot of this machine; it is kept under `.cache/lab/`."""
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     answer = CACHE / f"accel-{boot_id}"
     if not answer.exists():
         answer.write_text("kvm" if probe(kernel) else "tcg")
-    if answer.read_text() == "kvm":
+    return answer.read_text() == "kvm"
+
+
+def options(kernel: Path) -> list[str]:
+    """QEMU's accelerator options."""
+    if in_hardware(kernel):
         return ["-accel", "kvm", "-cpu", "host"]
     return ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 
 import pytest
 
-from tests.lab import evidence, journal, storage
+from tests.lab import evidence, journal, snapshot, storage
 from tests.lab.image import Image, ImageError, build
 from tests.lab.machine import LabError, Machine
 
@@ -56,7 +56,7 @@ def image() -> Image:
 @contextlib.contextmanager
 def booted(image: Image, extra: Sequence[str] = ()) -> Iterator[Machine]:
     """A booted machine, with these options of QEMU's besides, that is discarded at the end."""
-    machine = Machine(image, extra)
+    machine = Machine(image, extra, saved=None if extra else snapshot.of(image))
     _machines.append(machine)
     try:
         try:
@@ -74,8 +74,6 @@ def machine(image: Image) -> Iterator[Machine]:
     """A booted machine that the module's scenarios share; discoverd is installed and not running."""
     with booted(image) as result:
         yield result
-        clean(result)
-        result.poweroff()
 
 
 @pytest.fixture

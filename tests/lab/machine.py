@@ -16,6 +16,7 @@ import termios
 import threading
 import time
 import tty
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from tests.lab.image import CACHE, Image
 
 # Software emulation on a busy machine is slow; a bound ends a wait that would never end, and nothing else.
 BOOT_SECONDS = 300
+RESTORE_SECONDS = 60
 COMMAND_SECONDS = 60
 MEMORY_MIB = 2048
 KERNEL_ARGUMENTS = (
@@ -59,13 +61,15 @@ class Machine:
     """One virtual machine with a disk of its own, thrown away with it. Every method blocks until what it says is so.
 
     ``extra`` are QEMU's options beyond the usual ones; where both name one, such as ``-append``, these count.
+    ``saved`` is a folder of `save` by a machine of the same image and options: the first boot only goes on from there.
     """
 
     _numbers = itertools.count(1)
 
-    def __init__(self, image: Image, extra: Sequence[str] = ()) -> None:
+    def __init__(self, image: Image, extra: Sequence[str] = (), saved: Path | None = None) -> None:
         self._image = image
         self._extra = tuple(extra)
+        self._saved = saved
         (CACHE / "run").mkdir(parents=True, exist_ok=True)
         self.folder = CACHE / "run" / f"{os.getpid()}-{next(self._numbers)}"
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -75,7 +79,6 @@ class Machine:
         self._sockets = Path(tempfile.mkdtemp(prefix="lab-"))
         self._qemu: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
-        self._boot_id = ""
         self._marks = itertools.count(1)
 
     # Life
@@ -84,37 +87,93 @@ class Machine:
         """Starts the machine and waits until systemd has finished its first transaction."""
         overlay = self.folder / "disk.qcow2"
         if not overlay.exists():
-            create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(self._image.disk)]
-            subprocess.run([*create, str(overlay)], check=True)
+            if self._saved is not None and self._restore(self._saved):
+                return
+            self._add_disk(self._image.disk, "raw")
+        self._start()
+        self._await_boot()
+
+    def _restore(self, saved: Path) -> bool:
+        """Goes on from a saved state; False, and no trace of it, where that fails."""
+        self._add_disk(saved / "disk.qcow2", "qcow2")
+        for name in ("journal.json", "console.log"):
+            shutil.copy(saved / name, self.folder / name)
+        self._start("-incoming", f"exec:cat {shlex.quote(str(saved / 'state'))}")
+        try:
+            self._await_agent(RESTORE_SECONDS)
+            # The guest's clock stood still meanwhile.
+            self.run(["date", f"--set=@{time.time():.3f}"])
+        except LabError as error:
+            warnings.warn(f"not restored from {saved}, so it boots: {error}", stacklevel=2)
+            self.kill()
+            for name in ("disk.qcow2", "journal.json", "console.log"):
+                (self.folder / name).unlink()
+            return False
+        return True
+
+    def save(self, folder: Path) -> None:
+        """Ends the machine and writes all there is of it to a new folder, for `saved` of others."""
+        self.run("udevadm settle; sync")
+        self.journal_end()
+        self._close()
+        folder.mkdir()
+        target = shlex.quote(str(folder / "state"))
+        answer = self._monitor(
+            "migrate_set_parameter max-bandwidth 100G", f'migrate "exec:cat >{target}"', "info migrate", "quit"
+        )
+        self.kill()
+        if "Migration status: completed" not in answer:
+            raise LabError(f"the state of the machine was not saved:\n{answer}")
+        for name in ("disk.qcow2", "journal.json", "console.log"):
+            shutil.copy(self.folder / name, folder / name)
+
+    def _monitor(self, *commands: str) -> str:
+        """What QEMU's monitor prints for commands of which the last one is `quit`."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as monitor:
+            monitor.settimeout(COMMAND_SECONDS)
+            monitor.connect(str(self._sockets / "monitor"))
+            monitor.sendall("".join(f"{command}\n" for command in commands).encode())
+            with monitor.makefile("rb") as answer:
+                return answer.read().decode(errors="replace")
+
+    def _add_disk(self, backing: Path, kind: str) -> None:
+        create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", kind, "-b", str(backing)]
+        subprocess.run([*create, str(self.folder / "disk.qcow2")], check=True)
+
+    def _start(self, *arguments: str) -> None:
         server = "server=on,wait=off,logappend=on"
-        console_log = self.folder / "console.log"
         command = [
             # A test run that is killed takes its machine along.
             *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"),
             *accel.options(self._image.kernel),
-            *("-machine", "q35", "-smp", "2", "-m", str(MEMORY_MIB), "-nodefaults", "-display", "none"),
+            *("-machine", "q35", "-smp", "2", "-m", str(MEMORY_MIB), "-nodefaults", "-display", "none", "-no-reboot"),
             *("-kernel", str(self._image.kernel), "-initrd", str(self._image.initrd)),
             *("-append", KERNEL_ARGUMENTS),
-            *("-drive", f"file={overlay},format=qcow2,if=virtio,cache=unsafe,discard=unmap"),
-            *("-chardev", f"socket,id=console,path={self._sockets}/console,{server},logfile={console_log}"),
+            *("-drive", f"file={self.folder}/disk.qcow2,format=qcow2,if=virtio,cache=unsafe,discard=unmap"),
+            *("-chardev", f"socket,id=console,path={self._sockets}/console,{server},logfile={self.folder}/console.log"),
             *("-chardev", f"socket,id=agent,path={self._sockets}/agent,{server}"),
             *("-chardev", f"file,id=journal,path={self.folder}/journal.json,append=on"),
+            *("-monitor", f"unix:{self._sockets}/monitor,server=on,wait=off"),
             *("-serial", "chardev:console", "-device", "virtio-serial"),
             *("-device", "virtserialport,chardev=agent,name=lab.agent"),
             *("-device", "virtserialport,chardev=journal,name=lab.journal"),
             *("-device", "virtio-rng-pci"),
             *self._extra,
+            *arguments,
         ]
         with (self.folder / "qemu.log").open("ab") as log:
             self._qemu = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        self._await_boot()
 
     def reboot(self) -> None:
-        """`systemctl reboot`, then waits until the new boot is complete. The disk stays as it is."""
+        """`systemctl reboot`, then waits until the new boot is complete. The disk stays as it is.
+
+        QEMU ends with the old boot: an emulated machine boots twice as fast in a process that has translated nothing.
+        """
         self.run("systemctl reboot --no-block")
-        self._await_boot()
+        self.wait_off()
+        self.boot()
 
     def soft_reboot(self) -> None:
         """`systemctl soft-reboot`, then waits until the new user space is up. The kernel and /run stay as they are."""
@@ -174,23 +233,23 @@ class Machine:
             self._channel = None
 
     def _await_boot(self) -> None:
-        """Waits for an agent whose boot is not the one before."""
-        deadline = time.monotonic() + BOOT_SECONDS
+        self._await_agent(BOOT_SECONDS)
+        # "degraded" is for a scenario to judge: what it does may well leave a unit failed.
+        self.run("systemctl is-system-running --wait", timeout=BOOT_SECONDS, check=False)
+
+    def _await_agent(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
         while True:
             self._close()
             if not self.running:
                 raise LabError(f"QEMU ended: {(self.folder / 'qemu.log').read_text()}\n{self._console_end()}")
             if time.monotonic() > deadline:
-                raise LabError(f"not booted after {BOOT_SECONDS} s; console:\n{self._console_end()}")
+                raise LabError(f"no answer from inside after {timeout:.0f} s; console:\n{self._console_end()}")
             with contextlib.suppress(OSError, ChannelError):
                 self._channel = Channel(self._sockets / "agent")
-                header, _ = self._channel.ask({"op": "ping"}, timeout=2)
-                if header["boot_id"] != self._boot_id:
-                    self._boot_id = str(header["boot_id"])
-                    break
+                self._channel.ask({"op": "ping"}, timeout=2)
+                return
             time.sleep(0.2)
-        # "degraded" is for a scenario to judge: what it does may well leave a unit failed.
-        self.run("systemctl is-system-running --wait", timeout=BOOT_SECONDS, check=False)
 
     # Commands and files
 
