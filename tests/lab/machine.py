@@ -16,7 +16,6 @@ import termios
 import threading
 import time
 import tty
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -104,7 +103,7 @@ class Machine:
             # The guest's clock stood still meanwhile.
             self.run(["date", f"--set=@{time.time():.3f}"])
         except LabError as error:
-            warnings.warn(f"not restored from {saved}, so it boots: {error}", stacklevel=2)
+            print(f"lab: not restored from {saved}, so it boots: {error}", file=sys.stderr)
             self.kill()
             for name in ("disk.qcow2", "journal.json", "console.log"):
                 (self.folder / name).unlink()
