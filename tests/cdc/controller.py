@@ -278,9 +278,9 @@ class Controller:
                 self._masked = False
         else:
             raise Refusal(status.INVALID_LOG_PAGE, f"log page {page:#04x}")
-        if offset > len(content):
-            raise Refusal(status.INVALID_FIELD, f"offset {offset} in a log page of {len(content)} bytes")
-        return Reply(data=content[offset : offset + length].ljust(length, b"\0"))
+        if offset > content.size:
+            raise Refusal(status.INVALID_FIELD, f"offset {offset} in a log page of {content.size} bytes")
+        return Reply(data=content.read(offset, length))
 
     # Events
 

@@ -31,7 +31,7 @@ ACTIONS = {
     "status": "fails the command with the status `value`",
     "garbage": "sends other bytes of the same number",
     "short": "sends half of the data, and says that all is well",
-    "digest": "gets a digest wrong (the header's, where there is no data digest)",
+    "digest": "gets a digest wrong (the header's, where there is none of data); nothing without digests",
     "length": "gives the PDU the length `value`",
     "type": "gives the PDU the type `value`",
     "generation": "moves the log page to its next generation before the answer",

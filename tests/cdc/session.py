@@ -314,8 +314,10 @@ class Session:
             case "cut":
                 self._writer.write(data[: len(data) // 2])
                 self._over("cut on order")
-            case "digest":
-                data[-1 if sent.data and self._digests.data else data[2]] ^= 0xFF
+            case "digest" if sent.data and self._digests.data:
+                data[-1] ^= 0xFF
+            case "digest" if self._digests.header:
+                data[data[2]] ^= 0xFF
             case "length":
                 assert rule is not None
                 data[4:8] = int(rule.value).to_bytes(4, "little")
