@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a worker does whose controller no log page lists any more."""
+
+import errno
+import os
+import signal
+import time
+
+import pytest
+
+from discoverd import state
+from discoverd.kernel import block, usage
+from discoverd.kernel.usage import User
+from discoverd.worker import withdrawal
+
+from .fake_kernel import Kernel, play, until
+
+NQN = "nqn.2024-08.com.example:vol1"
+INSTANCE = f"tcp:192.0.2.1:4420:{NQN}"
+NOTE = "no longer listed in the log page of tcp:192.0.2.1:8009:nqn.2014-08.org.nvmexpress.discovery (generation 7)"
+WITHDRAWN = {"withdrawn": True, "note": NOTE, "disconnect": "ours"}
+
+
+@pytest.fixture(autouse=True)
+def users(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> list[User]:
+    """Who uses the only namespace; there is no other path to it."""
+    found: list[User] = []
+    monkeypatch.setattr(usage, "users", lambda _: list(found))
+    monkeypatch.setattr(block, "namespaces", lambda _: ["nvme0n1"])
+    monkeypatch.setattr(block, "usable_paths", lambda _: ["nvme0"])
+    monkeypatch.setattr(withdrawal, "SOAK", 0.05)
+    monkeypatch.setattr(withdrawal, "LOOK_AGAIN", 0.05)
+    return found
+
+
+def specify(**changes: object) -> state.Spec:
+    """Write the specification as the supervisor does."""
+    spec = state.Spec("io", [("nqn", NQN), ("transport", "tcp"), ("traddr", "192.0.2.1"), ("trsvcid", "4420")])
+    for name, value in changes.items():
+        setattr(spec, name, value)
+    os.makedirs(state.directory(INSTANCE), exist_ok=True)
+    state.write(state.directory(INSTANCE) + "/spec", spec.encode())
+    return spec
+
+
+def tell(**changes: object) -> None:
+    specify(**changes)
+    os.kill(os.getpid(), signal.SIGHUP)
+
+
+def last_word() -> str:
+    return dict(state.decode(state.REPORT, state.read(state.directory(INSTANCE) + "/report")))["state"]
+
+
+def test_it_is_disconnected_and_the_worker_ends(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        tell(**WITHDRAWN)
+        until(lambda: kernel.deleted)
+
+    assert play(INSTANCE, kernel, act, specify()) == 0
+    assert kernel.deleted == ["nvme0"]
+    assert last_word() == "withdrawn"
+    assert f"disconnected nvme0: it is {NOTE}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("changes", [{"withdrawn": True, "note": NOTE}, {}])
+def test_without_the_policy_or_listed_again_it_stays(kernel: Kernel, changes: dict[str, object]) -> None:
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        tell(**WITHDRAWN)
+        tell(**changes)
+        until(lambda: kernel.status == (f"live nvme0; {NOTE}" if changes else "live nvme0"))
+        time.sleep(0.3)
+        assert kernel.deleted == []
+
+    play(INSTANCE, kernel, act, specify())
+    assert last_word() == "stopped"
+
+
+def test_in_use_it_stays_until_it_is_not(kernel: Kernel, users: list[User], capsys: pytest.CaptureFixture[str]) -> None:
+    users.append(User("mount", "/data"))
+
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        tell(**WITHDRAWN)
+        until(lambda: kernel.status == f"live nvme0; {NOTE}, and stays: in use by /data")
+        assert kernel.deleted == []
+        users.clear()
+        until(lambda: kernel.deleted)
+
+    assert play(INSTANCE, kernel, act, specify()) == 0
+    assert last_word() == "withdrawn"
+    # Said once, however often it is looked at.
+    assert capsys.readouterr().err.count("and stays: in use by /data") == 1
+
+
+@pytest.mark.parametrize(("scope", "deleted"), [("ours", []), ("all", ["nvme0"])])
+def test_what_others_connected(kernel: Kernel, scope: str, deleted: list[str]) -> None:
+    kernel.add()
+
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        tell(**{**WITHDRAWN, "disconnect": scope})
+        until(lambda: kernel.deleted or "and stays: others connected it" in kernel.status)
+
+    play(INSTANCE, kernel, act, specify(origin="tcp:192.0.2.1:8009:nqn.2014-08.org.nvmexpress.discovery"))
+    assert kernel.deleted == deleted
+
+
+def test_what_was_connected_before_the_boot_stays(kernel: Kernel) -> None:
+    kernel.add()
+
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        tell(**{**WITHDRAWN, "disconnect": "all", "origin": "boot"})
+        until(lambda: "and stays: it was connected before the boot" in kernel.status)
+
+    play(INSTANCE, kernel, act, specify(origin="boot"))
+    assert kernel.deleted == []
+
+
+def test_a_kernel_that_does_not_let_go_is_asked_again(kernel: Kernel) -> None:
+    kernel.delete_fails = errno.EIO
+
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        tell(**WITHDRAWN)
+        until(lambda: "and stays: it cannot be disconnected: Input/output error" in kernel.status)
+        kernel.delete_fails = 0
+        until(lambda: kernel.deleted)
+
+    assert play(INSTANCE, kernel, act, specify()) == 0
+
+
+def test_what_is_not_connected_to_the_central_controller_is_tried_so_often(kernel: Kernel) -> None:
+    kernel.fails_always = errno.ECONNREFUSED
+    assert play(INSTANCE, kernel, lambda: until(lambda: "given up" in kernel.status), specify(attempts=1)) == 0
+    assert len(kernel.written) == 1
+    assert last_word() == "given up"
+    assert kernel.status == (
+        "given up after one attempt: connection refused: nothing listens there; "
+        "its subsystem is not connected to the central discovery controller (NCC)"
+    )
