@@ -229,6 +229,8 @@ class _Header:
             page[20:24] = bytes(4)
             self._extended(session, page, count, length)
             return page
+        if 0 < length < HEADER_SIZE + records * ENTRY_SIZE:
+            raise AdminError(f"its discovery log page claims {records} entries in {length} bytes")
         end = HEADER_SIZE + count * ENTRY_SIZE
         while len(page) < end:
             size = min(_CHUNK, end - len(page))

@@ -127,6 +127,23 @@ def test_no_more_entries_are_read_than_are_looked_at(device: Connect) -> None:
     assert discovery_log.parse(log.data).beyond == 10_000 - 2048
 
 
+@pytest.mark.parametrize("length", [1, 1024, 1024 + 2 * 1024 - 4])
+def test_a_page_that_is_shorter_than_its_entries(device: Connect, length: int) -> None:
+    """Controllers that do not know the field leave it 0."""
+    whole = bytearray(page(*entries(2)))
+    struct.pack_into("<I", whole, 20, length)
+    with device(Target(bytes(whole))) as session, pytest.raises(admin.AdminError, match=f"2 entries in {length} bytes"):
+        admin.read_discovery_log(session)
+
+
+@pytest.mark.parametrize("length", [1024 + 2 * 1024, 0xFFFFFFFF])
+def test_a_page_that_tells_its_length(device: Connect, length: int) -> None:
+    whole = bytearray(page(*entries(2)))
+    struct.pack_into("<I", whole, 20, length)
+    with device(Target(bytes(whole))) as session:
+        assert admin.read_discovery_log(session).data == whole
+
+
 # Extended entries ------------------------------------------------------------------------------------------
 
 
