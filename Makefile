@@ -12,7 +12,7 @@ lab_machines := 2
 shell_wanted := $(if $(filter command line,$(origin SHELL)),--shell)
 override SHELL := /bin/sh
 
-.PHONY: help setup lint unit image lab test test-matrix demo bench clean
+.PHONY: help setup lint unit fuzz image lab test test-matrix demo bench clean
 
 help:
 	@echo "make test    everything: lint, unit tests, lab"
@@ -20,6 +20,7 @@ help:
 	@echo "make unit    tests that need no root and no machine"
 	@echo "make lab     scenarios in a virtual machine with a real kernel; ARGS= goes to pytest"
 	@echo "make test-matrix  shutdown with each kind of storage by itself, on Debian 13 and 12; hours; ARGS=\"-k lvm\" is less"
+	@echo "make fuzz    100,000 discovery controllers that answer anything; ARGS=\"--count 1000\" is quicker"
 	@echo "make image   only build the machine's image"
 	@echo "make demo    see it work; SHELL=1 leaves a shell in the machine open"
 	@echo "make bench   what it costs, beside nvme-stas, nvme connect-all and the kernel alone; ARGS=\"--rounds 1\" is quicker"
@@ -36,6 +37,9 @@ lint: setup
 
 unit: setup
 	$(python) -m pytest tests/unit --timeout=$(unit_seconds) $(ARGS)
+
+fuzz: setup
+	$(python) -m tests.fuzz $(ARGS)
 
 image: setup
 	@$(python) -m tests.lab.image
