@@ -133,6 +133,7 @@ class Departure:
                     return answer
             if self._stays and not self._goes_with_network():
                 return Answer(LEAVE, self._stays)
+            self._deregister()
             disks = _keep_udev_out(list(used))
             try:
                 fabrics.delete(device, kernel_instance)
@@ -148,6 +149,14 @@ class Departure:
             if lock >= 0:
                 posix.close(lock)
         return Answer(DISCONNECTED, f", though in use by {phrase(users)}" if users else "")
+
+    def _deregister(self) -> None:
+        """Take leave of a discovery controller, unless the host only goes down: it comes back to the same zones."""
+        discovery = self._worker.discovery
+        if discovery is None or not discovery.registered or self._shutdown or self._worker.going_down:
+            return
+        if system_state() != "stopping":
+            discovery.deregister()
 
     def _in_use(self, device: str, namespaces: set[str], users: list[usage.User]) -> Answer | None:
         """Return what to do about a controller in use, None to disconnect it."""

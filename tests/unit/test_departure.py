@@ -15,7 +15,7 @@ import pytest
 from discoverd import registry, state
 from discoverd.kernel import block, fabrics, mounts, spawn, usage
 from discoverd.kernel.usage import User
-from discoverd.worker import departure
+from discoverd.worker import controller, departure
 from discoverd.worker.departure import Departure
 
 from .fake_kernel import Kernel, play, until
@@ -534,7 +534,7 @@ def test_of_two_paths_one_stays(kernel: Kernel, system: System, monkeypatch: pyt
 
     def depart(device: str) -> None:
         instance = posix.stat(str(kernel.sysfs / device)).st_ino
-        worker = SimpleNamespace(device=device, kernel_instance=instance)
+        worker = SimpleNamespace(device=device, kernel_instance=instance, discovery=None)
         answers.append(Departure(worker)._depart(device).verdict)  # type: ignore[arg-type]
 
     threads = [threading.Thread(target=depart, args=(device,)) for device in ("nvme0", "nvme1")]
@@ -584,3 +584,35 @@ def test_nothing_is_left_open_by_a_program_that_is_not_there() -> None:
 def test_the_programs_environment_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYSTEMD_OFFLINE", "1")
     assert "SYSTEMD_OFFLINE" not in spawn.run("env")[1]
+
+
+# A discovery controller's ---------------------------------------------------------------------------------
+
+
+class Registered:
+    """A discovery controller that has this host on record, as far as a departure sees it."""
+
+    def __init__(self, left: list[str]) -> None:
+        self.registered = True
+        self.retry_at = 0.0
+        self._left = left
+
+    def deregister(self) -> None:
+        self._left.append("deregistered")
+
+    def heard(self) -> None:
+        pass
+
+    def text(self) -> str:
+        return ", registered"
+
+
+@pytest.mark.parametrize(("state_of_system", "left"), [("running", ["deregistered"]), ("stopping", [])])
+def test_leave_is_taken_of_a_discovery_controller_that_has_this_host_on_record(
+    kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch, state_of_system: str, left: list[str]
+) -> None:
+    said: list[str] = []
+    system.state = state_of_system
+    monkeypatch.setattr(controller.Worker, "_discover", lambda self: setattr(self, "discovery", Registered(said)))
+    assert live(kernel) == 0
+    assert (said, kernel.deleted) == (left, ["nvme0"])
