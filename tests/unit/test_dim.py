@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discoverd.kernel import admin, dim
+from tests.cdc import registration
 
 HOSTNQN = "nqn.2014-08.org.nvmexpress:uuid:c6f3e2a0-5a4d-4d7b-8f55-0123456789ab"
 HOSTID = "c6f3e2a0-5a4d-4d7b-8f55-0123456789ab"
@@ -40,6 +41,14 @@ def test_a_registration(traddr: str, family: int) -> None:
     whole = expected(host, family, identifier + symname, 2)
     assert bytes(dim.payload(host, "host7", "Linux 6.12 Debian 13")) == whole
     assert len(whole) == 1024 + 1032 + 20 + 24
+
+
+def test_a_discovery_controller_understands_it() -> None:
+    told = registration.parse(dim.REGISTER, bytes(dim.payload(HOST, "host7", "Linux 6.12 Debian 13")))
+    assert (told.task, told.entity, told.nqn, told.port_local) == ("register", "host", HOSTNQN, False)
+    assert (told.name, told.version) == ("host7", "Linux 6.12 Debian 13")
+    (entry,) = told.entries
+    assert entry == registration.Information(3, 1, HOSTNQN, "", "", HOSTID, "rack 4, upper half")
 
 
 def test_a_host_without_a_symbolic_name() -> None:
