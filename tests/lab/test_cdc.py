@@ -95,9 +95,7 @@ def test_the_kernel_meets_what_goes_wrong(quiet: Machine) -> None:
             ("accept", "drop"),
             ("icreq", "cut"),
             ("connect", "status"),
-            ("property-get", "drop"),
             ("identify", "cut"),
-            ("identify", "type"),
         ):
             # Every attempt: nvme-cli may try again in another way.
             cdc.order("misbehave", step=step, action=action, value=0x4181 if action == "status" else 99)
