@@ -154,7 +154,7 @@ def _wanted(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> Decisi
         return Decision(
             instance, Action.HOLD, f"{sources}, but an administrator stopped its unit while in use", candidate
         )
-    if report and said == "given up" and candidate.horizon and candidate.asked <= report.time:
+    if report and said == "given up" and _is_still_given_up(candidate, report):
         return Decision(instance, Action.LEAVE, f"{sources}, but {report.status}", candidate)
     # We make a unit and start it in one call: one that is loaded and does not run was stopped by somebody, even if its
     # worker had no chance to say so. One that was killed because its stop took too long has said that it was stopping.
@@ -162,6 +162,12 @@ def _wanted(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> Decisi
     if ended or said in ("stopped", "stopping"):
         return Decision(instance, Action.HOLD, f"{sources}, but an administrator stopped its unit", candidate)
     return Decision(instance, Action.START, sources, candidate)
+
+
+def _is_still_given_up(candidate: Candidate, report: Report) -> bool:
+    """Tell whether nothing has come since that would be a reason to try again."""
+    out_of_time = bool(candidate.horizon) and candidate.asked <= report.time
+    return out_of_time or 0 < candidate.attempts <= report.attempt
 
 
 def _unwanted(instance: str, facts: Facts) -> Decision:

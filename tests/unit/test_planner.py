@@ -247,6 +247,23 @@ def test_given_up_until_it_is_asked_for_anew(horizon: int, asked: float, reporte
     assert decision.reason == (f"{source}, but {text}" if action is Action.LEAVE else source)
 
 
+@pytest.mark.parametrize(
+    ("attempts", "made", "action"),
+    [
+        (3, 3, Action.LEAVE),
+        # It was limited to more attempts since.
+        (5, 3, Action.START),
+        # The page says that it is connected to the central discovery controller, or there is no limit any more.
+        (0, 3, Action.START),
+    ],
+)
+def test_out_of_attempts_until_it_has_more(attempts: int, made: int, action: Action) -> None:
+    limited = replace(candidate(origin=DC), attempts=attempts)
+    report = Report("given up", status="given up after 3 attempts: no route to the target", attempt=made, time=4000.0)
+    (decision,) = decide(Facts({NAME: (limited,)}, units={NAME: STOPPED}, reports={NAME: report}))
+    assert decision.action is action
+
+
 def test_a_horizon_is_no_reason_to_leave_what_was_not_given_up() -> None:
     referred = replace(candidate(origin=DC), horizon=3600, asked=100.0)
     for said in ("waiting", "live", "connecting", ""):
