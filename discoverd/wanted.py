@@ -190,4 +190,6 @@ def _merged(members: list[Candidate]) -> tuple[Candidate, ...]:
     lasting = any(not one.horizon for one in members)
     horizon = 0 if lasting else max(one.horizon for one in members)
     asked = max(one.asked for one in members)
-    return (replace(members[0], horizon=horizon, asked=asked), *members[1:])
+    limited = all(one.attempts for one in members)
+    attempts = max(one.attempts for one in members) if limited else 0
+    return (replace(members[0], horizon=horizon, asked=asked, attempts=attempts), *members[1:])

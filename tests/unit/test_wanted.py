@@ -147,6 +147,15 @@ def test_the_most_lasting_wish_counts() -> None:
     assert first.horizon == 0
 
 
+def test_of_several_limits_the_widest_counts() -> None:
+    """Two central discovery controllers list one subsystem, and may not agree whether it is connected to them."""
+    limited, free, wider = (replace(reach(DC + str(n)), attempts=attempts) for n, attempts in enumerate((3, 0, 5)))
+    for several, attempts in (((limited, free), 0), ((limited, wider), 5), ((limited,), 3)):
+        for order in (several, several[::-1]):
+            (asked,) = put(*order).asked.values()
+            assert asked[0].attempts == attempts
+
+
 def test_what_an_administrator_wrote_first_has_the_last_word_also_after_an_edit() -> None:
     first, second = reach(), replace(reach(), options=(("nqn", "nqn.a"), ("tos", "3")))
     wanted = put(first, second)
