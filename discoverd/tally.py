@@ -9,7 +9,7 @@ from discoverd.starter import about
 
 log = logging.getLogger("discoverd")
 
-_ORDER = ("live", "reconnecting", "connecting", "waiting", "starting", "stopped", "excluded", "left alone")
+_ORDER = ("live", "reconnecting", "connecting", "waiting", "parked", "starting", "stopped", "excluded", "left alone")
 
 
 class Tally:

@@ -20,7 +20,10 @@ _POLL_FIRST, _POLL_MOST = 0.02, 0.25
 
 
 def start(chosen: list[Controller], systemd: Systemd) -> Exit:
-    """Start the units, and wait until their first attempts have ended. Returns NOT_LIVE if one is not live then."""
+    """Start the units, and wait until their first attempts have ended.
+
+    Returns NOT_LIVE if one is neither live nor parked then.
+    """
     queued = {}
     worst = Exit.OK
     for one in chosen:
@@ -67,7 +70,7 @@ def _started(controller: Controller) -> Exit:
         )
         return Exit.FAILED
     text.line(f"{controller.name}: {controller.status}")
-    return Exit.OK if controller.live else Exit.NOT_LIVE
+    return Exit.OK if controller.in_order else Exit.NOT_LIVE
 
 
 def stop(chosen: list[Controller], systemd: Systemd) -> Exit:

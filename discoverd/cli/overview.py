@@ -73,6 +73,11 @@ class Controller:
         return self.device is not None and self.device.kernel.state == "live"
 
     @property
+    def in_order(self) -> bool:
+        """Tell whether it is as it should be: live, or parked because its discovery controller is not to be held."""
+        return self.live or self.state == "parked"
+
+    @property
     def excluded(self) -> str:
         """Where the exclusion stands that applies to it (``file:line``), '' if discoverd has found none."""
         return self.planned.reason.rpartition(_EXCLUDED)[2] if self.planned and _EXCLUDED in self.planned.reason else ""

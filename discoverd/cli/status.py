@@ -51,7 +51,7 @@ def daemon(overview: Overview, systemd: Systemd, json: bool) -> Exit:
 
 
 def controllers(chosen: list[Controller], json: bool) -> Exit:
-    """Print all about these controllers. Returns NOT_LIVE unless each is live."""
+    """Print all about these controllers. Returns NOT_LIVE unless each is live or parked."""
     details = [(one, *_namespaces(one)) for one in chosen]
     if json:
         text.document({"version": 1, "controllers": [_document(*detail) for detail in details]})
@@ -60,7 +60,7 @@ def controllers(chosen: list[Controller], json: bool) -> Exit:
             if number:
                 text.line()
             _print(*detail)
-    return Exit.OK if all(one.live for one in chosen) else Exit.NOT_LIVE
+    return Exit.OK if all(one.in_order for one in chosen) else Exit.NOT_LIVE
 
 
 def _namespaces(controller: Controller) -> tuple[list[Namespace], str]:

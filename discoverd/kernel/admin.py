@@ -15,6 +15,7 @@ from _struct import pack_into, unpack_from
 _ADMIN_CMD = 0xC0484E41  # _IOWR('N', 0x41, struct nvme_admin_cmd)
 _GET_LOG_PAGE = 0x02
 _IDENTIFY = 0x06
+_KEEP_ALIVE = 0x18
 _CNS_CONTROLLER = 0x01
 _LOG_SUPPORTED = 0x00
 _LOG_DISCOVERY = 0x70
@@ -78,14 +79,14 @@ class _Byte(_ctypes._SimpleCData):  # type: ignore[type-arg]
 
 
 def command(fd: int, opcode: int, data: bytearray, cdw: tuple[int, ...], timeout_ms: int) -> int:
-    """Issue an admin command with a data buffer and CDW10 onwards; return the result (DW0).
+    """Issue an admin command with a data buffer, which may be empty, and CDW10 onwards; return the result (DW0).
 
     Raises RefusedError for an NVMe status, OSError if the command could not be sent, was aborted, or had no answer in
     time.
     """
     words = [*cdw, *[0] * (6 - len(cdw))]
     frame = bytearray(72)
-    address = _ctypes.addressof(_Byte.from_buffer(data))
+    address = _ctypes.addressof(_Byte.from_buffer(data)) if data else 0
     pack_into("=BBHIIIQQII6III", frame, 0, opcode, 0, 0, 0, 0, 0, 0, address, 0, len(data), *words, timeout_ms, 0)
     status = fcntl.ioctl(fd, _ADMIN_CMD, frame, True)
     if status:
@@ -130,7 +131,7 @@ class Session:
 class Identity:
     """What Identify Controller says about a discovery controller; ``dctype`` is '' for a value nobody defined.
 
-    ``keep_alive``: it takes Keep Alive. ``announces``: it sends an event when its log page has changed.
+    ``keep_alive``: it says that it takes Keep Alive. ``announces``: it sends an event when its log page has changed.
     """
 
     __slots__ = ("announces", "dctype", "keep_alive")
@@ -147,6 +148,19 @@ def identify(session: Session) -> Identity:
     data = bytearray(_IDENTIFY_SIZE)
     session.send(_IDENTIFY, data, _CNS_CONTROLLER, patience=_OPTIONAL_PATIENCE)
     return Identity(data)
+
+
+def takes_keep_alive(session: Session) -> bool:
+    """Tell whether a controller takes the Keep Alive command.
+
+    The Linux target does, though its discovery controllers say that they do not (KAS is 0). Raises AdminError if there
+    was no time for an answer, and OSError as :func:`command`. Blocks.
+    """
+    try:
+        session.send(_KEEP_ALIVE, bytearray(), patience=_OPTIONAL_PATIENCE)
+    except RefusedError:
+        return False
+    return True
 
 
 def discovery_options(session: Session) -> int:

@@ -3,7 +3,8 @@
 
 One thread polls; what can block in the kernel runs in a :class:`Call`. The status, also the report's, has
 one grammar: ``live nvme3``, ``connecting``, ``reconnecting nvme3 …`` (the kernel is at it), ``waiting 8 s,
-attempt 4: <cause>``, ``left alone: …``, ``disconnecting nvme3``, ``waiting to disconnect nvme3: …``.
+attempt 4: <cause>``, ``parked until 14:05: …``, ``left alone: …``, ``disconnecting nvme3``, ``waiting to disconnect
+nvme3: …``.
 """
 
 import _signal
@@ -31,6 +32,8 @@ LONGEST_WAIT = 8
 WAKE_AGAIN = 1
 # And so often at most of a worker's end, which a stop must not have to wait for.
 LAST_TRIES = 5
+# What a look has found out and the event that is about the same are not so many seconds apart.
+SAME_NEWS = 1
 # Links that flap must not make waiting workers hammer the target.
 LINK_PAUSE = 2
 
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from discoverd.worker.departure import Departure
     from discoverd.worker.discovery import Discovery
     from discoverd.worker.links import Links
+    from discoverd.worker.parking import Parking
     from discoverd.worker.withdrawal import Withdrawal
 
 
@@ -67,13 +71,14 @@ class Worker:
         self.state = "connecting"
         self.cause = ""
         self.next_look = 0.0
-        self.lost_at = 0.0
+        self.changed_at = 0.0
         self.wake_at = 0.0
         # When we were told that the system goes down, 0 while it does not.
         self.going_down = 0.0
         self.stopping = False
         self.departure: Departure | None = None
         self.withdrawal: Withdrawal | None = None
+        self.parking: Parking | None = None
         self.ready = False
         self.started = time.monotonic()
         self.call: Call | None = None
@@ -155,7 +160,7 @@ class Worker:
             self._consider_withdrawal()
             if self.discovery is not None:
                 self.discovery.respecified()
-            if self.state == "waiting":
+            if self.state in ("waiting", "parked"):
                 # There is something new about it, so it is worth an attempt.
                 self.next_look = time.monotonic()
             self.show()
@@ -327,7 +332,7 @@ class Worker:
     # Live --------------------------------------------------------------------------------------------------
 
     def _uevents(self) -> None:
-        look = rediscover = fresh = False
+        look = rediscover = fresh = again = False
         for event in self.uevents.drain():
             look = True
             # Type 2 (notice), information 0xf0 (discovery log change), log page 0x70.
@@ -335,6 +340,8 @@ class Worker:
                 rediscover = True
             if event.get("NVME_EVENT") in ("connected", "rediscover"):
                 rediscover = fresh = True
+            # Only of a discovery controller whose connection was made once more.
+            again = again or event.get("NVME_EVENT") == "rediscover"
         before = self.state
         if look:
             self.look()
@@ -342,11 +349,15 @@ class Worker:
             # The look has asked for it already.
             return
         if rediscover and self.device and self.discovery is not None:
-            self.discovery.again(fresh)
+            if again and time.monotonic() > self.changed_at + SAME_NEWS:
+                # It was lost and made between two looks.
+                self._dropped()
+            if self.call is None or self.call_name != "parking":
+                self.discovery.again(fresh)
 
     def look(self) -> None:
         """Compare sysfs with what we believe, and act on the difference."""
-        if not self.device or self.stopping or (self.call is not None and self.call_name == "withdrawal"):
+        if not self.device or self.stopping or (self.call is not None and self.call_name in ("withdrawal", "parking")):
             return
         if controllers.kernel_instance(self.device) != self.kernel_instance or not self.kernel_instance:
             self._lost()
@@ -362,7 +373,9 @@ class Worker:
         self.was_live = self.was_live or now == "live"
         self.next_look = time.monotonic() + (LIVE_CHECK if now == "live" else RECONNECT_CHECK)
         if self.state != before or not self.ready:
-            self.lost_at = time.monotonic()
+            if (before, self.state) == ("live", "reconnecting"):
+                self._dropped()
+            self.changed_at = time.monotonic()
             if before in ("live", "reconnecting"):
                 text = (
                     "the connection is back" if self.state == "live" else "lost the connection; the kernel reconnects"
@@ -372,14 +385,22 @@ class Worker:
             if before == "reconnecting" and self.discovery is not None:
                 # Events were lost meanwhile, and kernels before 6.1 do not say `rediscover`.
                 self.discovery.again(fresh=True)
+        if self.discovery is not None:
+            self.discovery.tell_verdict()
         if self.going_down and self.state == "reconnecting" and self.call is None:
             self._consider_giving_up()
+
+    def _dropped(self) -> None:
+        held_for = time.monotonic() - self.changed_at
+        self.changed_at = time.monotonic()
+        if self.discovery is not None:
+            self.discovery.dropped(held_for)
 
     def _consider_giving_up(self) -> None:
         """The system goes down, and what is mounted here waits for a target that does not answer."""
         from discoverd.worker import departure
 
-        if time.monotonic() > max(self.going_down, self.lost_at) + departure.SILENCE:
+        if time.monotonic() > max(self.going_down, self.changed_at) + departure.SILENCE:
             self.start("giving_up", lambda device: departure.give_up(device, self.kernel_instance), self.device)
 
     def _after_giving_up(self, call: Call) -> None:
@@ -432,7 +453,37 @@ class Worker:
             self.discovery.read(call)
 
     def judged(self) -> None:
-        """Called when a reading has decided whether the controller is to be held."""
+        """Called when it is decided whether the discovery controller is to be held: one that is not is parked."""
+        if self.discovery is None or self.discovery.held is not False or not self.device or self.call is not None:
+            return
+        leaving = self.stopping or self.going_down or self.withdrawal is not None
+        if leaving or self.ownership.foreign or self.ownership.spared:
+            return
+        if self.parking is None:
+            # Few workers ever need it.
+            from discoverd.worker.parking import Parking
+
+            self.parking = Parking(self)
+        if time.monotonic() >= self.parking.next_look:
+            self.parking.again()
+
+    def _after_parking(self, call: Call) -> None:
+        if self.parking is not None:
+            self.parking.ended(call)
+        self.look()
+
+    def parked(self, seconds: float) -> None:
+        """The controller was disconnected, and is to be connected again after so many ``seconds``."""
+        # What has changed while it was disconnected has woken nobody.
+        changed = self.spec.withdrawn or self.discovery is None or self.discovery.held is not False
+        self.gone()
+        self.uevents.follow("")
+        self.was_live = False
+        self.disconnected = time.clock_gettime(_BOOTTIME)
+        self.state = "parked"
+        self.next_look = time.monotonic() + (0 if changed else seconds)
+        self._start_links()
+        self.show()
 
     # Withdrawal --------------------------------------------------------------------------------------------
 
@@ -512,6 +563,9 @@ class Worker:
         """The controller is no more: take its entry out of the registry."""
         self.device = ""
         self.withdrawal = None
+        if self.discovery is not None:
+            # The next connection's log page decides anew.
+            self.discovery.held = None
         self.ownership.forget()
 
     def leave(self, report: str, text: str, exit_status: int) -> None:
@@ -535,6 +589,8 @@ class Worker:
             "waiting": f"waiting {self.wait} s, attempt {self.attempt}: {self.cause}",
             "gone": "lost while the system goes down",
         }
+        if self.state == "parked" and self.parking is not None and self.discovery is not None:
+            texts["parked"] = f"parked until {self.parking.until}: {self.parking.why}{self.discovery.page}"
         text = texts.get(self.state, self.state)
         if self.state == "stopping":
             return self._stopping_text()

@@ -29,6 +29,9 @@ VISIT = 60
 # After so many visits in a row in which it left a question open that it could have refused, nothing but the log page is
 # asked for: a controller that hangs or drops the connection over a question would otherwise never get to the page.
 _PATIENT = 2
+# A controller that ends so many connections in a row, each within so many seconds, is not to be held, whatever it says.
+_SHORT_LIVED = 3
+SHORT = 60
 
 
 class Visit:
@@ -78,6 +81,7 @@ class Visit:
                 self.log = admin.read_discovery_log(session)
             if self._automatic and not self.log.persistent():
                 self._identify(session)
+                self._try_keep_alive(session)
 
     def _look(self, session: admin.Session, device: str) -> None:
         """Find out how to ask for the log page, on a new connection."""
@@ -109,13 +113,22 @@ class Visit:
         except OSError:
             self.silent = True
 
+    def _try_keep_alive(self, session: admin.Session) -> None:
+        if self.identity is None or not self.identity.announces or self.identity.keep_alive:
+            return
+        try:
+            self.identity.keep_alive = admin.takes_keep_alive(session)
+        except (OSError, admin.AdminError):
+            # A connection that is lost just now says nothing about it.
+            self.identity = None
+            self.silent = True
+
 
 class Discovery:
     """The log page of the worker's controller, and this host's registration with it.
 
     ``retry_at`` is when to call :meth:`tick`, 0 for never. ``held`` tells whether the connection is to be kept, None
-    as long as that is not known, and ``why_not`` why it is not. ``worker.judged()`` is called whenever a reading has
-    decided about it.
+    as long as that is not known, and ``why_not`` why it is not. ``worker.judged()`` is called whenever that is decided.
     """
 
     def __init__(self, worker: "Worker") -> None:
@@ -131,6 +144,7 @@ class Discovery:
         self._fresh = True
         self._next = 0.0
         self._silent = 0
+        self._short_lived = 0
         self._visit: Visit | None = None
         self._before: Visit | None = None
         self._policy = (worker.spec.persistent, worker.spec.pleo)
@@ -187,7 +201,7 @@ class Discovery:
         """Look whether a registration has ended."""
         if self.registration.heard():
             self.worker.show()
-            self._judged()
+            self.tell_verdict()
 
     def respecified(self) -> None:
         """Look what a new specification changes."""
@@ -223,7 +237,7 @@ class Discovery:
                 self.registration.renew(fresh=True)
         if kept:
             self._judge(visit)
-            self._judged()
+            self.tell_verdict()
         if self.again_after:
             self.again()
         self.worker.show()
@@ -272,7 +286,16 @@ class Discovery:
             self.why_not = "it announces no changes"
         self.held = not self.why_not
 
-    def _judged(self) -> None:
+    def dropped(self, seconds: float) -> None:
+        """Take note of a connection that was lost after it had held for so many ``seconds``."""
+        self._short_lived = self._short_lived + 1 if seconds < SHORT else 0
+        if self._short_lived >= _SHORT_LIVED and self.worker.spec.persistent == "auto":
+            self.held = False
+            self.why_not = "it ends each connection within a minute"
+            self.tell_verdict()
+
+    def tell_verdict(self) -> None:
+        """Tell the worker whether the connection is to be held, if that is decided."""
         # One that is not held is registered with before it is left.
         if self.held is not None and (self.held or self.registration.call is None):
             self.worker.judged()

@@ -95,7 +95,7 @@ class Session:
 
 
 def identity(dctype: int = 0, kas: int = 10, oaes: int = 1 << 31) -> admin.Identity:
-    """Return what a discovery controller says about itself; by default, what the Linux target says."""
+    """Return what a discovery controller says about itself; by default, that it can be held."""
     data = bytearray(4096)
     data[92:96] = oaes.to_bytes(4, "little")
     data[320:322] = kas.to_bytes(2, "little")
@@ -321,6 +321,7 @@ def install(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
         (admin, "read_discovery_log", kernel.read_discovery_log),
         (admin, "identify", lambda _: kernel.identity),
         (admin, "discovery_options", lambda _: 0),
+        (admin, "takes_keep_alive", lambda _: False),
         (dim, "send", kernel.dim),
         (controller, "Uevents", lambda: kernel.uevents),
         (links, "Links", Links),

@@ -29,6 +29,7 @@ class Target:
         # An answer for each opcode, or log page identifier, other than the discovery log page.
         self.identity = bytes(4096)
         self.supported = bytes(1024)
+        self.keep_alive = 0
 
     def command(self, fd: int, opcode: int, data: bytearray, cdw: tuple[int, ...], timeout_ms: int) -> int:
         os.fstat(fd)
@@ -37,6 +38,11 @@ class Target:
         if opcode == 0x06:
             assert (cdw, len(data)) == ((1,), 4096)
             data[:] = self.identity
+            return 0
+        if opcode == 0x18:
+            assert (cdw, len(data)) == ((), 0)
+            if self.keep_alive:
+                raise admin.RefusedError(self.keep_alive)
             return 0
         assert opcode == 0x02
         assert not cdw[0] & 0x8000, "the event would be retained, and no other one sent"
@@ -217,6 +223,14 @@ def test_what_a_controller_says_about_itself(device: Connect, dctype: int, name:
         identity = admin.identify(session)
     assert (identity.dctype, identity.keep_alive, identity.announces) == (name, kas > 0, oaes == 1 << 31)
     assert target.timeouts == [10_000]
+
+
+@pytest.mark.parametrize(("status", "takes"), [(0, True), (0x4001, False)])
+def test_whether_a_controller_takes_keep_alive(device: Connect, status: int, takes: bool) -> None:
+    target = Target()
+    target.keep_alive = status
+    with device(target) as session:
+        assert admin.takes_keep_alive(session) == takes
 
 
 @pytest.mark.parametrize(

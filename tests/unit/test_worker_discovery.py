@@ -71,6 +71,7 @@ class Reader:
         self.asked: list[str] = []
         self.dctype = ""
         self.identity: admin.Identity | Exception = identity()
+        self.takes_keep_alive: bool | Exception = False
         self.options: int | Exception = admin.RefusedError(0x4109)
         self.page: bytes | Exception = page()
         self.refuses_port_local = False
@@ -95,6 +96,12 @@ class Reader:
         if isinstance(self.identity, Exception):
             raise self.identity
         return self.identity
+
+    def try_keep_alive(self, _: object) -> bool:
+        self.asked.append("keep-alive")
+        if isinstance(self.takes_keep_alive, Exception):
+            raise self.takes_keep_alive
+        return self.takes_keep_alive
 
     def discovery_options(self, _: object) -> int:
         self.asked.append("options")
@@ -157,6 +164,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
         (notify, "log", lambda *_: None),
         (admin, "Session", Session),
         (admin, "identify", made.identify),
+        (admin, "takes_keep_alive", made.try_keep_alive),
         (admin, "discovery_options", made.discovery_options),
         (admin, "read_discovery_log", made.read_discovery_log),
         (controllers, "attribute", lambda _, name: made.dctype if name == "dctype" else ""),
@@ -513,6 +521,63 @@ def test_what_a_controller_is_held_for(
     reader.discovery.heard()
     assert reader.verdicts[-1] == (held, why_not)
     assert (reader.discovery.held, reader.discovery.why_not) == (held, why_not)
+
+
+@pytest.mark.parametrize(
+    ("answer", "held", "why_not"),
+    [
+        (True, True, ""),
+        (False, False, "it takes no keep-alive"),
+        (OSError(errno.EINTR, "lost"), True, ""),
+        (admin.AdminError("no time left"), True, ""),
+    ],
+)
+def test_one_that_says_it_takes_no_keep_alive_is_tried(
+    reader: Reader, answer: bool | Exception, held: bool, why_not: str
+) -> None:
+    """The Linux target takes it, and says that it does not."""
+    reader.dctype, reader.page, reader.identity, reader.takes_keep_alive = "ddc", page(SELF), identity(kas=0), answer
+    assert reader.visited(fresh=True) == ["page", "identify", "keep-alive"]
+    reader.discovery.heard()
+    assert reader.verdicts[-1] == (held, why_not)
+
+
+@pytest.mark.parametrize(("kas", "oaes"), [(10, 1 << 31), (10, 0), (0, 0)])
+def test_keep_alive_is_tried_where_it_matters_only(reader: Reader, kas: int, oaes: int) -> None:
+    reader.dctype, reader.page, reader.identity = "ddc", page(SELF), identity(kas=kas, oaes=oaes)
+    assert reader.visited(fresh=True) == ["page", "identify"]
+
+
+@pytest.mark.parametrize(
+    ("persistent", "held_for", "held"),
+    [
+        ("auto", [1, 59, 1], False),
+        ("auto", [1, 1, 61], None),
+        ("auto", [1, 1, 61, 1, 1], None),
+        ("auto", [1, 1], None),
+        ("auto", [61, 1, 1, 1], False),
+        ("force", [1, 1, 1, 1], None),
+    ],
+)
+def test_one_that_ends_each_connection_is_not_held(
+    reader: Reader, persistent: str, held_for: list[float], held: bool | None
+) -> None:
+    reader.spec.persistent = persistent
+    for seconds in held_for:
+        reader.discovery.dropped(seconds)
+    assert reader.discovery.held is held
+    assert reader.verdicts == ([(False, "it ends each connection within a minute")] if held is False else [])
+
+
+def test_one_that_has_ended_them_once_more_is_not_held_at_once(reader: Reader) -> None:
+    """When it was read again, one more is enough; until then it may have been mended."""
+    reader.page = page(HELD_SELF)
+    for _ in range(3):
+        reader.discovery.dropped(1)
+    reader.visited(fresh=True)
+    assert reader.discovery.held
+    reader.discovery.dropped(1)
+    assert reader.discovery.held is False
 
 
 def test_a_failed_reading_decides_nothing(reader: Reader) -> None:

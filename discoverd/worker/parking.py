@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pause of a discovery controller that is not to be held: disconnected, and connected again to read its page.
+
+What it lists stays as it is meanwhile, and the host stays on its record.
+"""
+
+import posix
+import time
+
+from discoverd.worker import departure, notify
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from discoverd.kernel.usage import User
+    from discoverd.worker.call import Call
+    from discoverd.worker.controller import Worker
+
+# It is read again after so many seconds, less up to an eighth, so that hosts do not come in step.
+POLL = 900
+# One that could not be disconnected is tried again after so many seconds.
+_LOOK_AGAIN = 60
+
+
+class Parking(departure.Departure):
+    """The worker's controller is to go, and to come back. ``until`` is the wall clock's time as ``14:05``, or ''."""
+
+    def __init__(self, worker: "Worker") -> None:
+        super().__init__(worker)
+        self.until = ""
+        self.why = ""
+        self._said = ""
+
+    def again(self) -> None:
+        """Disconnect, in a thread, unless something speaks against it."""
+        worker = self._worker
+        assert worker.discovery is not None  # noqa: S101 - it has decided this
+        self.why = worker.discovery.why_not
+        self.next_look = time.monotonic() + _LOOK_AGAIN
+        worker.start("parking", self._depart, worker.device)
+
+    def ended(self, call: "Call") -> None:
+        """Act on what came of it."""
+        worker = self._worker
+        if isinstance(call.error, FileNotFoundError):
+            pass  # The worker looks now, and sees that it is gone.
+        elif isinstance(call.error, OSError):
+            self._say(f"{self.why}, but it cannot be disconnected: {call.error.strerror or call.error}")
+        elif call.error is not None:
+            raise call.error
+        elif call.result.verdict == departure.DISCONNECTED:
+            self.next_look = 0.0
+            self._say(f"disconnected until it is read again in {POLL // 60} min: {self.why}")
+            seconds = POLL * (1 - posix.getrandom(1)[0] / 2048)
+            self.until = time.strftime("%H:%M", time.localtime(time.time() + seconds))
+            worker.parked(seconds)
+        else:
+            self._say(f"{self.why}, but it stays connected: {call.result.text}")
+
+    def _say(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            notify.log(notify.NOTICE, f"{self._worker.device}: {text}")
+
+    def _deregister(self) -> None:
+        # The host has not left: it comes back.
+        pass
+
+    def _in_use(self, device: str, namespaces: set[str], users: list["User"]) -> departure.Answer | None:  # noqa: ARG002
+        # A discovery controller has no namespaces; what pretends to be one may.
+        return departure.Answer(departure.LEAVE, f"in use by {departure.phrase(users)}")
