@@ -194,6 +194,9 @@ class Supervisor:
     async def _reload(self) -> None:
         self._notifier.reloading()
         await self._load()
+        # Who reloads wants to know what is listed now.
+        for instance in self._tally.which("parked"):
+            await self._hang_up(instance)
         self._notifier.ready()
 
     # News --------------------------------------------------------------------------------------------------
@@ -492,7 +495,7 @@ class Supervisor:
                 if before is not None and before + HURRY <= decision.candidate.asked:
                     # It was announced again, and who waits for the next attempt need not. A log page that changes all
                     # the time must not have hundreds of workers try all the time.
-                    written = written or self._tally.state(instance) == "waiting"
+                    written = written or self._tally.state(instance) in ("waiting", "parked")
             elif decision.note:
                 written = await self._specifications.withdraw(decision)
             elif (known := self._known.get(instance)) and known.origin not in self._inventory.wanted.asked:

@@ -25,6 +25,10 @@ class Tally:
         """Return what a controller counts as, '' for none."""
         return self._states.get(instance, "")
 
+    def which(self, counted: str) -> list[str]:
+        """Return the controllers that count as this."""
+        return [instance for instance, state in self._states.items() if state == counted]
+
     def count(self, instance: str, now: str) -> None:
         """Take what a controller counts as, '' for none: then nothing is wrong with it either."""
         before = self._states.pop(instance, "")

@@ -114,6 +114,11 @@ def _change(controller: Controller) -> list[str]:
         return [
             f"To disconnect it, and keep it so until it is started again or the host boots: discoverctl stop {name}"
         ]
+    if state == "parked":
+        return [
+            "It is read again every 15 minutes, so nothing needs to be done here. To read it now: systemctl reload "
+            "discoverd. To have it held: persistent = force, in its section of /etc/nvme/nvme-fabrics.conf"
+        ]
     if unit and unit.running:
         return ["It is tried again and again by itself, so nothing needs to be done here once its target answers."]
     return ["To see what discoverd does: discoverctl status"]

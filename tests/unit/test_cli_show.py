@@ -12,6 +12,7 @@ import pytest
 from pystemd.dbusexc import DBusBaseError
 
 from discoverd.cli import plan_file
+from discoverd.cli.exits import Exit
 from discoverd.cli.holdings import Namespace
 from discoverd.tid import unit_name
 
@@ -260,6 +261,15 @@ def test_why_it_is_stopped(desk: Desk) -> None:
     text = why(desk, instance(1))
     assert f"discoverd does not start it: it is {reason}." in text
     assert text.endswith(f"To have it back: discoverctl start {instance(1)}\n")
+
+
+def test_why_it_is_parked(desk: Desk) -> None:
+    status = "parked until 14:05: it announces no changes"
+    desk.controller(1, "", report="parked", status=status)
+    text = why(desk, instance(1))
+    assert f"Its worker says: {status}." in text
+    assert "To read it now: systemctl reload discoverd." in text
+    assert desk.run("status", instance(1))[0] == Exit.OK
 
 
 def test_why_it_is_masked(desk: Desk) -> None:

@@ -212,9 +212,10 @@ def test_more_services_than_can_be_remembered_are_no_fault(monkeypatch: pytest.M
 # What never ends -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("word", ["waiting", "parked"])
 @pytest.mark.parametrize(("later", "times"), [(1, 0), (supervisor.HURRY + 1, 1)])
 def test_a_log_page_that_changes_all_the_time_does_not_have_workers_try_all_the_time(
-    host: Host, monkeypatch: pytest.MonkeyPatch, later: int, times: int
+    host: Host, monkeypatch: pytest.MonkeyPatch, later: int, times: int, word: str
 ) -> None:
     host.configure(CONFIGURED)
     now = [1000]
@@ -226,11 +227,11 @@ def test_a_log_page_that_changes_all_the_time_does_not_have_workers_try_all_the_
         await until(lambda: "1 live" in host.status)
         leave_log(referral)
         await until(lambda: "2 live" in host.status)
-        report(name, "waiting", attempt="1")
-        await until(lambda: "1 waiting" in host.status)
+        report(name, word, attempt="1")
+        await until(lambda: f"1 {word}" in host.status)
         now[0] += later
         leave_log(referral, entry(VOLUME), generation=2)
-        await until(lambda: "2 live, 1 waiting" in host.status)
+        await until(lambda: f"2 live, 1 {word}" in host.status)
         await quiet()
         assert host.systemd.hung_up.count(name) == times
 

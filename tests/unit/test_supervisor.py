@@ -321,6 +321,19 @@ def test_a_broken_file_at_reload(host: Host, caplog: pytest.LogCaptureFixture) -
     assert sum(text.startswith("RELOADING=1\nMONOTONIC_USEC=") for text in host.messages) == 2
 
 
+def test_a_reload_reads_what_is_parked(host: Host) -> None:
+    host.configure(DISCOVERY + FIRST)
+
+    async def scenario() -> None:
+        await until(lambda: "2 live" in host.status)
+        report(DC, "parked", status="parked until 14:05: it announces no changes")
+        await until(lambda: "1 live, 1 parked" in host.status)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: host.systemd.hung_up == [DC])
+
+    assert host.play(scenario) == 0
+
+
 def test_what_was_taken_out_of_the_configuration_runs_on_and_says_so(host: Host) -> None:
     host.configure(FIRST + SECOND)
 
