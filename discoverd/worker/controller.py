@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The life of one controller: adopt or connect, watch, connect again, disconnect.
 
-One thread polls; what can block in the kernel runs in a :class:`Call`. The status, also the report's, has
-one grammar: ``live nvme3``, ``connecting``, ``reconnecting nvme3 …`` (the kernel is at it), ``waiting 8 s,
-attempt 4: <cause>``, ``parked until 14:05: …``, ``left alone: …``, ``disconnecting nvme3``, ``waiting to disconnect
-nvme3: …``.
+One thread polls; what can block in the kernel runs in a :class:`Call`.
 """
 
 import _signal
@@ -18,6 +15,7 @@ from discoverd.kernel.uevents import Uevents
 from discoverd.worker import notify
 from discoverd.worker.call import Call
 from discoverd.worker.ownership import Ownership
+from discoverd.worker.report import Report
 
 # An absent target never holds up boot: the unit counts as started after this many seconds, whatever the
 # kernel is at.
@@ -28,10 +26,6 @@ LIVE_CHECK = 10
 RECONNECT_CHECK = 2
 # Waits double up to this, which is about the kernel's own reconnect delay.
 LONGEST_WAIT = 8
-# The supervisor is told again of a report after so long, if it has too much to hear.
-WAKE_AGAIN = 1
-# And so often at most of a worker's end, which a stop must not have to wait for.
-LAST_TRIES = 5
 # What a look has found out and the event that is about the same are not so many seconds apart.
 SAME_NEWS = 1
 # Links that flap must not make waiting workers hammer the target.
@@ -72,7 +66,6 @@ class Worker:
         self.cause = ""
         self.next_look = 0.0
         self.changed_at = 0.0
-        self.wake_at = 0.0
         # When we were told that the system goes down, 0 while it does not.
         self.going_down = 0.0
         self.stopping = False
@@ -88,6 +81,7 @@ class Worker:
         self.links: Links | None = None
         self.came_up = False
         self.discovery: Discovery | None = None
+        self.report = Report(self)
         self.last_word = ("stopped", "stopped")
         self.exit_status = 0
         self.wake_read, self.wake_write = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
@@ -112,7 +106,7 @@ class Worker:
                 elif self.links is not None and self.links.came_up():
                     self._hurry()
             self._tick()
-        self._end_telling()
+        self.report.end(*self.last_word)
         return self.exit_status
 
     # Waiting -----------------------------------------------------------------------------------------------
@@ -124,8 +118,8 @@ class Worker:
             deadlines.append(self.started + READY_AFTER)
         if self.discovery is not None and self.discovery.retry_at:
             deadlines.append(self.discovery.retry_at)
-        if self.wake_at:
-            deadlines.append(self.wake_at)
+        if self.report.retry_at:
+            deadlines.append(self.report.retry_at)
         leaving = (self.departure, self.withdrawal)
         deadlines += [one.next_look for one in leaving if one is not None and one.next_look]
         return max(0, int((min(deadlines) - now) * 1000) + 1) if deadlines else -1
@@ -134,8 +128,8 @@ class Worker:
         now = time.monotonic()
         if not self.ready and now >= self.started + READY_AFTER:
             self._ready()
-        if self.wake_at and now >= self.wake_at:
-            self._wake()
+        if self.report.retry_at and now >= self.report.retry_at:
+            self.report.wake()
         if self.stopping:
             self._stop(now)
         elif self.next_look and now >= self.next_look:
@@ -583,72 +577,11 @@ class Worker:
 
     def text(self) -> str:
         """Return the status line for the present state."""
-        texts = {
-            "live": f"live {self.device}",
-            "reconnecting": f"reconnecting {self.device}: the kernel lost the connection and retries",
-            "waiting": f"waiting {self.wait} s, attempt {self.attempt}: {self.cause}",
-            "gone": "lost while the system goes down",
-        }
-        if self.state == "parked" and self.parking is not None and self.discovery is not None:
-            texts["parked"] = f"parked until {self.parking.until}: {self.parking.why}{self.discovery.page}"
-        text = texts.get(self.state, self.state)
-        if self.state == "stopping":
-            return self._stopping_text()
-        if self.ownership.foreign:
-            text = f"left alone: {self.device} belongs to {self.ownership.foreign}"
-        elif self.discovery is not None and self.state == "live":
-            text += self.discovery.text()
-        if self.withdrawal is not None and self.withdrawal.kept:
-            return f"{text}; {self.spec.note}, and stays: {self.withdrawal.kept}"
-        return text + (f"; {self.spec.note}" if self.spec.note else "")
-
-    def _stopping_text(self) -> str:
-        if self.call is not None and self.call_name == "connect":
-            return "stopping: waiting for the kernel to end an attempt to connect"
-        if self.departure is not None and self.departure.users:
-            return f"waiting to disconnect {self.device}: in use by {self.departure.users}"
-        return f"disconnecting {self.device}" if self.device else "stopping"
+        return self.report.text()
 
     def show(self) -> None:
         """Bring unit status and report up to date."""
-        text = self.text()
-        notify.status(text)
-        self.report("foreign" if self.ownership.foreign and self.state != "stopping" else self.state, text)
-
-    def report(self, name: str, text: str) -> None:
-        """Write the report and wake the supervisor."""
-        fields = [
-            ("state", name),
-            ("status", text),
-            ("device", self.device),
-            ("kernel-instance", str(self.kernel_instance if self.device else 0)),
-            ("attempt", str(self.attempt)),
-            ("time", str(int(time.clock_gettime(_BOOTTIME)))),
-            ("cause", self.cause),
-            ("owner", self.ownership.foreign),
-            ("log-read", self.log_read),
-        ]
-        try:
-            state.write(self.directory + "/report", state.encode(state.REPORT, fields))
-        except state.StateError as error:
-            # A withdrawn controller's directory is gone with its last report.
-            if state.exists(self.directory):
-                notify.log(notify.WARNING, f"cannot report to the supervisor: {error}")
-        self._wake()
-
-    def _wake(self) -> None:
-        heard = notify.wake(state.WAKE_SOCKET, self.instance)
-        self.wake_at = 0.0 if heard else time.monotonic() + WAKE_AGAIN * (1 + posix.getrandom(1)[0] / 256)
-
-    def _end_telling(self) -> None:
-        """Say the last word until it is heard: systemd has no signal for a unit that ends by itself."""
-        notify.status(self.last_word[1])
-        self.report(*self.last_word)
-        for _ in range(LAST_TRIES):
-            if not self.wake_at:
-                break
-            time.sleep(WAKE_AGAIN)
-            self._wake()
+        self.report.show()
 
     def _read_spec(self) -> None:
         horizon = self.spec.horizon

@@ -282,7 +282,7 @@ def test_the_last_word_of_a_worker_is_heard_when_many_end_at_once(kernel: Kernel
             pass
         worker = controller.Worker(ONE, state.Spec("io", []))
         worker.leave("excluded", "excluded", 0)
-        ending = threading.Thread(target=worker._end_telling)
+        ending = threading.Thread(target=worker.report.end, args=worker.last_word)
         ending.start()
         heard: set[bytes] = set()
         end = time.monotonic() + 5

@@ -636,6 +636,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(controller, "time", made)
+    monkeypatch.setattr("discoverd.worker.report.time", made)
     return made
 
 
@@ -828,7 +829,7 @@ def test_a_supervisor_that_is_not_there_is_not_told_again(kernel: Kernel) -> Non
     Path(state.WAKE_SOCKET).touch()
     worker = controller.Worker(INSTANCE, leave_spec())
     worker.show()
-    assert worker.wake_at == 0
+    assert worker.report.retry_at == 0
     os.close(worker.wake_read)
     os.close(worker.wake_write)
 
