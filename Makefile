@@ -46,7 +46,7 @@ image: setup
 
 lab: image
 	$(python) -m pytest tests/lab --ignore=tests/lab/matrix --timeout=$(lab_seconds) \
-		--numprocesses=$(lab_machines) --dist=loadfile --no-loadscope-reorder $(ARGS)
+		--numprocesses=$(lab_machines) --dist=worksteal $(ARGS)
 
 test: lint unit lab
 

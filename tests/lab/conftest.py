@@ -16,6 +16,7 @@ CLEAN = r"""
 systemctl stop discoverd.service
 systemctl stop 'nvme-ctrl@*.service'
 systemctl reset-failed
+changed=$(ls -d /etc/systemd/system/nvme-ctrl@* /etc/systemd/system/discoverd.service.d 2>/dev/null)
 umount --all-targets --lazy /dev/nvme*n* 2>/dev/null
 for controller in /sys/class/nvme/nvme*; do
     [ -w "$controller/delete_controller" ] && echo 1 >"$controller/delete_controller"
@@ -26,15 +27,13 @@ lab-network restore path1
 rm -rf /run/discoverd /run/nvme/registry/* /etc/nvme/nvme-fabrics.conf /etc/nvme/nvme-fabrics.conf.d \
     /etc/nvme/discoverd.conf /etc/nvme/discoverd.conf.d /etc/nvme/exclusions /etc/nvme/exclusions.conf \
     /etc/nvme/exclusions.conf.d '/etc/systemd/system/nvme-ctrl@'* /etc/systemd/system/discoverd.service.d
-systemctl daemon-reload
+[ -z "$changed" ] || systemctl daemon-reload
 """
 LEFT = """
 ! { ls -d /sys/class/nvme/* /run/nvme/registry/* 2>/dev/null; systemctl list-units --no-legend 'nvme-ctrl@*'; } | grep .
 """
 
-# Files that take minutes.
-LONG = ("test_contention", "test_crash", "test_hardship", "test_shutdown", "test_mdns", "test_nbft", "test_boot_root")
-
+_used: set[Machine] = set()
 _machines: list[Machine] = []
 _allowed: list[str] = []
 
@@ -66,6 +65,7 @@ def booted(image: Image, extra: Sequence[str] = ()) -> Iterator[Machine]:
         yield machine
     finally:
         _machines.remove(machine)
+        _used.discard(machine)
         machine.discard()
 
 
@@ -79,7 +79,8 @@ def machine(image: Image) -> Iterator[Machine]:
 @pytest.fixture
 def host(machine: Machine) -> Machine:
     """The module's machine in the state after a boot: no target, no configuration, no unit, discoverd stopped."""
-    clean(machine)
+    if machine in _used:
+        clean(machine)
     return machine
 
 
@@ -97,14 +98,10 @@ def allow_journal() -> Iterator[Callable[[str], None]]:
     _allowed.clear()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first: of two machines none then waits long for the other in the end."""
-    items.sort(key=lambda item: item.path.stem not in LONG)
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Judges the journal of every machine since the scenario began as part of the scenario itself."""
+    _used.update(_machines)
     since = {machine: machine.journal_end() for machine in _machines}
     yield
     wrong = [

@@ -313,6 +313,7 @@ class Machine:
         """
         started = time.monotonic()
         while True:
+            tried = time.monotonic()
             last: object
             if callable(condition):
                 last = condition()
@@ -325,7 +326,8 @@ class Machine:
                     break
             if time.monotonic() - started > timeout:
                 raise LabError(f"after {timeout:.0f} s still not so: {what or condition}; the last try gave {last}")
-            time.sleep(interval)
+            # On a busy machine the question must not take the time that the answer needs.
+            time.sleep(max(interval, time.monotonic() - tried))
         return time.monotonic() - started
 
     # Links

@@ -192,7 +192,7 @@ def test_nvme_stas_beside_us(host: Machine, stas_first: bool) -> None:
     before = scenario.controllers(host)
     nqns = {found for found, _, _ in before.values()}
 
-    for _ in range(8):
+    for _ in range(5):
         time.sleep(3)
         assert scenario.controllers(host) == before
 

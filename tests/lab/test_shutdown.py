@@ -10,23 +10,17 @@ from tests.lab.machine import Machine
 from tests.lab.scenario import GENEROUS, unit_name
 
 FC_HOST = "nn-0x2000000000000001:pn-0x2000000000000002"
-FORGET = """
-systemctl disable --quiet discoverd.service
-rm -rf /var/lib/lab-storage /etc/lab-target.conf
-"""
 TWO_PORTS = ("192.0.2.1:4420", "198.51.100.1:4420")
 
 
 @pytest.fixture
-def host(host: Machine) -> Machine:
-    """Without the storage of the scenario before."""
-    host.run(FORGET)
-    return host
+def host(fresh_machine: Machine) -> Machine:
+    return fresh_machine
 
 
 def test_plain(host: Machine) -> None:
     """Only a measure: what the machine takes to power off with nothing connected."""
-    storage.power_off(host, "nothing connected")
+    storage.TIMES.append(("nothing connected", host.poweroff()))
 
 
 def test_harm_is_seen(host: Machine) -> None:
