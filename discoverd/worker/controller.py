@@ -471,6 +471,8 @@ class Worker:
         # What has changed while it was disconnected has woken nobody.
         changed = self.spec.withdrawn or self.discovery is None or self.discovery.held is not False
         self.gone()
+        if self.stopping:
+            return
         self.uevents.follow("")
         self.was_live = False
         self.disconnected = time.clock_gettime(_BOOTTIME)

@@ -125,6 +125,21 @@ def test_a_setting_that_changes_while_it_is_disconnected_is_heard(
     play(INSTANCE, kernel, act, specify(persistent="no"))
 
 
+def test_a_stop_while_it_is_disconnected(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    delete = kernel.delete
+
+    def slow(device: str, kernel_instance: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        delete(device, kernel_instance)
+
+    monkeypatch.setattr("discoverd.kernel.fabrics.delete", slow)
+    assert play(INSTANCE, kernel, lambda: until(lambda: kernel.deleted), specify(persistent="no")) == 0
+    assert kernel.deleted == ["nvme0"]
+    assert report()["state"] == "stopped"
+    assert not any("parked" in text for text in kernel.told)
+
+
 def test_a_link_that_comes_up_wakes_it(kernel: Kernel) -> None:
     """A network that failed three times looks like a controller that ends each connection."""
 
