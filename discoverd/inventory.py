@@ -120,7 +120,8 @@ class Inventory:
             for one in self.wanted.asked.get(instance, ()):
                 if one.origin == MDNS:
                     self.mdns.forget(replace(one.tid, hostnqn="").instance)
-        lost = before is not None and before.state == "live" and report.state != "live"
+        # One that is parked was let go of: to have it announced again would wake it.
+        lost = before is not None and before.state == "live" and report.state not in ("live", "parked")
         if lost and instance.startswith("fc:") and instance in self.wanted.discovery:
             self.fibre_channel.lost()
 

@@ -312,6 +312,7 @@ def test_who_learns_from_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
         heard.clear()
         held.reported(fc.instance, None, Report("reconnecting"))
         held.reported(fc.instance, Report("live"), Report("live"))
+        held.reported(fc.instance, Report("live"), Report("parked"))
         held.reported(named, Report("live"), Report("reconnecting"))
         assert heard == []
         held.reported(fc.instance, Report("live"), Report("reconnecting"))
