@@ -28,7 +28,10 @@ class Withdrawal(departure.Departure):
         """Look, in a thread, and disconnect if nothing speaks against it."""
         self.next_look = 0.0
         worker = self._worker
-        if worker.ownership.firmware or worker.spec.origin == "boot":
+        worker.ownership.check(worker.spec.origin)
+        if worker.ownership.foreign:
+            self._keep(f"it belongs to {worker.ownership.foreign}")
+        elif worker.ownership.firmware or worker.spec.origin == "boot":
             self._keep("it was connected before the boot")
         elif worker.ownership.spared and worker.spec.disconnect != "all":
             self._keep("others connected it")

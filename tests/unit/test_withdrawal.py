@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from discoverd import state
+from discoverd import registry, state
 from discoverd.kernel import block, usage
 from discoverd.kernel.usage import User
 from discoverd.worker import withdrawal
@@ -106,6 +106,21 @@ def test_what_others_connected(kernel: Kernel, scope: str, deleted: list[str]) -
 
     play(INSTANCE, kernel, act, specify(origin="tcp:192.0.2.1:8009:nqn.2014-08.org.nvmexpress.discovery"))
     assert kernel.deleted == deleted
+
+
+def test_what_another_tool_has_taken_over_stays(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also if that was a moment ago."""
+    kernel.add()
+
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        registry.claim("nvme0", "stas", "")
+        tell(**{**WITHDRAWN, "disconnect": "all"})
+        until(lambda: "left alone: nvme0 belongs to stas" in kernel.status)
+        time.sleep(0.2)
+
+    play(INSTANCE, kernel, act, specify())
+    assert kernel.deleted == []
 
 
 def test_what_was_connected_before_the_boot_stays(kernel: Kernel) -> None:
