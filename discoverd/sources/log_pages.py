@@ -65,6 +65,8 @@ class LogPages:
     def __init__(self) -> None:
         self._pages: dict[str, tuple[LogPage, float]] = {}
         self._stamps: dict[str, str] = {}
+        # Those of the pages that are kept.
+        self._kept: dict[str, str] = {}
         # A page of thousands is not gone through at each event.
         self._listed: dict[str, _Listed] = {}
         self.refusals: tuple[Refusal, ...] = ()
@@ -89,10 +91,16 @@ class LogPages:
     def put(self, instance: str, page: LogPage, now: float) -> None:
         """Take a new page; ``now`` in seconds, CLOCK_BOOTTIME."""
         self._pages[instance] = (page, now)
+        self._kept[instance] = self._stamps.get(instance, "")
+
+    def fresh(self, instance: str, stamp: str) -> bool:
+        """Tell whether the page is the one that its worker, whose report has this stamp, has on this connection."""
+        return bool(stamp) and self._kept.get(instance) == stamp
 
     def forget(self, instance: str) -> None:
         """Drop the page of what nobody asks for, if there is one."""
         self._pages.pop(instance, None)
+        self._kept.pop(instance, None)
         self._stamps.pop(instance, None)
         self._listed.pop(instance, None)
 

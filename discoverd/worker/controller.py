@@ -76,7 +76,8 @@ class Worker:
         self.started = time.monotonic()
         self.call: Call | None = None
         self.call_name = ""
-        # Another value for each reading of the log page, since a target that starts anew repeats its generations.
+        # Another value for each reading of the log page, since a target that starts anew repeats its generations;
+        # '' where the last one has failed, or was on an earlier connection.
         self.log_read = ""
         self.links: Links | None = None
         self.came_up = False

@@ -173,6 +173,7 @@ class Discovery:
         if fresh:
             self._fresh = True
             self.held = None
+            worker.log_read = ""
         self._next = 0.0
         self.again_after = worker.call is not None and worker.call_name == "log_page"
         if self.again_after or not worker.device or worker.stopping:
@@ -262,6 +263,7 @@ class Discovery:
 
     def _failed(self, why: str) -> None:
         self.failures += 1
+        self.worker.log_read = ""
         if why != self.cause:
             self.cause = why
             notify.log(notify.WARNING, f"cannot read the discovery log page: {why}; trying again")

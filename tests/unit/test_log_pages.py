@@ -147,6 +147,24 @@ def test_complete_is_only_what_has_a_page_and_is_configured(site: Site) -> None:
     assert site.ask(only) == Found((), (), frozenset())
 
 
+def test_fresh_is_the_page_that_its_worker_has_on_this_connection(site: Site) -> None:
+    pages = site.pages
+    assert not pages.fresh(DC1, "")
+    # An earlier worker has left one.
+    assert pages.news(DC1, "")
+    pages.put(DC1, listing("a"), 17.0)
+    assert not pages.fresh(DC1, "")
+    assert pages.news(DC1, "1")
+    assert not pages.fresh(DC1, "1"), "what it has read makes no sense, or was not taken yet"
+    pages.put(DC1, listing("a"), 17.0)
+    assert pages.fresh(DC1, "1")
+    assert not pages.fresh(DC1, "")
+    assert not pages.news(DC1, "")
+    assert not pages.fresh(DC1, "2")
+    pages.forget(DC1)
+    assert not pages.fresh(DC1, "1")
+
+
 def test_with_a_refused_entry_a_page_is_not_whole(site: Site) -> None:
     site.put(DC1, parse(page(entry("nqn.a,b"), entry("nqn.c"))))
     found = site.ask()

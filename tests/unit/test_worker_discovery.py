@@ -288,6 +288,24 @@ def test_each_reading_has_another_stamp(reader: Reader) -> None:
     assert Path(reader.directory, "log").read_bytes() == page(generation=1)
 
 
+def test_a_page_that_may_be_another_one_by_now_has_no_stamp(reader: Reader) -> None:
+    reader.discovery.again()
+    reader.end()
+    assert reader.log_read
+    reader.now += INTERVAL
+    reader.discovery.again()
+    reader.end(OSError(5, "Input/output error"))
+    assert reader.log_read == ""
+    reader.pass_time(2)
+    assert reader.log_read
+    # On a new connection nothing was read yet.
+    reader.now += INTERVAL
+    reader.discovery.again(fresh=True)
+    assert reader.log_read == ""
+    reader.end()
+    assert reader.log_read
+
+
 def test_a_page_that_cannot_be_kept_is_read_again(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise state.StateError("No space left on device")
