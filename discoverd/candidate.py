@@ -15,7 +15,9 @@ NBFT = "nbft"
 MDNS = "mdns"
 FIBRE_CHANNEL = "fibre-channel"
 BOOT = "boot"
-SOURCES = frozenset((CONFIGURATION, NBFT, MDNS, FIBRE_CHANNEL, BOOT))
+# Nobody asks: others have connected it (sources/strangers.py).
+OTHERS = "others"
+SOURCES = frozenset((CONFIGURATION, NBFT, MDNS, FIBRE_CHANNEL, BOOT, OTHERS))
 # Those whose word nobody on the network can forge.
 AUTHORITIES = frozenset((CONFIGURATION, NBFT, BOOT))
 

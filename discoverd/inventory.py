@@ -12,6 +12,7 @@ from discoverd.candidate import (
     FIBRE_CHANNEL,
     MDNS,
     NBFT,
+    OTHERS,
     Candidate,
     Refusal,
     Wish,
@@ -30,7 +31,8 @@ from discoverd.sources.log_pages import Context, LogPages
 from discoverd.sources.mdns import Mdns
 from discoverd.sources.names import Names
 from discoverd.sources.nbft import Nbft
-from discoverd.tid import DISCOVERY
+from discoverd.sources.strangers import Strangers
+from discoverd.tid import DISCOVERY, TransportId
 from discoverd.wanted import Wanted
 
 log = logging.getLogger("discoverd")
@@ -64,6 +66,7 @@ class Inventory:
         self.nbft = Nbft(self._news)
         self.fibre_channel = FibreChannel(self._news)
         self.exclusions = ExclusionFiles(changed)
+        self.strangers = Strangers(self._news)
         self.log_pages = LogPages()
         self.wanted = Wanted(known.__contains__)
         self._boot: tuple[Candidate, ...] = ()
@@ -80,6 +83,8 @@ class Inventory:
         self.excluded: dict[str, str] = {}
         self.refusals: tuple[Refusal, ...] = ()
         self.complete: Mapping[str, str] = {}
+        # What others connected, and nobody asks for at that address, by the instance that a unit for it would have.
+        self.unasked: dict[str, Candidate] = {}
 
     # News --------------------------------------------------------------------------------------------------
 
@@ -91,6 +96,7 @@ class Inventory:
         self.mdns.configure(settings)
         self.nbft.configure(settings, host.hostnqn)
         self.fibre_channel.configure(settings)
+        self.strangers.configure(settings, host.hostnqn)
         self._news()
 
     def remember(self, wishes: tuple[Wish, ...], addresses: frozenset[str]) -> None:
@@ -140,7 +146,7 @@ class Inventory:
         again = self._stale
         if self.exclusions.exclusions is not self._exclusions:
             self._exclusions = self.exclusions.exclusions
-            touched |= self._exclude(self.wanted.asked.keys() | self.excluded.keys())
+            touched |= self._exclude(self.wanted.asked.keys() | self.excluded.keys() | self.unasked.keys())
             again = True
         if self._stale:
             self._stale = False
@@ -155,6 +161,7 @@ class Inventory:
                 if not any(one in self.excluded and one in self.wanted.discovery for one in seen):
                     break
             self._conclude()
+            touched |= self._meet()
         return touched
 
     def _ask(self) -> None:
@@ -210,7 +217,8 @@ class Inventory:
         changed: dict[str, None] = {}
         for instance in instances:
             asked = self.wanted.asked.get(instance)
-            where = self._exclusions.match(dict(asked[0].options)) if asked else ""
+            one = asked[0] if asked else self.unasked.get(instance)
+            where = self._exclusions.match(dict(one.options)) if one else ""
             if where != self.excluded.get(instance, ""):
                 changed[instance] = None
                 if where:
@@ -218,6 +226,45 @@ class Inventory:
                 else:
                     del self.excluded[instance]
         return changed
+
+    def _meet(self) -> dict[str, None]:
+        """Sort out what others connected that nobody asks for; return the instances for which that has changed.
+
+        Whoever asks for a controller is content with any connection to it, as whichever host, and so is what is left
+        of a unit of ours, which may have been stopped.
+        """
+        before, self.unasked = self.unasked, {}
+        if found := self.strangers.found:
+            asked = {_address(one.tid) for asked in self.wanted.asked.values() for one in asked}
+            ours = {instance.partition("::")[0] for instance, one in self._known.items() if one.origin != OTHERS}
+            for one in found:
+                plain = replace(one.tid, host_traddr="", host_iface="", hostnqn="").instance
+                if _address(one.tid) not in asked and plain not in ours:
+                    self.unasked[one.tid.instance] = one
+        changed = dict.fromkeys(one for one in before | self.unasked if before.get(one) != self.unasked.get(one))
+        self._exclude(changed)
+        return changed
+
+    def evidence(self, reports: Mapping[str, Report]) -> tuple[str, str]:
+        """Return the answer of all discovery controllers that what nobody asks for is not to be there, or why there is
+        none: what any of them has not said, or not on this connection, may speak for it.
+        """
+        if self.strangers.found is None:
+            return "", "nobody has looked yet, or disconnect-scope is not all"
+        if CONFIGURATION not in self.complete or any(self._ungranted.values()) or self._exclusions.problems:
+            return "", "not all of the configuration can be used"
+        asked = sorted(self.wanted.discovery - self.excluded.keys())
+        for one in asked:
+            report = reports.get(one)
+            if one not in self.complete:
+                return "", self.log_pages.doubts.get(one, f"nothing is known from {one}")
+            said = report.log_read if report is not None and report.state in ("live", "parked") else ""
+            if not self.log_pages.fresh(one, said):
+                return "", f"the log page of {one} may be another one by now"
+        if not asked:
+            return "", "there is no discovery controller that could list it"
+        more = f" and {len(asked) - 1} more" if asked[1:] else ""
+        return f"{self.complete[asked[0]]} of {asked[0]}{more}", ""
 
     def _conclude(self) -> None:
         self.complete = {**self.log_pages.complete, **({CONFIGURATION: ""} if self._configured.whole else {})}
@@ -237,3 +284,8 @@ class Inventory:
             log.warning("%s (%s): %s", refusal.what, refusal.source, refusal.reason)
         if len(said) < len(news) and said:
             log.warning("and %d more that cannot be connected", len(news) - len(said))
+
+
+def _address(tid: TransportId) -> tuple[str, ...]:
+    """Return where a controller is, however the host gets there: the kernel may have an address without its zone."""
+    return tid.transport, tid.traddr.partition("%")[0], tid.trsvcid, tid.subsysnqn

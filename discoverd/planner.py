@@ -13,7 +13,7 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from discoverd.candidate import SOURCES, Candidate
+from discoverd.candidate import OTHERS, SOURCES, Candidate
 from discoverd.config.settings import DisconnectScope
 
 
@@ -89,7 +89,8 @@ class Facts:
     ``wanted`` has the candidates that a unit stands for, the one to connect by first. ``complete`` has the origins
     whose present answer is fresh and whole, so that not being in it means something, and which answer that is, such as
     ``generation 7``. ``doubts`` says of others why theirs means nothing. ``excluded`` has the place in the exclusion
-    files that excludes a controller.
+    files that excludes a controller. ``strangers`` has what others connected and no unit of ours asks for, and for
+    OTHERS ``complete`` has the answer that does not list them.
     """
 
     wanted: Mapping[str, tuple[Candidate, ...]] = field(default_factory=dict)
@@ -100,6 +101,7 @@ class Facts:
     doubts: Mapping[str, str] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
+    strangers: Mapping[str, Candidate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,11 @@ def plan(facts: Facts, instances: Iterable[str]) -> list[Decision]:
     for instance in instances:
         if asked := facts.wanted.get(instance):
             decisions.append(_wanted(instance, asked, facts))
-        elif instance in facts.units or instance in facts.known:
+        elif known := facts.known.get(instance):
+            decisions.append((_stranger if known.origin == OTHERS else _unwanted)(instance, facts))
+        elif instance in facts.strangers:
+            decisions.append(_stranger(instance, facts))
+        elif instance in facts.units:
             decisions.append(_unwanted(instance, facts))
     return decisions
 
@@ -168,6 +174,42 @@ def _is_still_given_up(candidate: Candidate, report: Report) -> bool:
     """Tell whether nothing has come since that would be a reason to try again."""
     out_of_time = bool(candidate.horizon) and candidate.asked <= report.time
     return out_of_time or 0 < candidate.attempts <= report.attempt
+
+
+def _stranger(instance: str, facts: Facts) -> Decision:
+    """Decide about what others connected: a unit for it is made only to disconnect it, and ends with that."""
+    unit, known, report = facts.units.get(instance), facts.known.get(instance), facts.reports.get(instance)
+    candidate = facts.strangers.get(instance)
+    source = candidate.source if candidate else known.source if known else ""
+    answer = facts.complete.get(OTHERS, "")
+    note = known.withdrawn if known and known.withdrawn else f"{source}, and in no log page ({answer})"
+    spared = _spared(instance, facts)
+    if unit and unit.running:
+        if spared:
+            return Decision(instance, Action.KEEP, f"{source}, {spared}; what runs is left as it is", note=note)
+        return Decision(
+            instance, Action.KEEP, f"{note}; it is disconnected unless it is in use", note=note, disconnect="all"
+        )
+    said = report.state if report else ""
+    if unit and unit.load == "masked":
+        return Decision(instance, Action.LEAVE, f"{source}, but its unit is masked", candidate)
+    if known and said in ENDED:
+        return Decision(instance, Action.LEAVE, note, note=note)
+    if said in ("stopped", "stopping", "refused") or (unit and (unit.load, unit.active) == ("loaded", "inactive")):
+        return Decision(instance, Action.LEAVE, f"{source}, but an administrator stopped its unit", candidate)
+    if candidate is None or spared:
+        # What is left of a unit that is no more goes when nothing comes of it.
+        return Decision(instance, Action.LEAVE, f"{source}, {spared}", candidate, note if known else "")
+    return Decision(instance, Action.START, note, candidate, note, "all")
+
+
+def _spared(instance: str, facts: Facts) -> str:
+    """Return why what others connected stays, '' if nothing speaks for it."""
+    if where := facts.excluded.get(instance):
+        return f"but excluded by {where}"
+    if OTHERS not in facts.complete:
+        return f"and {facts.doubts.get(OTHERS, 'nothing newer is known')}"
+    return "" if instance in facts.strangers else "and it is gone, or asked for by now"
 
 
 def _unwanted(instance: str, facts: Facts) -> Decision:

@@ -47,13 +47,14 @@ class Specifications:
         self._say_lacking(candidate.options)
         spec = state.Spec(candidate.role, list(candidate.options))
         spec.source, spec.origin, spec.note = candidate.source, candidate.origin, decision.note
+        spec.disconnect, spec.withdrawn = decision.disconnect, bool(decision.disconnect)
         spec.horizon, spec.source_optional = candidate.horizon, candidate.source_optional
         spec.attempts = candidate.attempts
         spec.persistent, spec.symname = candidate.persistent, candidate.symname
         spec.pleo = self._pleo and candidate.role == DISCOVERY
         written: bool = await self._blocking(store.write_spec, instance, spec)
         self._made_from[instance] = decision
-        self._known[instance] = Known(candidate.source, candidate.origin)
+        self._known[instance] = Known(candidate.source, candidate.origin, spec.note if spec.withdrawn else "")
         return written
 
     async def withdraw(self, decision: Decision) -> bool:

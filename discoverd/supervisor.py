@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from discoverd import journal, state, store
 from discoverd.bus import unit_signals
+from discoverd.candidate import OTHERS
 from discoverd.config.errors import Diagnostic
 from discoverd.config.fabrics import load_fabrics
 from discoverd.config.identity import HostIdentity, load_host_identity
@@ -86,6 +87,7 @@ class Supervisor:
         self._dirty: dict[str, None] = {}
         self._decisions: dict[str, Decision] = {}
         self._complete: frozenset[str] = frozenset()
+        self._evidence = ("", "")
         self._policy = Policy()
         # The plan as it is written: a row for each decision, and the rest.
         self._rows: dict[str, str] = {}
@@ -111,7 +113,8 @@ class Supervisor:
             return 1
         loop.add_reader(wake, self._woken, wake)
         inventory = self._inventory
-        for source in (inventory.exclusions, inventory.mdns, inventory.nbft, inventory.fibre_channel):
+        sources = inventory.exclusions, inventory.mdns, inventory.nbft, inventory.fibre_channel, inventory.strangers
+        for source in sources:
             self._spawn(source.run())
         self._spawn(self._hold_bus())
         self._spawn(self._rounds())
@@ -403,15 +406,21 @@ class Supervisor:
         if changed := complete ^ self._complete:
             self._complete = complete
             self._dirty |= {instance: None for instance, one in self._known.items() if one.origin in changed}
+        answer, doubt = evidence = inventory.evidence(self._reports)
+        if evidence != self._evidence:
+            self._evidence = evidence
+            strangers = [instance for instance, one in self._known.items() if one.origin == OTHERS]
+            self._dirty |= dict.fromkeys([*inventory.unasked, *strangers])
         return Facts(
             inventory.wanted.asked,
             units,
             self._reports,
             self._known,
-            inventory.complete,
-            inventory.log_pages.doubts,
+            {**inventory.complete, OTHERS: answer} if answer else inventory.complete,
+            {**inventory.log_pages.doubts, OTHERS: doubt},
             inventory.excluded,
             self._policy,
+            inventory.unasked,
         )
 
     async def _decide(self) -> None:
@@ -522,6 +531,8 @@ class Supervisor:
         report = self._reports.get(instance)
         if instance not in self._known or (report is not None and report.state == "stopped"):
             return
+        if report is not None and report.state in ENDED:
+            self._inventory.strangers.forget(instance)
         await self._specifications.forget(instance)
         self._reports.pop(instance, None)
         self._tally.failed(instance, "")

@@ -35,7 +35,8 @@ def claims(hostnqn: str) -> tuple[Candidate, ...]:
             continue
         if owner == registry.FIRMWARE_OWNER or (device in recorded and owner in (None, registry.OWNER, _LEGACY_OWNER)):
             try:
-                candidate = _claim(controllers.Controller(device), hostnqn)
+                live = controllers.Controller(device)
+                candidate = existing(live, hostnqn, f"{device} since the boot", BOOT)
                 if owner == _LEGACY_OWNER:
                     registry.claim(device, registry.OWNER, candidate.tid.unit, adopted=True)
             except TidError as error:
@@ -58,21 +59,22 @@ def _made_since(device: str) -> bool:
     return spec is not None and spec.origin != BOOT
 
 
-def _claim(live: controllers.Controller, hostnqn: str) -> Candidate:
+def existing(live: controllers.Controller, hostnqn: str, source: str, origin: str) -> Candidate:
+    """Return the candidate for a connection as it is. Raises TidError."""
     role = DISCOVERY if live.cntrltype == "discovery" else IO
-    source, interface = live.host_traddr, live.host_iface if live.transport == "tcp" else ""
-    if live.transport == "tcp" and (source or interface):
+    address, interface = live.host_traddr, live.host_iface if live.transport == "tcp" else ""
+    if live.transport == "tcp" and (address or interface):
         # A path that was asked for by half of its host's side: whoever asks for it by the other half, or by all of it,
         # means this one.
-        source = live.src_addr or source
-        interface = interface or controllers.interface_of(source)
+        address = live.src_addr or address
+        interface = interface or controllers.interface_of(address)
     tid = TransportId.make(
         role,
         live.transport,
         live.traddr,
         live.trsvcid,
         live.subsysnqn,
-        host_traddr=source,
+        host_traddr=address,
         host_iface=interface,
         hostnqn="" if live.hostnqn == hostnqn else live.hostnqn,
     )
@@ -94,4 +96,4 @@ def _claim(live: controllers.Controller, hostnqn: str) -> Candidate:
     if role == DISCOVERY:
         options += [("discovery", "")] if live.subsysnqn != DISCOVERY_NQN else []
         options.append(("keep_alive_tmo", DISCOVERY_KEEP_ALIVE))
-    return Candidate(tid, role, f"{live.device} since the boot", BOOT, tuple(options))
+    return Candidate(tid, role, source, origin, tuple(options))

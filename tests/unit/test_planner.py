@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discoverd.candidate import CONFIGURATION, Candidate
+from discoverd.candidate import CONFIGURATION, OTHERS, Candidate
 from discoverd.config.settings import DISCONNECT_SCOPES
 from discoverd.planner import ENDED, Action, Decision, Facts, Known, Policy, Report, UnitFact, plan
 from discoverd.tid import IO, TransportId
@@ -32,7 +32,8 @@ ASKED = {NAME: (A,)}
 
 def decide(facts: Facts) -> list[Decision]:
     """Decide about everything that there is a fact about."""
-    return plan(facts, sorted(facts.wanted.keys() | facts.units.keys() | facts.known.keys()))
+    facts_about = facts.wanted.keys() | facts.units.keys() | facts.known.keys() | facts.strangers.keys()
+    return plan(facts, sorted(facts_about))
 
 
 @pytest.mark.parametrize(
@@ -158,6 +159,113 @@ def test_unwanted(facts: Facts, action: Action, reason: str, note: str) -> None:
     assert decision.candidate is None
 
 
+STRANGER = candidate(origin=OTHERS, source="connected by others")
+WHOLE = {OTHERS: "generation 7 of x"}
+SAID = "connected by others, and in no log page (generation 7 of x)"
+BEFORE = "connected by others, and in no log page (generation 5 of x)"
+THEIRS = Known("connected by others", OTHERS, BEFORE)
+THERE = Facts(strangers={NAME: STRANGER}, complete=WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("facts", "decision"),
+    [
+        (THERE, Decision(NAME, Action.START, SAID, STRANGER, SAID, "all")),
+        (
+            replace(THERE, units={NAME: RUNNING}, known={NAME: THEIRS}),
+            Decision(
+                NAME, Action.KEEP, f"{BEFORE}; it is disconnected unless it is in use", note=BEFORE, disconnect="all"
+            ),
+        ),
+        # Its worker was killed, and systemd does not start it again.
+        (
+            replace(THERE, units={NAME: UnitFact("loaded", "failed")}, known={NAME: THEIRS}),
+            Decision(NAME, Action.START, BEFORE, STRANGER, BEFORE, "all"),
+        ),
+        # A discovery controller has not answered, and says so or not.
+        (
+            replace(THERE, complete={}, doubts={OTHERS: "nothing is known from y"}),
+            Decision(NAME, Action.LEAVE, "connected by others, and nothing is known from y", STRANGER),
+        ),
+        (
+            replace(THERE, complete={DC: "generation 7"}),
+            Decision(NAME, Action.LEAVE, "connected by others, and nothing newer is known", STRANGER),
+        ),
+        (
+            replace(THERE, complete={}, units={NAME: RUNNING}, known={NAME: THEIRS}),
+            Decision(
+                NAME,
+                Action.KEEP,
+                "connected by others, and nothing newer is known; what runs is left as it is",
+                note=BEFORE,
+            ),
+        ),
+        (
+            replace(THERE, excluded={NAME: "f:3"}),
+            Decision(NAME, Action.LEAVE, "connected by others, but excluded by f:3", STRANGER),
+        ),
+        (
+            replace(THERE, excluded={NAME: "f:3"}, units={NAME: RUNNING}, known={NAME: THEIRS}),
+            Decision(
+                NAME,
+                Action.KEEP,
+                "connected by others, but excluded by f:3; what runs is left as it is",
+                note=BEFORE,
+            ),
+        ),
+        (
+            replace(THERE, units={NAME: UnitFact("masked", "inactive")}),
+            Decision(NAME, Action.LEAVE, "connected by others, but its unit is masked", STRANGER),
+        ),
+        # It is asked for under another name meanwhile.
+        (
+            Facts(units={NAME: RUNNING}, known={NAME: THEIRS}, complete=WHOLE),
+            Decision(
+                NAME,
+                Action.KEEP,
+                "connected by others, and it is gone, or asked for by now; what runs is left as it is",
+                note=BEFORE,
+            ),
+        ),
+        # Nothing is left of it but what is to be forgotten.
+        (
+            replace(THERE, units={NAME: STOPPED}, known={NAME: THEIRS}, reports={NAME: Report("withdrawn")}),
+            Decision(NAME, Action.LEAVE, BEFORE, note=BEFORE),
+        ),
+        (
+            Facts(known={NAME: THEIRS}),
+            Decision(NAME, Action.LEAVE, "connected by others, and nothing newer is known", note=BEFORE),
+        ),
+    ],
+)
+def test_what_others_connected(facts: Facts, decision: Decision) -> None:
+    assert plan(facts, [NAME]) == [decision]
+
+
+@pytest.mark.parametrize("said", ["stopped", "stopping", "refused", "live"])
+def test_a_unit_of_what_others_connected_that_was_stopped_stays_stopped(said: str) -> None:
+    unit = UnitFact("loaded", "failed" if said == "refused" else "inactive")
+    facts = replace(THERE, units={NAME: unit}, known={NAME: THEIRS}, reports={NAME: Report(said)})
+    reason = "connected by others, but an administrator stopped its unit"
+    assert plan(facts, [NAME]) == [Decision(NAME, Action.LEAVE, reason, STRANGER)]
+
+
+def test_what_somebody_asks_for_is_not_what_others_connected() -> None:
+    assert plan(replace(THERE, wanted=ASKED), [NAME]) == [Decision(NAME, Action.START, "configured at f:1", A)]
+
+
+def test_a_page_that_was_narrowed_to_its_port_withdraws_like_any_other() -> None:
+    """With ``pleo`` switched on, what is behind other ports is no longer listed, unless another page lists it."""
+    other = "tcp:192.0.2.2:8009:nqn.2014-08.org.nvmexpress.discovery"
+    answers = {DC: "generation 7", other: "generation 3"}
+    facts = Facts(units={NAME: RUNNING}, known={NAME: KNOWN}, complete=answers)
+    (gone,) = plan(facts, [NAME])
+    assert (gone.action, gone.disconnect) == (Action.KEEP, "ours")
+    assert gone.note == f"no longer listed in the log page of {DC} (generation 7)"
+    (kept,) = plan(replace(facts, wanted={NAME: (candidate(origin=other),)}), [NAME])
+    assert (kept.action, kept.disconnect, kept.note) == (Action.KEEP, "", "")
+
+
 def test_only_what_is_asked_about_is_looked_at() -> None:
     """News of one controller cost the same, however many others there are."""
     others = {f"x{number}": (candidate(f"x{number}"),) for number in range(10)}
@@ -274,7 +382,7 @@ def test_a_horizon_is_no_reason_to_leave_what_was_not_given_up() -> None:
 # Properties -----------------------------------------------------------------------------------------------
 
 names = st.sampled_from("abc")
-origins = st.sampled_from([CONFIGURATION, DC, "gone"])
+origins = st.sampled_from([CONFIGURATION, DC, OTHERS, "gone"])
 instances = names.map(lambda name: candidate(name).tid.instance)
 wishes = st.builds(
     lambda name, origins, horizon, asked: tuple(
@@ -310,6 +418,7 @@ facts_of_all_kinds = st.builds(
     st.dictionaries(origins, st.just("its log page lists nothing")),
     st.dictionaries(instances, st.just(WHERE)),
     st.builds(Policy, st.sampled_from(DISCONNECT_SCOPES), st.just(("tcp",))),
+    st.dictionaries(instances, st.just(STRANGER)),
 )
 
 
@@ -322,7 +431,7 @@ def test_every_controller_gets_one_decision_and_a_reason(facts: Facts) -> None:
     decisions = decide(facts)
     instances = [decision.instance for decision in decisions]
     assert len(set(instances)) == len(instances)
-    assert set(instances) == facts.wanted.keys() | facts.units.keys() | facts.known.keys()
+    assert set(instances) == facts.wanted.keys() | facts.units.keys() | facts.known.keys() | facts.strangers.keys()
     assert all(decision.reason for decision in decisions)
     assert decide(facts) == decisions
 
@@ -344,6 +453,7 @@ def test_a_decision_depends_on_one_controller_only(facts: Facts) -> None:
             facts.doubts,
             only(facts.excluded),
             facts.policy,
+            only(facts.strangers),
         )
         assert plan(alone, [name]) == [decision]
 
@@ -353,12 +463,29 @@ def test_only_what_is_asked_for_and_does_not_run_is_started(facts: Facts) -> Non
     for decision in decide(facts):
         if decision.action in (Action.START, Action.HOLD):
             unit = facts.units.get(decision.instance)
-            assert decision.candidate == facts.wanted[decision.instance][0]
+            if decision.instance in facts.wanted:
+                assert decision.candidate == facts.wanted[decision.instance][0]
+            else:
+                # Only to be disconnected.
+                assert (decision.candidate, decision.disconnect) == (STRANGER, "all")
+                assert OTHERS in facts.complete
+                assert decision.note
             assert unit is None or not (unit.running or unit.load == "masked")
             assert decision.instance not in facts.excluded
         if decision.action is Action.START:
             report = facts.reports.get(decision.instance)
             assert report is None or report.state != "stopped"
+
+
+@given(facts_of_all_kinds)
+def test_what_others_connected_goes_only_if_every_answer_is_there(facts: Facts) -> None:
+    for decision in decide(facts):
+        known = facts.known.get(decision.instance)
+        if decision.disconnect and (known is None or known.origin == OTHERS):
+            assert OTHERS in facts.complete
+            assert decision.instance in facts.strangers
+            assert decision.instance not in facts.excluded
+            assert decision.instance not in facts.wanted
 
 
 @given(facts_of_all_kinds)
@@ -372,6 +499,9 @@ def test_what_runs_and_is_asked_for_is_kept_unless_it_is_masked(facts: Facts) ->
 @given(facts_of_all_kinds)
 def test_missing_information_never_makes_a_note(facts: Facts) -> None:
     for decision in decide(facts):
+        known = facts.known.get(decision.instance)
+        if decision.instance not in facts.wanted and (known is None or known.origin == OTHERS):
+            continue  # What others connected has one from the beginning; see above for what may come of it.
         if decision.note and decision.instance not in facts.excluded:
             unit, report = facts.units.get(decision.instance), facts.reports.get(decision.instance)
             ended = not (unit and unit.running) and report is not None and report.state in ENDED
