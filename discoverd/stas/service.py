@@ -159,8 +159,8 @@ def _scope(service: Service, option: Option, findings: Findings) -> None:
     service.settings["disconnect-scope"] = choice(option.value, _SCOPES)
     if service.settings["disconnect-scope"] == "all":
         text = (
-            "only what a log page listed before is disconnected, never what is in use or was booted from, nor what no "
-            "log page ever listed; disconnect that by hand: discoverctl disconnect --force"
+            "what is in use, excluded, another tool's or from the boot stays, and so does all as long as one discovery "
+            "controller has not answered; disconnect that by hand: discoverctl disconnect --force"
         )
         findings.differs(option.line, option.key, text)
 
