@@ -238,10 +238,10 @@ class _Header:
         count = min(records, READ_ENTRIES)
         page = bytearray(self._data)
         if flags & _HEADER_EXTENDED:
-            # The file that is made of it says what is in it.
+            # The file that is made of it says what is in it. A length that does not fit stays, and tells of it.
             page[18] = 0
-            page[20:24] = bytes(4)
-            self._extended(session, page, count, length)
+            if self._extended(session, page, count, length) == length:
+                page[20:24] = bytes(4)
             return page
         if 0 < length < HEADER_SIZE + records * ENTRY_SIZE:
             raise AdminError(f"its discovery log page claims {records} entries in {length} bytes")
@@ -251,8 +251,11 @@ class _Header:
             page += session.log_page(_LOG_DISCOVERY, len(page), size, self._specific)
         return page
 
-    def _extended(self, session: Session, page: bytearray, count: int, length: int) -> None:
-        """Append the basic part of each entry; their attributes, labels of all kinds, are stepped over unread."""
+    def _extended(self, session: Session, page: bytearray, count: int, length: int) -> int:
+        """Append the basic part of each entry, and return where the last one ends.
+
+        Their attributes, labels of all kinds, are stepped over unread.
+        """
         offset = HEADER_SIZE
         for number in range(count):
             if offset + _EXTENDED_SIZE > length:
@@ -263,3 +266,4 @@ class _Header:
                 raise AdminError(f"entry {number} of its discovery log page claims to have {size} bytes")
             page += entry[:ENTRY_SIZE]
             offset += size
+        return offset

@@ -16,7 +16,8 @@ from discoverd.config.model import DiscoveredScope
 from discoverd.kernel.admin import ENTRY_SIZE, HEADER_SIZE, READ_ENTRIES
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TidError, TransportId
 
-_HEADER = struct.Struct("<QQH")
+# Generation, number of entries, their format, total length in bytes.
+_HEADER = struct.Struct("<QQHxxI")
 
 TRTYPES = {1: "rdma", 2: "fc", 3: "tcp", 254: "loop"}
 REFERRAL, NVM, SELF = 1, 2, 3
@@ -42,12 +43,22 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """A log page, what in it could not be read, and how many entries ``beyond`` those that are looked at it has."""
+    """A log page, what in it could not be read, and how many entries ``beyond`` those that are looked at it has.
+
+    ``length`` is how many bytes its header gives it, 0 if it does not say, and ``records`` how many entries.
+    """
 
     generation: int
     entries: tuple[Entry, ...]
     refused: tuple[tuple[int, str], ...]
     beyond: int = 0
+    records: int = 0
+    length: int = 0
+
+    @property
+    def consistent(self) -> bool:
+        """Tell whether its header's two statements of its size agree."""
+        return self.length in (0, HEADER_SIZE + self.records * ENTRY_SIZE)
 
 
 class LogPageError(Exception):
@@ -58,7 +69,7 @@ def parse(data: bytes) -> LogPage:
     """Take a log page apart. An entry that cannot be right is refused by itself. Raises LogPageError."""
     if len(data) < HEADER_SIZE:
         raise LogPageError(f"{len(data)} bytes are no log page")
-    generation, records, form = _HEADER.unpack_from(data)
+    generation, records, form, length = _HEADER.unpack_from(data)
     if form != 0:
         raise LogPageError(f"the record format {form} is unknown")
     read = min(records, READ_ENTRIES)
@@ -85,7 +96,7 @@ def parse(data: bytes) -> LogPage:
             )
         except UnicodeDecodeError:
             refused.append((number, "a text in it is not valid UTF-8"))
-    return LogPage(generation, tuple(entries), tuple(refused), records - read)
+    return LogPage(generation, tuple(entries), tuple(refused), records - read, records, length)
 
 
 def _text(raw: bytes) -> str:
@@ -154,6 +165,8 @@ def candidates(
     doubt = ""
     if garbled:
         doubt = f"{garbled} {'entry' if garbled == 1 else 'entries'} of its log page cannot be read"
+    elif not page.consistent:
+        doubt = f"the length of its log page, {page.length} bytes, does not fit its number of entries, {page.records}"
     elif page.beyond or faults:
         doubt = "not all of its log page can be used"
     elif not wanted:

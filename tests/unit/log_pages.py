@@ -26,9 +26,9 @@ def entry(
     return (head + field(trsvcid, 32)).ljust(256, b"\0") + field(subnqn, 256) + field(traddr, 256) + bytes(256)
 
 
-def page(*entries: bytes, generation: int = 1, records: int | None = None, form: int = 0) -> bytes:
-    """Return a page."""
-    header = struct.pack("<QQH", generation, len(entries) if records is None else records, form)
+def page(*entries: bytes, generation: int = 1, records: int | None = None, form: int = 0, length: int = 0) -> bytes:
+    """Return a page; ``length`` is what it claims to have, 0 for nothing."""
+    header = struct.pack("<QQHxxI", generation, len(entries) if records is None else records, form, length)
     return header.ljust(1024, b"\0") + b"".join(entries)
 
 

@@ -177,6 +177,13 @@ def test_extended_entries_beyond_the_end_of_their_page(device: Connect, length: 
         admin.read_discovery_log(session)
 
 
+def test_more_behind_the_last_extended_entry_is_odd(device: Connect) -> None:
+    """As with basic ones, where it may be that the number of entries is wrong."""
+    sent = extended_page(extended(entry(NQN)), length=1024 + 2 * 1032)
+    with device(Target(sent)) as session:
+        assert not discovery_log.parse(admin.read_discovery_log(session).data).consistent
+
+
 def test_half_of_an_old_and_half_of_a_new_page_is_read_again(device: Connect) -> None:
     """Its lengths may be impossible, and that is nobody's fault."""
     before = extended_page(extended(entry(NQN), b"long" * 20), extended(entry(NQN)), generation=1)

@@ -367,6 +367,11 @@ def test_made_up_entries(entries: list[bytes]) -> None:
             page(entry(NQN), entry("nqn.a", trtype=9), entry("nqn.b", subtype=9)),
             "2 entries of its log page cannot be read",
         ),
+        (page(entry(NQN), length=2048), ""),
+        (
+            page(entry(NQN), length=4096),
+            "the length of its log page, 4096 bytes, does not fit its number of entries, 1",
+        ),
         (page(entry(NQN), entry("nqn.\0\xff".encode("latin-1"))), ""),
     ],
 )
