@@ -38,7 +38,9 @@ MAX_ENTRIES = 16_384
 # So many of them are read. Pages are kept in /run and in memory, anybody on a link can announce a discovery controller,
 # and more controllers of one are not connected anyway.
 READ_ENTRIES = 2048
-_GENERATION_RETRIES = 6
+# Seconds before a page that has changed meanwhile is read again, each time, until it is given up. One that changes all
+# the time costs no more readings than one that is announced all the time.
+CHANGED_PAUSES = (1, 2, 2, 2, 2)
 
 # Discovery log page: what Supported Log Pages announces, and the same bits ask for.
 EXTENDED, PORT_LOCAL, ALL_SUBSYSTEMS = 1, 2, 4
@@ -196,11 +198,12 @@ class Log:
 def read_discovery_log(session: Session, specific: int = 0) -> Log:
     """Read a discovery controller's log page, asked for with ``specific`` (such as PORT_LOCAL).
 
-    The header is read before and after; a change in between means reading again. Extended entries, which were not asked
-    for and which some controller may send all the same, lose what they have more than basic ones. Raises AdminError if
-    the page changes each time, or cannot be right, and OSError as :func:`command`. Blocks.
+    The header is read before and after; a change in between means reading again, a little later. Extended entries,
+    which were not asked for and which some controller may send all the same, lose what they have more than basic ones.
+    Raises AdminError if the page changes each time, or cannot be right, and OSError as :func:`command`. Blocks.
     """
-    for _ in range(_GENERATION_RETRIES):
+    for pause in (0, *CHANGED_PAUSES):
+        time.sleep(pause)
         header = _Header(session, specific)
         fault: AdminError | None = None
         try:
@@ -213,7 +216,7 @@ def read_discovery_log(session: Session, specific: int = 0) -> Log:
         if fault is not None:
             raise fault
         return Log(header.fields[0], header.fields[1], bytes(page))
-    raise AdminError(f"its discovery log page changed during each of {_GENERATION_RETRIES} readings")
+    raise AdminError(f"its discovery log page changed during each of {1 + len(CHANGED_PAUSES)} readings")
 
 
 class _Header:

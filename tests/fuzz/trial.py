@@ -73,6 +73,7 @@ def run(answers: Answers) -> str:
     outcome = "read"
     with (
         mock.patch.object(admin, "command", controller.command),
+        mock.patch.object(admin, "CHANGED_PAUSES", (0,) * len(admin.CHANGED_PAUSES)),
         mock.patch.object(controllers, "attribute", return_value=answers.dctype),
     ):
         try:
