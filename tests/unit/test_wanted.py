@@ -190,6 +190,19 @@ def test_a_peer_cannot_turn_a_discovery_controller_into_something_else(origin: s
 # News -----------------------------------------------------------------------------------------------------
 
 
+def test_a_page_that_was_narrowed_to_its_port_asks_for_less_unless_another_page_has_it() -> None:
+    """What ``pleo`` does when it is switched on."""
+    wanted = Wanted(nobody)
+    here, there, both = (reach(DC, nqn=f"nqn.{name}") for name in ("here", "there", "both"))
+    other = reach("another", nqn="nqn.both")
+    wanted.put(DC, (here, there, both))
+    wanted.put("another", (other,))
+    wanted.changes()
+    wanted.put(DC, (here,))
+    assert wanted.asked == {here.tid.instance: (here,), other.tid.instance: (other,)}
+    assert set(wanted.changes()) == {there.tid.instance, both.tid.instance}
+
+
 def test_changes_are_told_once_and_in_order() -> None:
     wanted = Wanted(nobody)
     names = ["nqn.c", "nqn.a", "nqn.b"]
