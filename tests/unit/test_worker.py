@@ -419,7 +419,8 @@ def test_a_controller_that_goes_while_it_is_disconnected(kernel: Kernel) -> None
 
 def test_a_withdrawn_controller_whose_directory_is_gone(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
     def act() -> None:
-        until(lambda: kernel.status == "live nvme0")
+        # The report is written after the status.
+        until(lambda: kernel.status == "live nvme0" and report()["state"] == "live")
         remove_tree(Path(state.directory(INSTANCE)))
 
     assert live(kernel, act) == 0
