@@ -121,7 +121,8 @@ class Worker:
             deadlines.append(self.discovery.retry_at)
         if self.report.retry_at:
             deadlines.append(self.report.retry_at)
-        leaving = (self.departure, self.withdrawal)
+        # A stop takes the place of a withdrawal, and what is not acted on any more must not wake.
+        leaving = (self.departure, None if self.stopping else self.withdrawal)
         deadlines += [one.next_look for one in leaving if one is not None and one.next_look]
         return max(0, int((min(deadlines) - now) * 1000) + 1) if deadlines else -1
 

@@ -11,7 +11,7 @@ import pytest
 from discoverd import registry, state
 from discoverd.kernel import block, usage
 from discoverd.kernel.usage import User
-from discoverd.worker import withdrawal
+from discoverd.worker import controller, departure, withdrawal
 
 from .fake_kernel import Kernel, play, until
 
@@ -76,6 +76,38 @@ def test_without_the_policy_or_listed_again_it_stays(kernel: Kernel, changes: di
 
     play(INSTANCE, kernel, act, specify())
     assert last_word() == "stopped"
+
+
+def test_a_shutdown_is_waited_for_without_a_busy_loop(
+    kernel: Kernel, users: list[User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was due about the withdrawal when the stop came is due no more."""
+    users.append(User("mount", "/data"))
+    monkeypatch.setattr(departure, "system_state", lambda: "stopping")
+    monkeypatch.setattr(departure, "_urge", lambda _: None)
+    rounds = 0
+    tick = controller.Worker._tick
+
+    def counted(worker: controller.Worker) -> None:
+        nonlocal rounds
+        rounds += 1
+        tick(worker)
+
+    monkeypatch.setattr(controller.Worker, "_tick", counted)
+
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        tell(**WITHDRAWN)
+        until(lambda: "and stays: in use by /data" in kernel.status)
+        os.kill(os.getpid(), signal.SIGTERM)
+        until(lambda: kernel.status == "waiting to disconnect nvme0: in use by /data")
+        before = rounds
+        time.sleep(0.5)
+        assert rounds - before < 10
+        users.clear()
+        until(lambda: kernel.deleted)
+
+    assert play(INSTANCE, kernel, act, specify()) == 0
 
 
 def test_in_use_it_stays_until_it_is_not(kernel: Kernel, users: list[User], capsys: pytest.CaptureFixture[str]) -> None:
