@@ -153,7 +153,7 @@ class Departure:
     def _deregister(self) -> None:
         """Take leave of a discovery controller, unless the host only goes down: it comes back to the same zones."""
         discovery = self._worker.discovery
-        if discovery is None or not discovery.registered or self._shutdown or self._worker.going_down:
+        if discovery is None or not discovery.on_record or self._shutdown or self._worker.going_down:
             return
         if system_state() != "stopping":
             discovery.deregister()

@@ -155,8 +155,9 @@ class Discovery:
         return min(deadlines) if deadlines else 0.0
 
     @property
-    def registered(self) -> bool:
-        return self.registration.registered
+    def on_record(self) -> bool:
+        """Tell whether the controller may have this host on record; see Registration.on_record."""
+        return self.registration.on_record
 
     def deregister(self) -> None:
         """Take this host off the controller's record; see Registration.deregister."""

@@ -69,6 +69,11 @@ class Registration:
         instance = worker.kernel_instance
         self.call = Call(lambda device: self._register(device, instance), worker.device, worker.wake_write)
 
+    @property
+    def on_record(self) -> bool:
+        """Tell whether the controller may have this host on record, or is being told of it now."""
+        return self._on_record is not None or self.call is not None
+
     def outdated(self) -> bool:
         """Tell whether the specification names another host than the one that was registered last."""
         option = self.worker.spec.option
@@ -124,7 +129,7 @@ class Registration:
         journal how it went.
         """
         device, self._left = self.worker.device, self.worker.kernel_instance
-        if self._on_record is None and self.call is None:
+        if not self.on_record:
             return
         outcome: list[str | None] = []
         over = _thread.allocate_lock()

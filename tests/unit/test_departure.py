@@ -593,7 +593,7 @@ class Registered:
     """A discovery controller that has this host on record, as far as a departure sees it."""
 
     def __init__(self, left: list[str]) -> None:
-        self.registered = True
+        self.on_record = True
         self.retry_at = 0.0
         self._left = left
 

@@ -4,6 +4,7 @@
 import errno
 import os
 import posix
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -14,11 +15,11 @@ import pytest
 
 from discoverd import state
 from discoverd.kernel import admin, controllers, dim
-from discoverd.worker import notify, registration
+from discoverd.worker import departure, notify, registration
 from discoverd.worker.controller import Worker
 from discoverd.worker.registration import LONGEST_WAIT, SHORTEST_WAIT, Registration
 
-from .fake_kernel import Session, until
+from .fake_kernel import Kernel, Session, identity, play, until
 
 HOSTNQN = "nqn.2014-08.org.nvmexpress:uuid:c6f3e2a0-5a4d-4d7b-8f55-0123456789ab"
 OTHER = "nqn.2014-08.org.nvmexpress:uuid:c6f3e2a0-5a4d-4d7b-8f55-0123456789ac"
@@ -297,3 +298,46 @@ def test_the_next_controller_is_registered_with_again(host: Host) -> None:
     host.kernel_instance = 8
     host.register(fresh=True)
     assert [task for task, _, _ in host.told] == [dim.REGISTER, dim.DEREGISTER, dim.REGISTER]
+
+
+# The whole worker -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reconnected", [False, True])
+def test_a_stop_takes_leave_also_of_a_controller_that_is_just_being_told(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, reconnected: bool
+) -> None:
+    """It has the host on record as soon as it was told, whether the worker has heard its answer or not."""
+    nqn = "nqn.2014-08.org.nvmexpress.discovery"
+    instance = f"tcp:192.0.2.1:8009:{nqn}"
+    options = [("nqn", nqn), ("transport", "tcp"), ("traddr", "192.0.2.1"), ("trsvcid", "8009")]
+    spec = state.Spec("discovery", [*options, ("hostnqn", HOSTNQN)])
+    os.makedirs(state.directory(instance))
+    state.write(state.directory(instance) + "/spec", spec.encode())
+    kernel.identity = identity(dctype=1)
+    monkeypatch.setattr(departure, "system_state", lambda: "running")
+    under_way = 0
+
+    def send(*arguments: Any) -> None:
+        nonlocal under_way
+        under_way += 1
+        kernel.dim(*arguments)
+
+    monkeypatch.setattr(dim, "send", send)
+
+    def act() -> None:
+        if reconnected:
+            until(lambda: kernel.status.endswith(", registered"))
+            kernel.dim_gate.clear()
+            kernel.uevents.send(ACTION="change", NVME_EVENT="connected")
+            until(lambda: under_way == 2)
+        else:
+            kernel.dim_gate.clear()
+            until(lambda: under_way == 1)
+        # What follows is the stop, and then the answer.
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+
+    assert play(instance, kernel, act, spec) == 0
+    assert [task for task, _ in kernel.registrations] == (1 + reconnected) * [dim.REGISTER] + [dim.DEREGISTER]
+    assert kernel.deleted == ["nvme0"]
