@@ -358,11 +358,7 @@ class Worker:
         if controllers.kernel_instance(self.device) != self.kernel_instance or not self.kernel_instance:
             self._lost()
             return
-        if self.ready and self.ownership.check(self.spec.origin):
-            if not self._left_alone():
-                notify.log(notify.NOTICE, f"{self.device} was left to us")
-                self._discover()
-            self.show()
+        self._check_owner()
         before = self.state
         now = controllers.attribute(self.device, "state")
         self.state = "live" if now == "live" else "reconnecting"
@@ -385,6 +381,17 @@ class Worker:
             self.discovery.tell_verdict()
         if self.going_down and self.state == "reconnecting" and self.call is None:
             self._consider_giving_up()
+
+    def _check_owner(self) -> None:
+        """Look whether the controller has changed hands, and say so."""
+        if not self.ready or not self.ownership.check(self.spec.origin):
+            return
+        if not self._left_alone():
+            notify.log(notify.NOTICE, f"{self.device} was left to us")
+            self._discover()
+        # What is another tool's is not ours to disconnect, and the other way round.
+        self._consider_withdrawal()
+        self.show()
 
     def _dropped(self) -> None:
         held_for = time.monotonic() - self.changed_at
@@ -450,10 +457,11 @@ class Worker:
 
     def judged(self) -> None:
         """Called when it is decided whether the discovery controller is to be held: one that is not is parked."""
-        if self.discovery is None or self.discovery.held is not False or not self.device or self.call is not None:
+        if self.stopping or self.going_down or not self._to_be_parked():
             return
-        leaving = self.stopping or self.going_down or self.withdrawal is not None
-        if leaving or self.ownership.foreign or self.ownership.spared:
+        # It may have been taken over since the last look.
+        self._check_owner()
+        if not self._to_be_parked():
             return
         if self.parking is None:
             # Few workers ever need it.
@@ -462,6 +470,11 @@ class Worker:
             self.parking = Parking(self)
         if time.monotonic() >= self.parking.next_look:
             self.parking.again()
+
+    def _to_be_parked(self) -> bool:
+        if self.discovery is None or self.discovery.held is not False or not self.device or self.call is not None:
+            return False
+        return self.withdrawal is None and not self.ownership.foreign and not self.ownership.spared
 
     def _after_parking(self, call: Call) -> None:
         if self.parking is not None:
@@ -498,6 +511,10 @@ class Worker:
             self.withdrawal.next_look = time.monotonic() + withdrawal.SOAK
 
     def _withdraw(self, withdrawal: "Withdrawal", now: float) -> None:
+        # It may be gone, or have been taken over, since the last look.
+        self.look()
+        if self.withdrawal is not withdrawal:
+            return
         if self.call is not None and self.call_name == "log_page":
             # It may hang until its time-out, and nobody needs the page any more.
             self.call = None

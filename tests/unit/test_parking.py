@@ -174,6 +174,22 @@ def test_what_others_connected_is_left_to_them(kernel: Kernel) -> None:
     assert kernel.deleted == []
 
 
+def test_what_another_tool_has_taken_over_meanwhile_is_left_to_it(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller, "LIVE_CHECK", 60)
+    kernel.log_gate.clear()
+
+    def act() -> None:
+        until(lambda: kernel.log_reads)
+        registry.claim("nvme0", "stas", "")
+        kernel.log_gate.set()
+        until(lambda: kernel.deleted or kernel.status.startswith("left alone: nvme0 belongs to stas"))
+
+    play(INSTANCE, kernel, act, specify(persistent="no"))
+    assert kernel.deleted == []
+
+
 def test_it_stays_while_the_system_goes_down(kernel: Kernel) -> None:
     kernel.log_gate.clear()
 

@@ -127,6 +127,42 @@ def test_in_use_it_stays_until_it_is_not(kernel: Kernel, users: list[User], caps
     assert capsys.readouterr().err.count("and stays: in use by /data") == 1
 
 
+def test_what_another_tool_has_taken_over_meanwhile_is_theirs(
+    kernel: Kernel, users: list[User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller, "LIVE_CHECK", 60)
+    users.append(User("mount", "/data"))
+
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        tell(**WITHDRAWN)
+        until(lambda: "and stays: in use by /data" in kernel.status)
+        registry.claim("nvme0", "stas", "")
+        users.clear()
+        until(lambda: kernel.deleted or kernel.status.startswith("left alone: nvme0 belongs to stas"))
+        time.sleep(0.2)
+        assert kernel.deleted == []
+
+    play(INSTANCE, kernel, act, specify())
+    assert kernel.deleted == []
+
+
+def test_what_another_tool_leaves_to_us_is_disconnected(kernel: Kernel) -> None:
+    kernel.add()
+    registry.claim("nvme0", "stas", "")
+
+    def act() -> None:
+        until(lambda: kernel.status.startswith("left alone: nvme0 belongs to stas"))
+        tell(**{**WITHDRAWN, "disconnect": "all"})
+        time.sleep(0.2)
+        assert kernel.deleted == []
+        registry.delete("nvme0")
+        until(lambda: kernel.deleted)
+
+    assert play(INSTANCE, kernel, act, specify()) == 0
+    assert last_word() == "withdrawn"
+
+
 @pytest.mark.parametrize(("scope", "deleted"), [("ours", []), ("all", ["nvme0"])])
 def test_what_others_connected(kernel: Kernel, scope: str, deleted: list[str]) -> None:
     kernel.add()
