@@ -515,9 +515,10 @@ class Worker:
         self.look()
         if self.withdrawal is not withdrawal:
             return
-        if self.call is not None and self.call_name == "log_page":
-            # It may hang until its time-out, and nobody needs the page any more.
+        if self.call is not None and self.call_name == "log_page" and self.discovery is not None:
+            # It may hang until its time-out, and nobody needs the page any more, unless the controller stays.
             self.call = None
+            self.discovery.abandoned()
         if self.call is not None or self.going_down:
             withdrawal.next_look = now + LIVE_CHECK
         elif self.device:

@@ -244,6 +244,12 @@ class Discovery:
             self.again()
         self.worker.show()
 
+    def abandoned(self) -> None:
+        """Make the reading anew that was under way and is not waited for; its event may not come again."""
+        if self._visit is not None:
+            self._fresh = self._fresh or self._visit.fresh
+        self._next = time.monotonic() + RETRY[0]
+
     def _keep(self, visit: Visit, log: admin.Log) -> bool:
         try:
             state.write(self.worker.directory + "/log", log.data)

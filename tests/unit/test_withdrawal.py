@@ -11,7 +11,7 @@ import pytest
 from discoverd import registry, state
 from discoverd.kernel import block, usage
 from discoverd.kernel.usage import User
-from discoverd.worker import controller, departure, withdrawal
+from discoverd.worker import controller, departure, discovery, withdrawal
 
 from .fake_kernel import Kernel, play, until
 
@@ -161,6 +161,24 @@ def test_what_another_tool_leaves_to_us_is_disconnected(kernel: Kernel) -> None:
 
     assert play(INSTANCE, kernel, act, specify()) == 0
     assert last_word() == "withdrawn"
+
+
+def test_a_page_that_was_being_read_is_read_again_if_it_stays(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A withdrawal does not wait for a reading, which has taken with it the event that it was for."""
+    monkeypatch.setattr(discovery, "INTERVAL", 0.01)
+    kernel.add()
+    kernel.log_gate.clear()
+
+    def act() -> None:
+        until(lambda: kernel.log_reads)
+        tell(**{**WITHDRAWN, "role": "discovery"})
+        until(lambda: "and stays: others connected it" in kernel.status)
+        tell(role="discovery")
+        until(lambda: kernel.status == "live nvme0")
+        kernel.log_gate.set()
+        until(lambda: "in its log page" in kernel.status)
+
+    play(INSTANCE, kernel, act, specify(role="discovery"))
 
 
 @pytest.mark.parametrize(("scope", "deleted"), [("ours", []), ("all", ["nvme0"])])
