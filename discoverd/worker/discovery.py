@@ -66,9 +66,13 @@ class Visit:
         self.answered = self.silent = False
         self.log: admin.Log | None = None
 
-    def run(self, device: str) -> None:
+    def run(self, device: str, kernel_instance: int) -> None:
         """Ask. Raises AdminError and OSError, as admin.read_discovery_log."""
         with admin.Session(device, VISIT) as session:
+            if controllers.kernel_instance(device) != kernel_instance:
+                # The name is given again, and another's page would have what this one lists disconnected. It was opened
+                # before: while the name is this one's, so is what was opened.
+                raise FileNotFoundError(2, "the controller is gone")
             if self.fresh:
                 self._look(session, device)
             try:
@@ -184,9 +188,10 @@ class Discovery:
         if now < soon:
             self._next = soon
             return
-        self._visit = Visit(worker.spec, self._before, self._fresh, self._silent < _PATIENT)
+        visit = self._visit = Visit(worker.spec, self._before, self._fresh, self._silent < _PATIENT)
         self._fresh = False
-        worker.start("log_page", self._visit.run, worker.device)
+        instance = worker.kernel_instance
+        worker.start("log_page", lambda device: visit.run(device, instance), worker.device)
 
     def tick(self) -> None:
         """Do what is due."""

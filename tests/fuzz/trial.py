@@ -75,9 +75,10 @@ def run(answers: Answers) -> str:
         mock.patch.object(admin, "command", controller.command),
         mock.patch.object(admin, "CHANGED_PAUSES", (0,) * len(admin.CHANGED_PAUSES)),
         mock.patch.object(controllers, "attribute", return_value=answers.dctype),
+        mock.patch.object(controllers, "kernel_instance", return_value=1),
     ):
         try:
-            visit.run("null")
+            visit.run("null", 1)
         except admin.AdminError:
             outcome = "refused"
         except OSError:

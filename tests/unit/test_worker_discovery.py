@@ -57,6 +57,7 @@ class Reader:
         self.now = 1000.0
         self.directory = str(directory)
         self.device = "nvme0"
+        self.kernel_instance = 7
         self.stopping = False
         self.state = "live"
         self.log_read = ""
@@ -168,6 +169,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
         (admin, "discovery_options", made.discovery_options),
         (admin, "read_discovery_log", made.read_discovery_log),
         (controllers, "attribute", lambda _, name: made.dctype if name == "dctype" else ""),
+        (controllers, "kernel_instance", lambda _: 7),
     ):
         monkeypatch.setattr(module, name, value)
     return made
@@ -483,6 +485,13 @@ def test_a_broken_log_page_does_not_keep_the_host_from_registering(reader: Reade
     reader.dctype, reader.page = "cdc", admin.AdminError("garbage")
     reader.visited(fresh=True)
     assert reader.registration.renewed == [True]
+
+
+def test_the_page_of_another_of_the_same_name_is_not_read(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controllers, "kernel_instance", lambda _: 8)
+    assert reader.visited() == []
+    assert reader.discovery.text() == ", log page not read: the controller is gone"
+    assert not (Path(reader.directory) / "log").exists()
 
 
 def test_only_tcp_registers(reader: Reader) -> None:
