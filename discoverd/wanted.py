@@ -122,12 +122,14 @@ def _grouped(candidates: tuple[Candidate, ...]) -> dict[Group, list[Candidate]]:
     return groups
 
 
-def _standing(candidate: Candidate) -> tuple[bool, bool, bool]:
+def _standing(candidate: Candidate) -> tuple[bool, bool, bool, bool]:
     """Return what sorts the word of an administrator first, then that of who is trusted, then announcements.
 
-    Whoever is on a link can announce an I/O controller as a discovery controller.
+    Whoever is on a link can announce an I/O controller as a discovery controller, or refer to it. Of two log pages with
+    equal standing the one that lists an I/O controller counts: connected as a discovery controller, it would have no
+    namespaces the next time.
     """
-    return not candidate.configured, not candidate.trusted, candidate.origin not in SOURCES
+    return not candidate.configured, not candidate.trusted, candidate.origin not in SOURCES, candidate.role == DISCOVERY
 
 
 def fold(candidates: Sequence[Candidate], has_state: Callable[[str], bool]) -> dict[str, tuple[Candidate, ...]]:

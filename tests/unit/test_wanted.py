@@ -187,6 +187,17 @@ def test_a_peer_cannot_turn_a_discovery_controller_into_something_else(origin: s
         assert (wanted.asked, set(wanted.discovery)) == ({}, set())
 
 
+@pytest.mark.parametrize("liar", ["tcp:192.0.2.0:8009:nqn.x", "tcp:192.0.2.66:8009:nqn.x"])
+def test_a_peer_cannot_turn_the_storage_of_another_page_into_a_discovery_controller(liar: str) -> None:
+    listed = reach(DC, nqn="nqn.a", port="4420")
+    lie = reach(liar, role=DISCOVERY, nqn="nqn.a", port="4420")
+    name = listed.tid.instance
+    assert lie.tid.instance == name
+    for order in ((listed, lie), (lie, listed)):
+        wanted = put(*order)
+        assert (wanted.asked, wanted.discovery) == ({name: (listed,)}, set())
+
+
 # News -----------------------------------------------------------------------------------------------------
 
 
