@@ -32,6 +32,9 @@ _PATIENT = 2
 # A controller that ends so many connections in a row, each within so many seconds, is not to be held, whatever it says.
 _SHORT_LIVED = 3
 SHORT = 60
+# So many lines about its page go into the journal in so many seconds: the controller decides how often it changes, and
+# must not drown what others say.
+SAID_LIMIT, SAID_SECONDS = 60, 600
 
 
 class Visit:
@@ -149,6 +152,9 @@ class Discovery:
         self._next = 0.0
         self._silent = 0
         self._short_lived = 0
+        # How many lines were said since when.
+        self._said = 0
+        self._saying_since = float(-SAID_SECONDS)
         self._visit: Visit | None = None
         self._before: Visit | None = None
         self._policy = (worker.spec.persistent, worker.spec.pleo)
@@ -267,7 +273,7 @@ class Discovery:
         page = f", {count} in its log page (generation {log.generation})"
         if page != self.page or visit.fresh:
             only = ", of the port that was asked only" if visit.specific & admin.PORT_LOCAL else ""
-            notify.log(notify.INFO, f"discovery log page: {count}, generation {log.generation}{only}")
+            self._say(notify.INFO, f"discovery log page: {count}, generation {log.generation}{only}")
         self.page = page
         self.worker.log_read = str(time.monotonic_ns())
         self._next = self.read_at + REREAD * (1 - posix.getrandom(1)[0] / 2048)
@@ -278,8 +284,19 @@ class Discovery:
         self.worker.log_read = ""
         if why != self.cause:
             self.cause = why
-            notify.log(notify.WARNING, f"cannot read the discovery log page: {why}; trying again")
+            self._say(notify.WARNING, f"cannot read the discovery log page: {why}; trying again")
         self._next = self.read_at + RETRY[min(self.failures, len(RETRY)) - 1]
+
+    def _say(self, priority: int, text: str) -> None:
+        now = time.monotonic()
+        if now >= self._saying_since + SAID_SECONDS:
+            self._saying_since, self._said = now, 0
+        self._said += 1
+        if self._said <= SAID_LIMIT:
+            notify.log(priority, text)
+        if self._said == SAID_LIMIT:
+            span = SAID_SECONDS // 60
+            notify.log(notify.WARNING, f"its log page changes too often to tell; silent about it for up to {span} min")
 
     def _takes_registrations(self, visit: Visit) -> bool:
         # What a registration with RDMA or Fibre Channel would have to hold is not defined.

@@ -234,6 +234,32 @@ def test_a_storm_costs_one_reading_per_interval_and_its_last_event_is_read(reade
     assert len(reader.reads) == read
 
 
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_page_that_changes_all_the_time_does_not_flood_the_journal(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch, refuses: bool
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(notify, "log", lambda _, text: said.append(text))
+
+    def change(times: int) -> None:
+        for _ in range(times):
+            reader.now += INTERVAL
+            reader.discovery.again()
+            number = int(reader.now)
+            reader.end(admin.RefusedError(number) if refuses else None, generation=number)
+
+    change(20)
+    assert len(said) == 20
+    change(180)
+    assert len(said) == discovery.SAID_LIMIT + 1
+    assert said[-1] == "its log page changes too often to tell; silent about it for up to 10 min"
+    # It is read all the same, and told again when it has calmed down.
+    assert len(reader.reads) == 200
+    reader.now += discovery.SAID_SECONDS
+    change(1)
+    assert len(said) == discovery.SAID_LIMIT + 2
+
+
 def test_a_storm_does_not_shorten_the_way_to_a_reading(reader: Reader) -> None:
     """Each event within the interval leaves the deadline where it is; else a storm would put it off for ever."""
     reader.discovery.again()
