@@ -26,6 +26,8 @@ LIVE_CHECK = 10
 RECONNECT_CHECK = 2
 # Waits double up to this, which is about the kernel's own reconnect delay.
 LONGEST_WAIT = 8
+# A connection that lasted less than so many seconds was none: the wait before the next one grows as after failures.
+BRIEF = 10
 # What a look has found out and the event that is about the same are not so many seconds apart.
 SAME_NEWS = 1
 # Links that flap must not make waiting workers hammer the target.
@@ -66,6 +68,9 @@ class Worker:
         self.cause = ""
         self.next_look = 0.0
         self.changed_at = 0.0
+        self.connected_at = 0.0
+        # Connections in a row that the kernel gave up after less than BRIEF seconds.
+        self.brief = 0
         # When we were told that the system goes down, 0 while it does not.
         self.going_down = 0.0
         self.stopping = False
@@ -241,6 +246,7 @@ class Worker:
         self.device = device
         self.kernel_instance = controllers.kernel_instance(device)
         self.uevents.follow(device)
+        self.connected_at = time.monotonic()
         self.attempt = 0
         self.cause = ""
         self.ownership.take(device, self.spec.origin, found=how == "adopted")
@@ -434,6 +440,10 @@ class Worker:
         self.state = "connecting"
         # A quarter of a second at most, so that a whole array's controllers do not come back in step.
         self.next_look = time.monotonic() + posix.getrandom(1)[0] / 1024
+        self.brief = self.brief + 1 if time.monotonic() < self.connected_at + BRIEF else 0
+        if self.brief > 1:
+            # With a ctrl-loss-tmo of 0 the kernel does not wait either, and a target may end each connection.
+            self.next_look += min(LONGEST_WAIT, 2 ** min(self.brief - 2, 10))
         if self.going_down:
             self.state = "gone"
             self.next_look = 0.0

@@ -417,6 +417,30 @@ def test_a_controller_that_goes_while_it_is_disconnected(kernel: Kernel) -> None
     assert live(kernel, lambda: until(lambda: kernel.status == "live nvme0")) == 0
 
 
+def test_a_connection_that_ends_at_once_each_time_is_made_ever_less_often(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The target takes each connection and ends it, and the kernel was told not to reconnect by itself."""
+    monkeypatch.setattr(controller, "LONGEST_WAIT", 0.6)
+
+    def lose() -> float:
+        until(lambda: kernel.hear() and kernel.uevents.following[-1:] == ["nvme0"])
+        connects = len(kernel.written)
+        kernel.remove()
+        began = time.monotonic()
+        until(lambda: kernel.hear() and len(kernel.written) > connects)
+        return time.monotonic() - began
+
+    def act() -> None:
+        waits = [lose() for _ in range(3)]
+        assert waits[0] < 0.5
+        assert min(waits[1:]) > 0.6
+        monkeypatch.setattr(controller, "BRIEF", 0)
+        assert lose() < 0.5
+
+    live(kernel, act)
+
+
 def test_a_withdrawn_controller_whose_directory_is_gone(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
     def act() -> None:
         # The report is written after the status.
