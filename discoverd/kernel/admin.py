@@ -57,9 +57,10 @@ _STATUSES = {
     0x006: "internal error",
     0x007: "aborted",
     0x109: "invalid log page",
-    0x370: "no connection",
-    0x371: "aborted by this host",
 }
+# The kernel's own, for a command that the controller has not got or whose answer was not waited for: it has refused
+# nothing. 107 is ENOTCONN, 103 ECONNABORTED.
+_UNANSWERED = {0x370: (107, "no connection"), 0x371: (103, "aborted by this host")}
 
 
 class AdminError(Exception):
@@ -91,6 +92,8 @@ def command(fd: int, opcode: int, data: bytearray, cdw: tuple[int, ...], timeout
     address = _ctypes.addressof(_Byte.from_buffer(data)) if data else 0
     pack_into("=BBHIIIQQII6III", frame, 0, opcode, 0, 0, 0, 0, 0, 0, address, 0, len(data), *words, timeout_ms, 0)
     status = fcntl.ioctl(fd, _ADMIN_CMD, frame, True)
+    if status & 0x7FF in _UNANSWERED:
+        raise OSError(*_UNANSWERED[status & 0x7FF])
     if status:
         raise RefusedError(status)
     result: int = unpack_from("=I", frame, 68)[0]

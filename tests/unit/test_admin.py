@@ -283,6 +283,20 @@ def test_a_refusal_says_what_the_controller_has_answered(
     session.__exit__()
 
 
+@pytest.mark.parametrize("status", [0x370, 0x4370, 0x371, 0x4371])
+def test_what_the_kernel_answers_in_its_place_is_no_word_of_the_controller(
+    device: Connect, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """It would be parked for taking no keep-alive because the connection was lost in that moment."""
+    session = device(Target())
+    monkeypatch.undo()
+    monkeypatch.setattr("fcntl.ioctl", lambda *_: status)
+    for ask in (admin.takes_keep_alive, admin.discovery_options, admin.identify, admin.read_discovery_log):
+        with pytest.raises(OSError, match=r"no connection|aborted by this host"):
+            ask(session)
+    session.__exit__()
+
+
 def test_the_command_as_the_kernel_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """struct nvme_admin_cmd of linux/nvme_ioctl.h."""
     seen = []
