@@ -57,7 +57,8 @@ def test_it_is_read_disconnected_and_not_reconnected(kernel: Kernel, capsys: pyt
     def act() -> None:
         until(lambda: is_parked(kernel))
         assert kernel.deleted == ["nvme0"]
-        assert (report()["state"], report()["device"]) == ("parked", "")
+        # The status comes first.
+        until(lambda: (report()["state"], report()["device"]) == ("parked", ""))
         assert registry.retrieve("nvme0", "owner") is None
         assert kernel.ready
         time.sleep(0.3)
