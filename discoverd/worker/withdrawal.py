@@ -6,6 +6,7 @@ Nobody is urged, and nothing is waited for: what is in use is looked at again fr
 
 import time
 
+from discoverd import registry, state
 from discoverd.kernel import block, usage
 from discoverd.worker import departure, notify
 
@@ -63,6 +64,22 @@ class Withdrawal(departure.Departure):
     def _in_use(self, device: str, namespaces: set[str], users: list[usage.User]) -> departure.Answer | None:
         if usage.carries_system(users):
             return departure.Answer(departure.LEAVE, "it carries the system itself")
-        if all(set(block.usable_paths(namespace)) - {device} for namespace in namespaces):
+        others = {path for namespace in namespaces for path in block.usable_paths(namespace)} - {device}
+        going = {path for path in others if _goes_too(path)}
+        if all(set(block.usable_paths(namespace)) - {device} - going for namespace in namespaces):
             return None
         return departure.Answer(departure.REFUSE, f"in use by {departure.phrase(users)}")
+
+
+def _goes_too(device: str) -> bool:
+    """Tell whether nobody asks for another path either.
+
+    The same log page has dropped all paths of a subsystem: what is in use would be left with one, which is not
+    connected again once it is lost.
+    """
+    try:
+        unit = registry.retrieve(device, "unit") or ""
+        instance = unit.removeprefix("nvme-ctrl@").removesuffix(".service")
+        return state.Spec.decode(state.read(state.directory(instance) + "/spec")).withdrawn
+    except (OSError, state.StateError):
+        return False  # Not one of ours.

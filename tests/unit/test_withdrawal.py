@@ -78,6 +78,28 @@ def test_without_the_policy_or_listed_again_it_stays(kernel: Kernel, changes: di
     assert last_word() == "stopped"
 
 
+@pytest.mark.parametrize(("withdrawn", "deleted"), [(True, []), (False, ["nvme0"])])
+def test_in_use_only_a_path_that_stays_is_another_one(
+    kernel: Kernel, users: list[User], monkeypatch: pytest.MonkeyPatch, withdrawn: bool, deleted: list[str]
+) -> None:
+    """A page without the subsystem drops all its paths, and would leave one."""
+    users.append(User("mount", "/data"))
+    monkeypatch.setattr(departure, "system_state", lambda: "running")
+    monkeypatch.setattr(block, "usable_paths", lambda _: ["nvme0", "nvme1"])
+    other = specify(withdrawn=withdrawn, disconnect="ours" if withdrawn else "")
+    os.makedirs(state.directory("other"))
+    state.write(state.directory("other") + "/spec", other.encode())
+
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        registry.claim("nvme1", registry.OWNER, "nvme-ctrl@other.service")
+        tell(**WITHDRAWN)
+        until(lambda: kernel.deleted or kernel.status.endswith("and stays: in use by /data"))
+        assert kernel.deleted == deleted
+
+    play(INSTANCE, kernel, act, specify())
+
+
 def test_a_shutdown_is_waited_for_without_a_busy_loop(
     kernel: Kernel, users: list[User], monkeypatch: pytest.MonkeyPatch
 ) -> None:
