@@ -140,7 +140,9 @@ def candidates(
     garbled = len(refused)
     roles = {NVM: _Role(IO, parent, host), REFERRAL: _Role(DISCOVERY, parent, host)}
     for entry in page.entries:
-        if entry.subtype == SELF or entry.eflags & DUPLICATE_RETURNED_INFORMATION:
+        # The flag is about the log page that a discovery controller returns, and says nothing about storage.
+        twin = entry.subtype == REFERRAL and entry.eflags & DUPLICATE_RETURNED_INFORMATION
+        if entry.subtype == SELF or twin:
             continue
         try:
             if entry.subtype not in roles:

@@ -117,8 +117,15 @@ def test_the_hosts_own_nqn_is_no_other_one_when_it_is_written_down() -> None:
 
 
 def test_the_controller_itself_and_its_twins_are_passed_over() -> None:
-    data = page(entry(DISCOVERY_NQN, subtype=3), entry(NQN, eflags=1))
+    data = page(entry(DISCOVERY_NQN, subtype=3), entry(DISCOVERY_NQN, "192.0.2.7", "8009", subtype=1, eflags=1))
     assert found(data) == ((), ())
+
+
+def test_storage_is_no_twin() -> None:
+    """The flag is defined for discovery subsystems only; to pass over storage would be to have it disconnected."""
+    wanted, refused = found(page(entry(NQN, eflags=1)))
+    assert [one.tid.subsysnqn for one in wanted] == [NQN]
+    assert refused == ()
 
 
 @pytest.mark.parametrize("subtype", [0, 4, 255])
