@@ -137,7 +137,7 @@ def test_one_that_refuses_or_breaks_down_over_a_question_is_read_all_the_same(ta
             ("dim", "ignore", 0, 1),
             ("log-supported", "drop", 0, None),
             # The first is the kernel's own.
-            ("identify", "ignore", 1, 1),
+            ("identify", "drop", 1, 1),
         ):
             target.run(["systemctl", "stop", UNIT])
             cdc.order("forget")
