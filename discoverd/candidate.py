@@ -47,6 +47,15 @@ _FLAGS = {
 }
 
 
+# Where a controller is, however the host gets there, and as which host.
+Target = tuple[str, str, str, str]
+
+
+def target_of(role: str, transport: str, traddr: str, trsvcid: str, nqn: str) -> Target:
+    """Return the target; the kernel may have an address without its zone, and a discovery controller has two NQNs."""
+    return transport, traddr.partition("%")[0], trsvcid, DISCOVERY_NQN if role == DISCOVERY else nqn
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """A controller that something other than an administrator or a log page asks for, without what it takes to connect.
@@ -94,6 +103,11 @@ class Candidate:
     def configured(self) -> bool:
         """Tell whether an administrator wrote it."""
         return self.origin == CONFIGURATION
+
+    @property
+    def target(self) -> Target:
+        """The target, whichever way leads there."""
+        return target_of(self.role, *self.tid.target)
 
     @property
     def trusted(self) -> bool:

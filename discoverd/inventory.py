@@ -32,7 +32,7 @@ from discoverd.sources.mdns import Mdns
 from discoverd.sources.names import Names
 from discoverd.sources.nbft import Nbft
 from discoverd.sources.strangers import Strangers
-from discoverd.tid import DISCOVERY, TransportId
+from discoverd.tid import DISCOVERY
 from discoverd.wanted import Wanted
 
 log = logging.getLogger("discoverd")
@@ -235,11 +235,9 @@ class Inventory:
         """
         before, self.unasked = self.unasked, {}
         if found := self.strangers.found:
-            asked = {_address(one.tid) for asked in self.wanted.asked.values() for one in asked}
-            ours = {instance.partition("::")[0] for instance, one in self._known.items() if one.origin != OTHERS}
+            ours = {one.target for one in self._known.values() if one.origin != OTHERS}
             for one in found:
-                plain = replace(one.tid, host_traddr="", host_iface="", hostnqn="").instance
-                if _address(one.tid) not in asked and plain not in ours:
+                if one.target not in self.wanted.targets and one.target not in ours:
                     self.unasked[one.tid.instance] = one
         changed = dict.fromkeys(one for one in before | self.unasked if before.get(one) != self.unasked.get(one))
         self._exclude(changed)
@@ -284,8 +282,3 @@ class Inventory:
             log.warning("%s (%s): %s", refusal.what, refusal.source, refusal.reason)
         if len(said) < len(news) and said:
             log.warning("and %d more that cannot be connected", len(news) - len(said))
-
-
-def _address(tid: TransportId) -> tuple[str, ...]:
-    """Return where a controller is, however the host gets there: the kernel may have an address without its zone."""
-    return tid.transport, tid.traddr.partition("%")[0], tid.trsvcid, tid.subsysnqn

@@ -10,10 +10,10 @@ others there are.
 """
 
 import enum
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
-from discoverd.candidate import OTHERS, SOURCES, Candidate
+from discoverd.candidate import OTHERS, SOURCES, Candidate, Target
 from discoverd.config.settings import DisconnectScope
 
 
@@ -61,11 +61,15 @@ class Known:
     """A controller we have state for: what asked for it last, and which source that was (see Candidate).
 
     ``withdrawn`` is the note with which its worker was told that nobody asks for it any more, '' if it was not.
+    ``witnesses`` are all origins that have asked for it and have not said since that they do not; without the word of
+    each it is not disconnected. ``target`` is where it is.
     """
 
     source: str
     origin: str
     withdrawn: str = ""
+    witnesses: frozenset[str] = frozenset()
+    target: Target = ("", "", "", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +93,8 @@ class Facts:
     ``wanted`` has the candidates that a unit stands for, the one to connect by first. ``complete`` has the origins
     whose present answer is fresh and whole, so that not being in it means something, and which answer that is, such as
     ``generation 7``. ``doubts`` says of others why theirs means nothing. ``excluded`` has the place in the exclusion
-    files that excludes a controller. ``strangers`` has what others connected and no unit of ours asks for, and for
-    OTHERS ``complete`` has the answer that does not list them.
+    files that excludes a controller. ``targets`` has all targets that anybody asks for. ``strangers`` has what others
+    connected and no unit of ours asks for, and for OTHERS ``complete`` has the answer that does not list them.
     """
 
     wanted: Mapping[str, tuple[Candidate, ...]] = field(default_factory=dict)
@@ -102,6 +106,7 @@ class Facts:
     excluded: Mapping[str, str] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
     strangers: Mapping[str, Candidate] = field(default_factory=dict)
+    targets: Container[Target] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,7 @@ class Decision:
     """What to do about one controller. ``reason`` completes "because it is …".
 
     ``note`` goes into the unit's status, and has a worker without a connection end instead of connecting.
-    ``disconnect`` as in state.Spec.
+    ``disconnect`` as in state.Spec, ``witnesses`` as in Known.
     """
 
     instance: str
@@ -118,8 +123,11 @@ class Decision:
     candidate: Candidate | None = None
     note: str = ""
     disconnect: str = ""
+    witnesses: frozenset[str] = frozenset()
 
 
+# What is said of a unit that another one stands for by now.
+ELSEWHERE = "asked for in another way by now, as another unit"
 # A worker that said one of these ended by itself: nobody stopped it.
 ENDED = ("excluded", "withdrawn", "given up")
 
@@ -129,7 +137,7 @@ def plan(facts: Facts, instances: Iterable[str]) -> list[Decision]:
     decisions = []
     for instance in instances:
         if asked := facts.wanted.get(instance):
-            decisions.append(_wanted(instance, asked, facts))
+            decisions.append(replace(_wanted(instance, asked, facts), witnesses=_witnesses(instance, asked, facts)))
         elif known := facts.known.get(instance):
             decisions.append((_stranger if known.origin == OTHERS else _unwanted)(instance, facts))
         elif instance in facts.strangers:
@@ -168,6 +176,18 @@ def _wanted(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> Decisi
     if ended or said in ("stopped", "stopping"):
         return Decision(instance, Action.HOLD, f"{sources}, but an administrator stopped its unit", candidate)
     return Decision(instance, Action.START, sources, candidate)
+
+
+def _witnesses(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> frozenset[str]:
+    """Return who asks for it, and who has asked for it and has not given an answer since without it."""
+    known = facts.known.get(instance)
+    before = known.witnesses if known else frozenset()
+    return frozenset(one.origin for one in asked).union(one for one in before if _owes_answer(one, facts))
+
+
+def _owes_answer(origin: str, facts: Facts) -> bool:
+    """Tell whether an origin may still ask for what it once asked for: not a discovery controller that has gone."""
+    return origin not in facts.complete and (origin in SOURCES or origin in facts.known)
 
 
 def _is_still_given_up(candidate: Candidate, report: Report) -> bool:
@@ -222,15 +242,24 @@ def _unwanted(instance: str, facts: Facts) -> Decision:
     # A worker that ended by itself has left no connection, and nothing that would be missed when it is asked for again:
     # those of peers that come and go under new names must not pile up.
     ended = not running and report is not None and report.state in ENDED
-    if known.origin not in facts.complete and not ended:
+    silent = [known.origin] if known.origin not in facts.complete else []
+    silent += sorted(one for one in known.witnesses if _owes_answer(one, facts))
+    if silent and not ended:
         action = Action.KEEP if running else Action.LEAVE
-        doubt = facts.doubts.get(known.origin, "nothing newer is known")
-        return Decision(instance, action, f"it was {known.source}, and {doubt}")
+        doubt = facts.doubts.get(silent[0], "nothing newer is known")
+        more = "" if silent[0] == known.origin else f" from {silent[0]}, which asked for it as well"
+        return Decision(instance, action, f"it was {known.source}, and {doubt}{more}")
     answer = facts.complete.get(known.origin, "")
     # Which answer it was that it went missing in, though later ones do not list it either.
-    note = known.withdrawn or f"no longer {known.source}" + (f" ({answer})" if answer else "")
+    note = f"no longer {known.source}" + (f" ({answer})" if answer else "")
+    if known.withdrawn not in ("", ELSEWHERE):
+        note = known.withdrawn
+    # What a log page lists may be folded into the unit of who asks for it in other words (wanted.py).
+    elsewhere = known.origin not in SOURCES and known.target in facts.targets
+    if elsewhere:
+        note = ELSEWHERE
     if not running:
         return Decision(instance, Action.LEAVE, note, note=note)
-    disconnect = "" if known.origin in SOURCES else facts.policy.disconnects(instance)
+    disconnect = "" if known.origin in SOURCES or elsewhere else facts.policy.disconnects(instance)
     then = "it is disconnected unless it is in use" if disconnect else "what runs is left as it is"
     return Decision(instance, Action.KEEP, f"{note}; {then}", note=note, disconnect=disconnect)

@@ -42,11 +42,15 @@ class Specifications:
         """Have a worker hold the candidate of a decision."""
         instance, candidate = decision.instance, decision.candidate
         before = self._made_from.get(instance)
-        if candidate is None or (before and (before.candidate, before.note) == (candidate, decision.note)):
+        if candidate is None:
+            return False
+        said = candidate, decision.note, decision.witnesses
+        if before and (before.candidate, before.note, before.witnesses) == said:
             return False
         self._say_lacking(candidate.options)
         spec = state.Spec(candidate.role, list(candidate.options))
         spec.source, spec.origin, spec.note = candidate.source, candidate.origin, decision.note
+        spec.witnesses = " ".join(sorted(decision.witnesses))
         spec.disconnect, spec.withdrawn = decision.disconnect, bool(decision.disconnect)
         spec.horizon, spec.source_optional = candidate.horizon, candidate.source_optional
         spec.attempts = candidate.attempts
@@ -54,7 +58,7 @@ class Specifications:
         spec.pleo = self._pleo and candidate.role == DISCOVERY
         written: bool = await self._blocking(store.write_spec, instance, spec)
         self._made_from[instance] = decision
-        self._known[instance] = Known(candidate.source, candidate.origin, spec.note if spec.withdrawn else "")
+        self._known[instance] = store.known(spec)
         return written
 
     async def withdraw(self, decision: Decision) -> bool:
@@ -64,7 +68,7 @@ class Specifications:
         if spec is None or (spec.withdrawn, spec.note, spec.disconnect) == (True, decision.note, decision.disconnect):
             return False
         spec.note, spec.withdrawn, spec.disconnect = decision.note, True, decision.disconnect
-        self._known[instance] = Known(spec.source, spec.origin, spec.note)
+        self._known[instance] = store.known(spec)
         return await self._rewrite(instance, spec)
 
     async def limit(self, instance: str, horizon: int) -> bool:

@@ -117,7 +117,8 @@ class Spec:
     """What a worker is asked to hold. ``options`` are the fabrics device's, in the order in which they are
     written.
 
-    ``source`` and ``origin`` are the supervisor's: what asked for the controller last (discoverd.candidate).
+    ``source``, ``origin`` and ``witnesses`` are the supervisor's: what asked for the controller last, and all that did
+    (discoverd.planner.Known), with spaces between them.
     ``note`` is a remark for the status, such as that no log page lists the controller any longer. ``withdrawn``: nobody
     asks for it any more, as the note says, and it is not connected again. ``disconnect``: it is disconnected as well,
     unless it is in use, if we have connected it (``ours``) or whoever has (``all``). ``horizon``: give up after so many
@@ -143,6 +144,7 @@ class Spec:
         "source_optional",
         "symname",
         "withdrawn",
+        "witnesses",
     )
 
     def __init__(self, role: str, options: list[tuple[str, str]]) -> None:
@@ -150,6 +152,7 @@ class Spec:
         self.options = options
         self.source = ""
         self.origin = ""
+        self.witnesses = ""
         self.note = ""
         self.horizon = 0
         self.attempts = 0
@@ -170,6 +173,8 @@ class Spec:
     def encode(self) -> bytes:
         """Return the bytes of a ``spec`` file. Raises StateError for a value that would break the form."""
         fields = [("role", self.role), ("source", self.source), ("origin", self.origin), ("note", self.note)]
+        if self.witnesses:
+            fields.append(("witnesses", self.witnesses))
         if self.horizon:
             fields.append(("horizon", str(self.horizon)))
         if self.attempts:
@@ -201,7 +206,7 @@ class Spec:
                 spec.options.append((key[7:], value))
             elif key == "role":
                 spec.role = value
-            elif key in ("note", "source", "origin", "persistent", "symname", "disconnect"):
+            elif key in ("note", "source", "origin", "witnesses", "persistent", "symname", "disconnect"):
                 setattr(spec, key, value)
             elif key in ("horizon", "attempts") and value.isdecimal():
                 setattr(spec, key, int(value))

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from discoverd import registry, state
-from discoverd.candidate import CONFIGURATION, FIBRE_CHANNEL, MDNS, Refusal, Wish
+from discoverd.candidate import CONFIGURATION, FIBRE_CHANNEL, MDNS, Refusal, Wish, target_of
 from discoverd.config.errors import Diagnostic
 from discoverd.planner import Decision, Known, Report
 from discoverd.sources.discovery_log import LogPage, LogPageError, parse
@@ -88,7 +88,7 @@ def _is_dead(name: str) -> bool:
 
 def find() -> Found:
     """Read what is there. What is unreadable, truncated or of another version counts as not there."""
-    known = {}
+    found = {}
     reports = {}
     wishes = []
     addresses = set()
@@ -98,14 +98,21 @@ def find() -> Found:
             reports[instance] = report
         spec = read_spec(instance)
         if spec is not None:
-            known[instance] = Known(spec.source, spec.origin, spec.note if spec.withdrawn else "")
+            found[instance] = known(spec)
             # What was given up is not tried for another horizon because the supervisor starts.
             given_up = report is not None and report.state == "given up"
             if spec.origin in (MDNS, FIBRE_CHANNEL) and not given_up and (wish := _wish(spec)):
                 wishes.append(wish)
             if spec.origin == CONFIGURATION and not spec.withdrawn:
                 addresses.add(spec.option("traddr"))
-    return Found(known, reports, tuple(wishes), frozenset(addresses))
+    return Found(found, reports, tuple(wishes), frozenset(addresses))
+
+
+def known(spec: state.Spec) -> Known:
+    """Return what is known of the controller that a specification is about."""
+    target = target_of(spec.role, *(spec.option(key) for key in ("transport", "traddr", "trsvcid", "nqn")))
+    withdrawn = spec.note if spec.withdrawn else ""
+    return Known(spec.source, spec.origin, withdrawn, frozenset(spec.witnesses.split()), target)
 
 
 def _wish(spec: state.Spec) -> Wish | None:

@@ -405,7 +405,9 @@ class Supervisor:
         complete = frozenset(inventory.complete)
         if changed := complete ^ self._complete:
             self._complete = complete
-            self._dirty |= {instance: None for instance, one in self._known.items() if one.origin in changed}
+            for instance, one in self._known.items():
+                if one.origin in changed or not changed.isdisjoint(one.witnesses):
+                    self._dirty[instance] = None
         answer, doubt = evidence = inventory.evidence(self._reports)
         if evidence != self._evidence:
             self._evidence = evidence
@@ -421,6 +423,7 @@ class Supervisor:
             inventory.excluded,
             self._policy,
             inventory.unasked,
+            inventory.wanted.targets,
         )
 
     async def _decide(self) -> None:

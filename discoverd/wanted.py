@@ -6,10 +6,11 @@ a discovery controller's own NQN and by the well-known one. Two units for one co
 so such candidates are folded into one unit. What a source changes costs as much as it has, however much others have.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from discoverd.candidate import BOOT, SOURCES, Candidate
+from discoverd.candidate import BOOT, SOURCES, Candidate, Target
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TransportId
 
 # All candidates that may mean one controller: the target, the role and the host NQN.
@@ -41,6 +42,8 @@ class Wanted:
     def __init__(self, has_state: Callable[[str], bool]) -> None:
         self._has_state = has_state
         self._origins: dict[str, tuple[Candidate, ...]] = {}
+        # How many candidates there are for each target that anybody asks for.
+        self.targets: Counter[Target] = Counter()
         self._groups: dict[Group, list[Candidate]] = {}
         self._units: dict[Group, dict[str, tuple[Candidate, ...]]] = {}
         # Units of one name that several groups have: a peer may list a discovery controller as an I/O controller.
@@ -60,6 +63,11 @@ class Wanted:
             self._origins[origin] = candidates
         else:
             self._origins.pop(origin, None)
+        self.targets.update(one.target for one in candidates)
+        for one in before:
+            self.targets[one.target] -= 1
+            if not self.targets[one.target]:
+                del self.targets[one.target]
         theirs, ours = _grouped(before), _grouped(candidates)
         for key in theirs | ours:
             if theirs.get(key) != ours.get(key):

@@ -32,6 +32,8 @@ BRIEF = 10
 SAME_NEWS = 1
 # Links that flap must not make waiting workers hammer the target.
 LINK_PAUSE = 2
+# And one that is parked rests for so many seconds, whatever they do.
+LINK_REST = 60
 
 _SIGTERM, _SIGHUP, _SIGUSR1 = 15, 1, 10
 _BOOTTIME = 7
@@ -328,6 +330,9 @@ class Worker:
             self.came_up = True
             return
         soon = time.monotonic() + LINK_PAUSE * (0.25 + posix.getrandom(1)[0] / 512)
+        if self.state == "parked" and self.parking is not None:
+            # The kernel tells of an address also when a router has only renewed it.
+            soon = max(soon, self.parking.since + LINK_REST)
         if self.next_look > soon:
             self.next_look = soon
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 RETRY = (1, 2, 5, 10, 30)
 # A storm of events costs one reading per so many seconds, and the last event is never lost.
 INTERVAL = 1
+# Of events without end so many are read about in a row, and then one in so many seconds: a page that changes all the
+# time must not have hundreds of others connected and disconnected all the time, nor fill the journal.
+BURST, SLOW = 20, 10
 # A page is read again after so many seconds without an event, less up to an eighth: events can be lost on their way.
 REREAD = 900
 # What one visit may cost, whatever the controller does.
@@ -32,9 +35,6 @@ _PATIENT = 2
 # A controller that ends so many connections in a row, each within so many seconds, is not to be held, whatever it says.
 _SHORT_LIVED = 3
 SHORT = 60
-# So many lines about its page go into the journal in so many seconds: the controller decides how often it changes, and
-# must not drown what others say.
-SAID_LIMIT, SAID_SECONDS = 60, 600
 
 
 class Visit:
@@ -152,9 +152,9 @@ class Discovery:
         self._next = 0.0
         self._silent = 0
         self._short_lived = 0
-        # How many lines were said since when.
-        self._said = 0
-        self._saying_since = float(-SAID_SECONDS)
+        # Readings, of which one is forgotten every SLOW seconds, and when they were counted.
+        self._readings = 0.0
+        self._counted_at = 0.0
         self._visit: Visit | None = None
         self._before: Visit | None = None
         self._policy = (worker.spec.persistent, worker.spec.pleo)
@@ -190,10 +190,12 @@ class Discovery:
         if self.again_after or not worker.device or worker.stopping:
             return
         # After the pause, or when what else keeps the worker busy is over.
-        soon = max(self.read_at, now if worker.call is not None else 0.0) + INTERVAL
+        recent = max(0.0, self._readings - (now - self._counted_at) / SLOW)
+        soon = max(self.read_at, now if worker.call is not None else 0.0) + (INTERVAL if recent < BURST else SLOW)
         if now < soon:
             self._next = soon
             return
+        self._readings, self._counted_at = recent + 1, now
         visit = self._visit = Visit(worker.spec, self._before, self._fresh, self._silent < _PATIENT)
         self._fresh = False
         instance = worker.kernel_instance
@@ -273,7 +275,7 @@ class Discovery:
         page = f", {count} in its log page (generation {log.generation})"
         if page != self.page or visit.fresh:
             only = ", of the port that was asked only" if visit.specific & admin.PORT_LOCAL else ""
-            self._say(notify.INFO, f"discovery log page: {count}, generation {log.generation}{only}")
+            notify.log(notify.INFO, f"discovery log page: {count}, generation {log.generation}{only}")
         self.page = page
         self.worker.log_read = str(time.monotonic_ns())
         self._next = self.read_at + REREAD * (1 - posix.getrandom(1)[0] / 2048)
@@ -284,19 +286,8 @@ class Discovery:
         self.worker.log_read = ""
         if why != self.cause:
             self.cause = why
-            self._say(notify.WARNING, f"cannot read the discovery log page: {why}; trying again")
+            notify.log(notify.WARNING, f"cannot read the discovery log page: {why}; trying again")
         self._next = self.read_at + RETRY[min(self.failures, len(RETRY)) - 1]
-
-    def _say(self, priority: int, text: str) -> None:
-        now = time.monotonic()
-        if now >= self._saying_since + SAID_SECONDS:
-            self._saying_since, self._said = now, 0
-        self._said += 1
-        if self._said <= SAID_LIMIT:
-            notify.log(priority, text)
-        if self._said == SAID_LIMIT:
-            span = SAID_SECONDS // 60
-            notify.log(notify.WARNING, f"its log page changes too often to tell; silent about it for up to {span} min")
 
     def _takes_registrations(self, visit: Visit) -> bool:
         # What a registration with RDMA or Fibre Channel would have to hold is not defined.

@@ -22,11 +22,15 @@ _LOOK_AGAIN = 60
 
 
 class Parking(departure.Departure):
-    """The worker's controller is to go, and to come back. ``until`` is the wall clock's time as ``14:05``, or ''."""
+    """The worker's controller is to go, and to come back.
+
+    ``since`` is when it went (monotonic), ``until`` when it comes back, by the wall clock, such as ``14:05``.
+    """
 
     def __init__(self, worker: "Worker") -> None:
         super().__init__(worker)
         self.until = ""
+        self.since = 0.0
         self.why = ""
         self._said = ""
 
@@ -51,6 +55,7 @@ class Parking(departure.Departure):
             self.next_look = 0.0
             self._say(f"disconnected until it is read again in {POLL // 60} min: {self.why}")
             seconds = POLL * (1 - posix.getrandom(1)[0] / 2048)
+            self.since = time.monotonic()
             self.until = time.strftime("%H:%M", time.localtime(time.time() + seconds))
             worker.parked(seconds)
         else:

@@ -141,11 +141,16 @@ def test_a_stop_while_it_is_disconnected(kernel: Kernel, monkeypatch: pytest.Mon
     assert not any("parked" in text for text in kernel.told)
 
 
-def test_a_link_that_comes_up_wakes_it(kernel: Kernel) -> None:
+def test_a_link_that_comes_up_wakes_it(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network that failed three times looks like a controller that ends each connection."""
+    monkeypatch.setattr(controller, "LINK_REST", 0.3)
 
     def act() -> None:
         until(lambda: is_parked(kernel))
+        Links.opened[-1].news()
+        time.sleep(0.1)
+        # Routers renew addresses all the time.
+        assert len(kernel.written) == 1
         Links.opened[-1].news()
         until(lambda: is_parked(kernel) and "generation 2" in kernel.status)
         assert len(kernel.written) == 2

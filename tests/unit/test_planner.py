@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from discoverd.candidate import CONFIGURATION, OTHERS, Candidate
 from discoverd.config.settings import DISCONNECT_SCOPES
-from discoverd.planner import ENDED, Action, Decision, Facts, Known, Policy, Report, UnitFact, plan
+from discoverd.planner import ELSEWHERE, ENDED, Action, Decision, Facts, Known, Policy, Report, UnitFact, plan
 from discoverd.tid import IO, TransportId
 
 DC = "tcp:192.0.2.1:8009:nqn.2014-08.org.nvmexpress.discovery"
@@ -114,6 +114,58 @@ def test_wanted(facts: Facts, action: Action, reason: str) -> None:
 
 
 KNOWN = Known(f"listed in the log page of {DC}", DC)
+DC2 = DC.replace("192.0.2.1", "192.0.2.2")
+BOTH = replace(KNOWN, witnesses=frozenset((DC, DC2)))
+
+
+@pytest.mark.parametrize(
+    ("complete", "known", "disconnect", "reason"),
+    [
+        ({DC: "generation 7", DC2: "generation 9"}, True, "ours", "no longer listed in the log page of"),
+        # One that still owes its answer may list it.
+        ({DC: "generation 7"}, True, "", f"its log page lists nothing from {DC2}, which asked for it as well"),
+        ({DC2: "generation 9"}, True, "", "nothing newer is known"),
+        # One that is gone for good has nothing to say any more.
+        ({DC: "generation 7"}, False, "ours", "no longer listed in the log page of"),
+    ],
+)
+def test_what_several_have_listed_is_withdrawn_on_the_word_of_each(
+    complete: dict[str, str], known: bool, disconnect: str, reason: str
+) -> None:
+    there = {NAME: BOTH} | ({DC2: Known("", CONFIGURATION)} if known else {})
+    doubts = {DC2: "its log page lists nothing"}
+    (decision,) = plan(Facts(units={NAME: RUNNING}, known=there, complete=complete, doubts=doubts), [NAME])
+    assert (decision.action, decision.disconnect) == (Action.KEEP, disconnect)
+    assert reason in decision.reason
+
+
+@pytest.mark.parametrize(
+    ("before", "complete", "after"),
+    [
+        ((), {}, {CONFIGURATION}),
+        ((DC, DC2), {DC: "generation 7"}, {CONFIGURATION, DC2}),
+        ((DC, DC2), {DC: "generation 7", DC2: "generation 9"}, {CONFIGURATION}),
+    ],
+)
+def test_who_has_asked_for_it_and_owes_an_answer_is_remembered(
+    before: tuple[str, ...], complete: dict[str, str], after: set[str]
+) -> None:
+    known = {NAME: replace(KNOWN, witnesses=frozenset(before)), DC: Known("", CONFIGURATION)}
+    known[DC2] = Known("", CONFIGURATION)
+    (decision,) = plan(Facts(ASKED, units={NAME: RUNNING}, known=known, complete=complete), [NAME])
+    assert decision.witnesses == after
+
+
+@pytest.mark.parametrize("withdrawn", ["", ELSEWHERE, "no longer listed in the log page of another (generation 3)"])
+def test_what_another_unit_stands_for_is_not_disconnected(withdrawn: str) -> None:
+    """Who writes down one path of what a log page lists has not taken the other one away."""
+    known = replace(KNOWN, withdrawn=withdrawn, target=A.target)
+    facts = Facts(units={NAME: RUNNING}, known={NAME: known}, complete={DC: "generation 7"}, targets={A.target})
+    (decision,) = plan(facts, [NAME])
+    assert (decision.action, decision.disconnect, decision.note) == (Action.KEEP, "", ELSEWHERE)
+    (decision,) = plan(replace(facts, targets=()), [NAME])
+    assert decision.disconnect == "ours"
+    assert decision.note.startswith("no longer listed in the log page of")
 
 
 @pytest.mark.parametrize(
@@ -251,7 +303,8 @@ def test_a_unit_of_what_others_connected_that_was_stopped_stays_stopped(said: st
 
 
 def test_what_somebody_asks_for_is_not_what_others_connected() -> None:
-    assert plan(replace(THERE, wanted=ASKED), [NAME]) == [Decision(NAME, Action.START, "configured at f:1", A)]
+    (decision,) = plan(replace(THERE, wanted=ASKED), [NAME])
+    assert (decision.action, decision.reason, decision.disconnect) == (Action.START, "configured at f:1", "")
 
 
 def test_a_page_that_was_narrowed_to_its_port_withdraws_like_any_other() -> None:
@@ -309,9 +362,8 @@ def test_what_is_excluded_is_not_started(unit: UnitFact | None, said: str | None
 @pytest.mark.parametrize("active", ["active", "activating", "reloading", "deactivating"])
 def test_what_is_excluded_and_runs_is_kept_and_told(active: str) -> None:
     (decision,) = decide(Facts(ASKED, units={NAME: UnitFact("loaded", active)}, excluded={NAME: WHERE}))
-    assert decision == Decision(
-        NAME, Action.KEEP, f"configured at f:1, but excluded by {WHERE}", A, note=f"excluded by {WHERE}"
-    )
+    assert (decision.action, decision.reason) == (Action.KEEP, f"configured at f:1, but excluded by {WHERE}")
+    assert (decision.candidate, decision.note) == (A, f"excluded by {WHERE}")
 
 
 def test_a_masked_unit_is_left_alone_whether_excluded_or_not() -> None:

@@ -50,7 +50,8 @@ def test_what_was_announced_is_a_wish_again(origin: str) -> None:
     tid = dc(host_iface="eth0", host_traddr="192.0.2.9")
     leave(tid, origin, horizon=3600)
     found = store.find()
-    assert found.known == {tid.instance: Known(f"asked for by {origin}", origin)}
+    target = ("tcp", "192.0.2.7", "8009", DISCOVERY_NQN)
+    assert found.known == {tid.instance: Known(f"asked for by {origin}", origin, target=target)}
     (wish,) = found.wishes
     assert (wish.tid, wish.role, wish.origin, wish.horizon) == (tid, DISCOVERY, origin, 3600)
     assert wish.source == f"asked for by {origin}"

@@ -2,6 +2,8 @@
 """The supervisor and its sources: referrals, exclusions, giving up, what was announced or connected before."""
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -225,6 +227,52 @@ def test_what_was_given_up_is_tried_again_when_it_is_asked_for_anew(host: Host) 
         leave_log(referral, generation=2)
         await until(lambda: host.systemd.started == [DC, NEXT, NEXT])
         await until(lambda: "2 live" in host.status)
+
+    assert host.play(scenario) == 0
+
+
+# Evidence -------------------------------------------------------------------------------------------------
+
+
+OTHER_DC = DC.replace("192.0.2.1", "192.0.2.2")
+
+
+def volumes(*numbers: int) -> list[bytes]:
+    return [entry(NQN.format(number)) for number in numbers]
+
+
+def test_what_two_have_listed_is_not_withdrawn_while_one_says_nothing(host: Host) -> None:
+    host.configure(DISCOVERY + "controller = transport=tcp;traddr=192.0.2.2\n")
+
+    async def scenario() -> None:
+        await until(lambda: "2 live" in host.status)
+        leave_log(*volumes(1, 2))
+        leave_log(*volumes(1, 2), instance=OTHER_DC)
+        await until(lambda: "4 live" in host.status)
+        # Nothing at all is no answer: it may have been started anew.
+        leave_log(generation=2)
+        await quiet()
+        leave_log(*volumes(2), instance=OTHER_DC, generation=2)
+        await quiet()
+        assert not spec_of(ONE).withdrawn
+        leave_log(*volumes(2), generation=3)
+        await until(lambda: spec_of(ONE).disconnect == "ours")
+        assert not spec_of(TWO).withdrawn
+
+    assert host.play(scenario) == 0
+
+
+def test_a_listed_path_is_not_withdrawn_because_another_is_written_down(host: Host) -> None:
+    host.configure(DISCOVERY)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        leave_log(*volumes(1, 2))
+        await until(lambda: "3 live" in host.status)
+        host.configure(DISCOVERY + FIRST.replace("trsvcid=4420", "trsvcid=4420;host-iface=eth0"))
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: spec_of(ONE).note == planner.ELSEWHERE)
+        assert (spec_of(ONE).withdrawn, spec_of(ONE).disconnect) == (True, "")
 
     assert host.play(scenario) == 0
 

@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -159,7 +160,10 @@ def test_what_another_tool_has_taken_over_meanwhile_is_theirs(
         until(lambda: kernel.status == "live nvme0")
         tell(**WITHDRAWN)
         until(lambda: "and stays: in use by /data" in kernel.status)
-        registry.claim("nvme0", "stas", "")
+        # In one step: what is gone for a moment is entered again.
+        theirs = kernel.root / "theirs"
+        theirs.write_text("stas\n")
+        theirs.rename(Path(registry.ROOT, "nvme0", "owner"))
         users.clear()
         until(lambda: kernel.deleted or kernel.status.startswith("left alone: nvme0 belongs to stas"))
         time.sleep(0.2)

@@ -234,30 +234,19 @@ def test_a_storm_costs_one_reading_per_interval_and_its_last_event_is_read(reade
     assert len(reader.reads) == read
 
 
-@pytest.mark.parametrize("refuses", [False, True])
-def test_a_page_that_changes_all_the_time_does_not_flood_the_journal(
-    reader: Reader, monkeypatch: pytest.MonkeyPatch, refuses: bool
-) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(notify, "log", lambda _, text: said.append(text))
-
-    def change(times: int) -> None:
-        for _ in range(times):
-            reader.now += INTERVAL
-            reader.discovery.again()
-            number = int(reader.now)
-            reader.end(admin.RefusedError(number) if refuses else None, generation=number)
-
-    change(20)
-    assert len(said) == 20
-    change(180)
-    assert len(said) == discovery.SAID_LIMIT + 1
-    assert said[-1] == "its log page changes too often to tell; silent about it for up to 10 min"
-    # It is read all the same, and told again when it has calmed down.
-    assert len(reader.reads) == 200
-    reader.now += discovery.SAID_SECONDS
-    change(1)
-    assert len(said) == discovery.SAID_LIMIT + 2
+def test_events_without_end_are_read_about_ever_less_often(reader: Reader) -> None:
+    """Each reading may have hundreds of controllers connected or disconnected, and costs a line in the journal."""
+    reader.pass_time(300, event_every=0.5)
+    assert len(reader.reads) <= discovery.BURST * 1.2 + 300 / discovery.SLOW
+    reader.discovery.again()
+    last = reader.now
+    reader.pass_time(discovery.SLOW + 1)
+    assert last <= reader.reads[-1]
+    # Quiet for a while, it is read at once again.
+    reader.now += discovery.BURST * discovery.SLOW
+    before = len(reader.reads)
+    reader.pass_time(10, event_every=0.01)
+    assert len(reader.reads) >= before + 9
 
 
 def test_a_storm_does_not_shorten_the_way_to_a_reading(reader: Reader) -> None:
