@@ -37,8 +37,8 @@ from discoverd.units import UnitError, Units
 log = logging.getLogger("discoverd")
 T = TypeVar("T")
 
-# News come in bursts; a round waits this long (seconds) for the rest of one, or four times as long as the last took,
-# so that a storm costs a fifth of a processor at most.
+# News come in bursts; a round waits this long (seconds) for the rest of one, and begins after the last one not before
+# four times as long as that took, so that a storm costs a fifth of a processor at most.
 SETTLE = 0.05
 SETTLE_MAX = 1.0
 RECONNECT_BUS = 1
@@ -298,10 +298,10 @@ class Supervisor:
     async def _rounds(self) -> None:
         loop = asyncio.get_running_loop()
         loop.call_later(READY_AFTER, self._become_ready)
-        took = 0.0
+        not_before = 0.0
         while True:
             await self._changed.wait()
-            await asyncio.sleep(min(SETTLE_MAX, max(SETTLE, 4 * took)))
+            await asyncio.sleep(max(SETTLE, not_before - loop.time()))
             self._changed.clear()
             began = loop.time()
             await self._read_reports()
@@ -318,7 +318,8 @@ class Supervisor:
             self._show()
             if self._settled():
                 self._become_ready()
-            took = loop.time() - began
+            ended = loop.time()
+            not_before = ended + min(SETTLE_MAX, 4 * (ended - began))
 
     def _settled(self) -> bool:
         """Tell whether each first attempt has ended, also of what the discovery controllers that answered list."""

@@ -2,14 +2,15 @@
 """What one hostile or busy part of the host cannot do to the rest: crowd out, restart, pile up, flood the journal."""
 
 import asyncio
-from collections.abc import Iterable
+import time
+from collections.abc import Awaitable, Iterable
 from pathlib import Path
 
 import pytest
 
-from discoverd import inventory, starter, state
+from discoverd import inventory, starter, state, store, supervisor
 from discoverd.bus import unit_signals
-from discoverd.planner import UnitFact
+from discoverd.planner import Report, UnitFact
 
 from .fake_host import (
     DC,
@@ -50,6 +51,38 @@ def test_a_long_page_does_not_keep_a_short_one_waiting(host: Host, monkeypatch: 
     assert host.play(scenario) == 0
     assert host.systemd.started[:2] == both
     assert [name.rpartition(".")[2] for name in host.systemd.started[2:]] == ["a0", "b0", "a1", "a2"]
+
+
+# Pace -----------------------------------------------------------------------------------------------------
+
+
+def test_what_took_long_a_while_ago_does_not_keep_news_waiting(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.configure(FIRST)
+    monkeypatch.setattr(supervisor, "SETTLE_MAX", 0.1)
+    pauses: list[float] = []
+    sleep, read = asyncio.sleep, store.read_report
+
+    def slow(instance: str) -> Report | None:
+        time.sleep(0.1)
+        return read(instance)
+
+    def counted(seconds: float) -> Awaitable[None]:
+        pauses.append(seconds)
+        return sleep(seconds)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        monkeypatch.setattr(store, "read_report", slow)
+        report(ONE, "waiting")
+        await until(lambda: "1 waiting" in host.status)
+        monkeypatch.setattr(store, "read_report", read)
+        await sleep(0.3)
+        monkeypatch.setattr(asyncio, "sleep", counted)
+        report(ONE, "live")
+        await until(lambda: "1 live" in host.status)
+        assert max(pauses) == supervisor.SETTLE
+
+    assert host.play(scenario) == 0
 
 
 # A stop that nobody heard of ------------------------------------------------------------------------------
