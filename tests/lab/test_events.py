@@ -25,7 +25,7 @@ nr-io-queues = 1
 DISCOVERY_UNIT = f"nvme-ctrl@tcp:192.0.2.1:8009:{scenario.DISCOVERY}.service"
 CONNECTED = 64
 LISTED = 512
-EVENTS = 5
+EVENTS = 3
 SUBSYSTEMS = CONNECTED + 2 * EVENTS
 # A storm, and the most that it may cost.
 STORM, STORM_SECONDS, READINGS = 1000, 10, 12
