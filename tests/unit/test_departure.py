@@ -603,6 +603,9 @@ class Registered:
     def heard(self) -> None:
         pass
 
+    def tell_verdict(self) -> None:
+        pass
+
     def text(self) -> str:
         return ", registered"
 
