@@ -11,7 +11,7 @@ import contextlib
 import logging
 import signal
 from collections import ChainMap
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -87,6 +87,7 @@ class Supervisor:
         self._dirty: dict[str, None] = {}
         self._decisions: dict[str, Decision] = {}
         self._complete: frozenset[str] = frozenset()
+        self._doubts: Mapping[str, str] = {}
         self._evidence = ("", "")
         self._policy = Policy()
         # The plan as it is written: a row for each decision, and the rest.
@@ -404,8 +405,9 @@ class Supervisor:
         inventory = self._inventory
         units = ChainMap({one: UnitFact("masked", "inactive") for one in self._starter.masked}, self._units)
         complete = frozenset(inventory.complete)
-        if changed := complete ^ self._complete:
-            self._complete = complete
+        doubts = inventory.log_pages.doubts
+        if changed := (complete ^ self._complete) | {one for one in doubts if doubts[one] != self._doubts.get(one)}:
+            self._complete, self._doubts = complete, doubts
             for instance, one in self._known.items():
                 if one.origin in changed or not changed.isdisjoint(one.witnesses):
                     self._dirty[instance] = None
@@ -420,7 +422,7 @@ class Supervisor:
             self._reports,
             self._known,
             {**inventory.complete, OTHERS: answer} if answer else inventory.complete,
-            {**inventory.log_pages.doubts, OTHERS: doubt},
+            {**doubts, OTHERS: doubt},
             inventory.excluded,
             self._policy,
             inventory.unasked,

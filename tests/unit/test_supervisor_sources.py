@@ -262,6 +262,22 @@ def test_what_two_have_listed_is_not_withdrawn_while_one_says_nothing(host: Host
     assert host.play(scenario) == 0
 
 
+def test_the_reason_is_the_present_doubt(host: Host) -> None:
+    host.configure(DISCOVERY)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        leave_log(*volumes(1, 2))
+        await until(lambda: "3 live" in host.status)
+        leave_log(generation=2)
+        decisions = host.daemon._decisions if host.daemon else {}
+        await until(lambda: "its log page lists nothing" in decisions[ONE].reason)
+        leave_log(entry("no NQN"), *volumes(2), generation=3)
+        await until(lambda: "1 entry of its log page cannot be read" in decisions[ONE].reason)
+
+    assert host.play(scenario) == 0
+
+
 def test_a_listed_path_is_not_withdrawn_because_another_is_written_down(host: Host) -> None:
     host.configure(DISCOVERY)
 
