@@ -15,7 +15,6 @@ from discoverd.kernel.uevents import Uevents
 from discoverd.worker import notify
 from discoverd.worker.call import Call
 from discoverd.worker.ownership import Ownership
-from discoverd.worker.report import Report
 
 # An absent target never holds up boot: the unit counts as started after this many seconds, whatever the
 # kernel is at.
@@ -89,7 +88,7 @@ class Worker:
         self.links: Links | None = None
         self.came_up = False
         self.discovery: Discovery | None = None
-        self.report = Report(self)
+        self.report = notify.Report(self)
         self.last_word = ("stopped", "stopped")
         self.exit_status = 0
         self.wake_read, self.wake_write = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)

@@ -18,7 +18,7 @@ import pytest
 
 from discoverd import exclusions, registry, state
 from discoverd.kernel import admin, block, controllers, dim, fabrics
-from discoverd.worker import controller, links, notify, report
+from discoverd.worker import controller, links, notify
 
 from .log_pages import page
 
@@ -327,7 +327,7 @@ def install(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
         (links, "Links", Links),
         (controller, "LONGEST_WAIT", 0.02),
         (controller, "LINK_PAUSE", 0.01),
-        (report, "WAKE_AGAIN", 0.01),
+        (notify, "WAKE_AGAIN", 0.01),
         (controller, "LIVE_CHECK", 0.05),
         (controller, "RECONNECT_CHECK", 0.02),
         (notify, "_last", ""),

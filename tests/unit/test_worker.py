@@ -661,7 +661,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(controller, "time", made)
-    monkeypatch.setattr("discoverd.worker.report.time", made)
+    monkeypatch.setattr("discoverd.worker.notify.time", made)
     return made
 
 
