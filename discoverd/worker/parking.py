@@ -7,12 +7,11 @@ What it lists stays as it is meanwhile, and the host stays on its record.
 import posix
 import time
 
-from discoverd.worker import departure, notify
+from discoverd.worker import departure, notify, withdrawal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from discoverd.kernel.usage import User
-    from discoverd.worker.call import Call
     from discoverd.worker.controller import Worker
 
 # It is read again after so many seconds, less up to an eighth, so that hosts do not come in step.
@@ -21,7 +20,7 @@ POLL = 900
 _LOOK_AGAIN = 60
 
 
-class Parking(departure.Departure):
+class Parking(withdrawal.Withdrawal):
     """The worker's controller is to go, and to come back.
 
     ``since`` is when it went (monotonic), ``until`` when it comes back, by the wall clock, such as ``14:05``.
@@ -42,24 +41,16 @@ class Parking(departure.Departure):
         self.next_look = time.monotonic() + _LOOK_AGAIN
         worker.start("parking", self._depart, worker.device)
 
-    def ended(self, call: "Call") -> None:
-        """Act on what came of it."""
-        worker = self._worker
-        if isinstance(call.error, FileNotFoundError):
-            pass  # The worker looks now, and sees that it is gone.
-        elif isinstance(call.error, OSError):
-            self._say(f"{self.why}, but it cannot be disconnected: {call.error.strerror or call.error}")
-        elif call.error is not None:
-            raise call.error
-        elif call.result.verdict == departure.DISCONNECTED:
-            self.next_look = 0.0
-            self._say(f"disconnected until it is read again in {POLL // 60} min: {self.why}")
-            seconds = POLL * (1 - posix.getrandom(1)[0] / 2048)
-            self.since = time.monotonic()
-            self.until = time.strftime("%H:%M", time.localtime(time.time() + seconds))
-            worker.parked(seconds)
-        else:
-            self._say(f"{self.why}, but it stays connected: {call.result.text}")
+    def _disconnected(self) -> None:
+        self.next_look = 0.0
+        self._say(f"disconnected until it is read again in {POLL // 60} min: {self.why}")
+        seconds = POLL * (1 - posix.getrandom(1)[0] / 2048)
+        self.since = time.monotonic()
+        self.until = time.strftime("%H:%M", time.localtime(time.time() + seconds))
+        self._worker.parked(seconds)
+
+    def _keep(self, why: str) -> None:
+        self._say(f"{self.why}, and stays connected: {why}")
 
     def _say(self, text: str) -> None:
         if text != self._said:

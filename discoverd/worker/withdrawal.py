@@ -41,7 +41,6 @@ class Withdrawal(departure.Departure):
 
     def ended(self, call: "Call") -> None:
         """Act on what a look has found."""
-        worker = self._worker
         if isinstance(call.error, FileNotFoundError):
             pass  # The worker looks now, and sees that it is gone.
         elif isinstance(call.error, OSError):
@@ -49,9 +48,12 @@ class Withdrawal(departure.Departure):
         elif call.error is not None:
             raise call.error
         elif call.result.verdict == departure.DISCONNECTED:
-            worker.withdrawn(worker.device)
+            self._disconnected()
         else:
             self._keep(call.result.text)
+
+    def _disconnected(self) -> None:
+        self._worker.withdrawn(self._worker.device)
 
     def _keep(self, why: str) -> None:
         worker = self._worker

@@ -18,12 +18,11 @@ EVENTS = "/run/lab-cdc/events"
 
 
 @pytest.fixture
-def quiet(host: Machine) -> Iterator[Machine]:
+def quiet(impatient: Machine) -> Iterator[Machine]:
     """Nothing but the test reacts to what the discovery controller says, and the kernel is not patient for a minute."""
-    timeout = "/sys/module/nvme_core/parameters/admin_timeout"
-    host.run(f"modprobe nvme-tcp && echo 2 >{timeout} && systemctl mask --runtime --quiet nvmf-connect@.service")
-    yield host
-    host.run(f"echo 60 >{timeout} && systemctl unmask --runtime --quiet nvmf-connect@.service")
+    impatient.run("systemctl mask --runtime --quiet nvmf-connect@.service")
+    yield impatient
+    impatient.run("systemctl unmask --runtime --quiet nvmf-connect@.service")
 
 
 def discover(machine: Machine, *options: str, address: str = ADDRESS) -> dict[str, Any]:

@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a fabric's zones give and take away, on a real kernel."""
 
-from collections.abc import Iterator
-
-import pytest
-
 from tests.lab import scenario, storage
 from tests.lab.cdc import ADDRESS, Cdc, entry
 from tests.lab.machine import Machine
@@ -18,15 +14,6 @@ A, B = "nqn.2024-08.com.example:a", "nqn.2024-08.com.example:b"
 CONFIGURATION = f"{DEFAULTS}[Discovery Controller]\ncontroller = transport=tcp;traddr={ADDRESS};trsvcid=8009\n"
 # Longer than a page that takes something away is slept on.
 LATER = 3
-
-
-@pytest.fixture
-def impatient(host: Machine) -> Iterator[Machine]:
-    """The kernel waits for the answer to a command of its own for five seconds instead of sixty."""
-    timeout = "/sys/module/nvme_core/parameters/admin_timeout"
-    host.run(f"modprobe nvme-tcp && echo 5 >{timeout}")
-    yield host
-    host.run(f"echo 60 >{timeout}")
 
 
 def lost(host: Machine) -> None:

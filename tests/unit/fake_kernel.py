@@ -261,6 +261,17 @@ class Scenario(threading.Thread):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+def leave_spec(instance: str, nqn: str, **changes: object) -> state.Spec:
+    """Write a specification as the supervisor does; ``changes`` are to its fields."""
+    port = instance.split(":")[2]
+    spec = state.Spec("io", [("nqn", nqn), ("transport", "tcp"), ("traddr", "192.0.2.1"), ("trsvcid", port)])
+    for name, value in changes.items():
+        setattr(spec, name, value)
+    os.makedirs(state.directory(instance), exist_ok=True)
+    state.write(state.directory(instance) + "/spec", spec.encode())
+    return spec
+
+
 def play(instance: str, kernel: Kernel, act: Callable[[], None], spec: state.Spec) -> int:
     """Run a worker until the scenario is over and SIGTERM has done its work; returns the exit status."""
     threads = _thread._count()

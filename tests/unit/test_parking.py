@@ -14,7 +14,7 @@ from discoverd.kernel import block, usage
 from discoverd.kernel.usage import User
 from discoverd.worker import controller, parking
 
-from .fake_kernel import Kernel, Links, identity, play, until
+from .fake_kernel import Kernel, Links, identity, leave_spec, play, until
 from .log_pages import entry, page
 
 NQN = "nqn.2014-08.org.nvmexpress.discovery"
@@ -30,13 +30,7 @@ def host(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def specify(**changes: object) -> state.Spec:
-    """Write the specification as the supervisor does."""
-    spec = state.Spec("discovery", [("nqn", NQN), ("transport", "tcp"), ("traddr", "192.0.2.1"), ("trsvcid", "8009")])
-    for name, value in changes.items():
-        setattr(spec, name, value)
-    os.makedirs(state.directory(INSTANCE), exist_ok=True)
-    state.write(state.directory(INSTANCE) + "/spec", spec.encode())
-    return spec
+    return leave_spec(INSTANCE, NQN, role="discovery", **changes)
 
 
 def tell(**changes: object) -> None:
@@ -227,7 +221,7 @@ def test_what_pretends_to_be_a_discovery_controller_and_is_in_use_stays(
         until(lambda: is_parked(kernel))
 
     play(INSTANCE, kernel, act, specify(persistent="no"))
-    said = "nvme0: persistent = no, but it stays connected: in use by /data\n"
+    said = "nvme0: persistent = no, and stays connected: in use by /data\n"
     assert capsys.readouterr().err.count(said) == 1
 
 
@@ -243,7 +237,7 @@ def test_a_kernel_that_refuses_is_asked_again(
         until(lambda: is_parked(kernel))
 
     play(INSTANCE, kernel, act, specify(persistent="no"))
-    assert capsys.readouterr().err.count("persistent = no, but it cannot be disconnected: ") == 1
+    assert capsys.readouterr().err.count("persistent = no, and stays connected: it cannot be disconnected: ") == 1
 
 
 @pytest.mark.parametrize(("persistent", "ends"), [("auto", "parked"), ("force", "live")])

@@ -14,7 +14,7 @@ from discoverd.kernel import block, usage
 from discoverd.kernel.usage import User
 from discoverd.worker import controller, departure, discovery, withdrawal
 
-from .fake_kernel import Kernel, play, until
+from .fake_kernel import Kernel, leave_spec, play, until
 
 NQN = "nqn.2024-08.com.example:vol1"
 INSTANCE = f"tcp:192.0.2.1:4420:{NQN}"
@@ -35,13 +35,7 @@ def users(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> list[User]:
 
 
 def specify(**changes: object) -> state.Spec:
-    """Write the specification as the supervisor does."""
-    spec = state.Spec("io", [("nqn", NQN), ("transport", "tcp"), ("traddr", "192.0.2.1"), ("trsvcid", "4420")])
-    for name, value in changes.items():
-        setattr(spec, name, value)
-    os.makedirs(state.directory(INSTANCE), exist_ok=True)
-    state.write(state.directory(INSTANCE) + "/spec", spec.encode())
-    return spec
+    return leave_spec(INSTANCE, NQN, **changes)
 
 
 def tell(**changes: object) -> None:
