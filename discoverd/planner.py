@@ -243,7 +243,9 @@ def _unwanted(instance: str, facts: Facts) -> Decision:
     # those of peers that come and go under new names must not pile up.
     ended = not running and report is not None and report.state in ENDED
     silent = [known.origin] if known.origin not in facts.complete else []
-    silent += sorted(one for one in known.witnesses if _owes_answer(one, facts))
+    if known.origin not in SOURCES:
+        # What an administrator took out is not kept by a ring of referrals back to it.
+        silent += sorted(one for one in known.witnesses if _owes_answer(one, facts))
     if silent and not ended:
         action = Action.KEEP if running else Action.LEAVE
         doubt = facts.doubts.get(silent[0], "nothing newer is known")

@@ -139,6 +139,13 @@ def test_what_several_have_listed_is_withdrawn_on_the_word_of_each(
     assert reason in decision.reason
 
 
+def test_what_an_administrator_took_out_needs_nobody_elses_word() -> None:
+    """Referrals may lead from it in a ring back to it, and of those nobody asks for any more."""
+    known = {NAME: Known("configured at f:1", CONFIGURATION, witnesses=frozenset((CONFIGURATION, DC))), DC: KNOWN}
+    (decision,) = plan(Facts(units={NAME: RUNNING}, known=known, complete={CONFIGURATION: ""}), [NAME])
+    assert (decision.note, decision.disconnect) == ("no longer configured at f:1", "")
+
+
 @pytest.mark.parametrize(
     ("before", "complete", "after"),
     [
