@@ -29,7 +29,11 @@ rm -rf /run/discoverd /run/nvme/registry/* /etc/nvme/nvme-fabrics.conf /etc/nvme
     /etc/nvme/exclusions.conf.d '/etc/systemd/system/nvme-ctrl@'* /etc/systemd/system/discoverd.service.d
 [ -z "$changed" ] || systemctl daemon-reload
 """
+# What nvme-cli's units connect after the stop, which makes way for them, goes as well.
 LEFT = """
+for controller in /sys/class/nvme/nvme*; do
+    [ -w "$controller/delete_controller" ] && echo 1 >"$controller/delete_controller"
+done 2>/dev/null
 ! { ls -d /sys/class/nvme/* /run/nvme/registry/* 2>/dev/null; systemctl list-units --no-legend 'nvme-ctrl@*'; } | grep .
 """
 
