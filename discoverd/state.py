@@ -23,6 +23,11 @@ class StateError(Exception):
     """A state file that is missing, truncated, of another version or unwritable; the text says which and why."""
 
 
+def instance_of(unit: str) -> str:
+    """Return the instance in the name of a controller's unit; the thin processes have no use for the rest of tid.py."""
+    return unit.removeprefix("nvme-ctrl@").removesuffix(".service")
+
+
 def directory(instance: str) -> str:
     """Return the directory of a controller's state."""
     return f"{CONTROLLERS}/{instance}"

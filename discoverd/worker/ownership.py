@@ -110,5 +110,5 @@ class Ownership:
 
     def _sibling(self, unit: str) -> str:
         """Return the other unit of ours that holds this controller, asked for in another way, or ''."""
-        instance = unit.removeprefix("nvme-ctrl@").removesuffix(".service")
+        instance = state.instance_of(unit)
         return unit if instance not in ("", self._instance) and state.exists(state.directory(instance)) else ""

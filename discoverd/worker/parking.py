@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 # It is read again after so many seconds, less up to an eighth, so that hosts do not come in step.
 POLL = 900
-# One that could not be disconnected is tried again after so many seconds.
-_LOOK_AGAIN = 60
 
 
 class Parking(withdrawal.Withdrawal):
@@ -38,11 +36,9 @@ class Parking(withdrawal.Withdrawal):
         worker = self._worker
         assert worker.discovery is not None  # noqa: S101 - it has decided this
         self.why = worker.discovery.why_not
-        self.next_look = time.monotonic() + _LOOK_AGAIN
         worker.start("parking", self._depart, worker.device)
 
     def _disconnected(self) -> None:
-        self.next_look = 0.0
         self._say(f"disconnected until it is read again in {POLL // 60} min: {self.why}")
         seconds = POLL * (1 - posix.getrandom(1)[0] / 2048)
         self.since = time.monotonic()
@@ -50,6 +46,7 @@ class Parking(withdrawal.Withdrawal):
         self._worker.parked(seconds)
 
     def _keep(self, why: str) -> None:
+        self.next_look = time.monotonic() + withdrawal.LOOK_AGAIN
         self._say(f"{self.why}, and stays connected: {why}")
 
     def _say(self, text: str) -> None:

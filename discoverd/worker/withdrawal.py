@@ -29,10 +29,7 @@ class Withdrawal(departure.Departure):
         """Look, in a thread, and disconnect if nothing speaks against it."""
         self.next_look = 0.0
         worker = self._worker
-        worker.ownership.check(worker.spec.origin)
-        if worker.ownership.foreign:
-            self._keep(f"it belongs to {worker.ownership.foreign}")
-        elif worker.ownership.firmware or worker.spec.origin == "boot":
+        if worker.ownership.firmware or worker.spec.origin == "boot":
             self._keep("it was connected before the boot")
         elif worker.ownership.spared and worker.spec.disconnect != "all":
             self._keep("others connected it")
@@ -66,9 +63,9 @@ class Withdrawal(departure.Departure):
     def _in_use(self, device: str, namespaces: set[str], users: list[usage.User]) -> departure.Answer | None:
         if usage.carries_system(users):
             return departure.Answer(departure.LEAVE, "it carries the system itself")
-        others = {path for namespace in namespaces for path in block.usable_paths(namespace)} - {device}
-        going = {path for path in others if _goes_too(path)}
-        if all(set(block.usable_paths(namespace)) - {device} - going for namespace in namespaces):
+        others = [set(block.usable_paths(namespace)) - {device} for namespace in namespaces]
+        going = {path for path in set().union(*others) if _goes_too(path)}
+        if all(paths - going for paths in others):
             return None
         return departure.Answer(departure.REFUSE, f"in use by {departure.phrase(users)}")
 
@@ -80,8 +77,7 @@ def _goes_too(device: str) -> bool:
     connected again once it is lost.
     """
     try:
-        unit = registry.retrieve(device, "unit") or ""
-        instance = unit.removeprefix("nvme-ctrl@").removesuffix(".service")
+        instance = state.instance_of(registry.retrieve(device, "unit") or "")
         return state.Spec.decode(state.read(state.directory(instance) + "/spec")).withdrawn
     except (OSError, state.StateError):
         return False  # Not one of ours.

@@ -10,17 +10,23 @@ from tests.lab import evidence, journal, snapshot, storage
 from tests.lab.image import Image, ImageError, build
 from tests.lab.machine import LabError, Machine
 
+DISCONNECT = """
+for controller in /sys/class/nvme/nvme*; do
+    [ -w "$controller/delete_controller" ] && echo 1 >"$controller/delete_controller"
+done
+"""
 # Everything that a scenario may leave on a machine that the next one shares. The stop comes first, so that nothing
 # connects again what is disconnected here; the target goes last, so that disconnecting finds it.
-CLEAN = r"""
+CLEAN = (
+    r"""
 systemctl stop discoverd.service
 systemctl stop 'nvme-ctrl@*.service'
 systemctl reset-failed
 changed=$(ls -d /etc/systemd/system/nvme-ctrl@* /etc/systemd/system/discoverd.service.d 2>/dev/null)
 umount --all-targets --lazy /dev/nvme*n* 2>/dev/null
-for controller in /sys/class/nvme/nvme*; do
-    [ -w "$controller/delete_controller" ] && echo 1 >"$controller/delete_controller"
-done
+"""
+    + DISCONNECT
+    + r"""
 lab-network restore path0
 lab-network restore path1
 [ -z "$(ls -d /sys/kernel/config/nvmet/*/* 2>/dev/null)" ] || lab-target down
@@ -29,13 +35,14 @@ rm -rf /run/discoverd /run/nvme/registry/* /etc/nvme/nvme-fabrics.conf /etc/nvme
     /etc/nvme/exclusions.conf.d '/etc/systemd/system/nvme-ctrl@'* /etc/systemd/system/discoverd.service.d
 [ -z "$changed" ] || systemctl daemon-reload
 """
+)
 # What nvme-cli's units connect after the stop, which makes way for them, goes as well.
-LEFT = """
-for controller in /sys/class/nvme/nvme*; do
-    [ -w "$controller/delete_controller" ] && echo 1 >"$controller/delete_controller"
-done 2>/dev/null
+LEFT = (
+    DISCONNECT
+    + """
 ! { ls -d /sys/class/nvme/* /run/nvme/registry/* 2>/dev/null; systemctl list-units --no-legend 'nvme-ctrl@*'; } | grep .
 """
+)
 
 _used: set[Machine] = set()
 _machines: list[Machine] = []

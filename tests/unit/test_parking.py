@@ -12,7 +12,7 @@ import pytest
 from discoverd import registry, state
 from discoverd.kernel import block, usage
 from discoverd.kernel.usage import User
-from discoverd.worker import controller, parking
+from discoverd.worker import controller, parking, withdrawal
 
 from .fake_kernel import Kernel, Links, identity, leave_spec, play, until
 from .log_pages import entry, page
@@ -209,7 +209,7 @@ def test_what_pretends_to_be_a_discovery_controller_and_is_in_use_stays(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     users = [User("mount", "/data")]
-    monkeypatch.setattr(parking, "_LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(withdrawal, "LOOK_AGAIN", 0.05)
     monkeypatch.setattr(usage, "users", lambda _: users)
     monkeypatch.setattr(block, "namespaces", lambda _: ["nvme0n1"])
 
@@ -228,7 +228,7 @@ def test_what_pretends_to_be_a_discovery_controller_and_is_in_use_stays(
 def test_a_kernel_that_refuses_is_asked_again(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(parking, "_LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(withdrawal, "LOOK_AGAIN", 0.05)
     kernel.delete_fails = errno.EPERM
 
     def act() -> None:
