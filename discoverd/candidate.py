@@ -56,6 +56,11 @@ def target_of(role: str, transport: str, traddr: str, trsvcid: str, nqn: str) ->
     return transport, traddr.partition("%")[0], trsvcid, DISCOVERY_NQN if role == DISCOVERY else nqn
 
 
+def listed_by(role: str, origin: str) -> str:
+    """Return the source of what a log page lists; ``origin`` is the instance of its discovery controller."""
+    return f"{'a referral' if role == DISCOVERY else 'listed'} in the log page of {origin}"
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """A controller that something other than an administrator or a log page asks for, without what it takes to connect.

@@ -3,7 +3,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 from discoverd.candidate import (
@@ -22,9 +22,10 @@ from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
 from discoverd.config.settings import Settings
-from discoverd.planner import Known, Report
+from discoverd.evidence import Wait
+from discoverd.planner import Answer, Known, Report
 from discoverd.sources.configured import Configured, configured, host_names
-from discoverd.sources.discovery_log import LogPage
+from discoverd.sources.discovery_log import PageRead
 from discoverd.sources.exclusion_files import ExclusionFiles
 from discoverd.sources.fibre_channel import FibreChannel
 from discoverd.sources.log_pages import Context, LogPages
@@ -71,7 +72,7 @@ class Inventory:
         self.wanted = Wanted(known.__contains__)
         self._boot: tuple[Candidate, ...] = ()
         self._configured = Configured((), {}, (), whole=False)
-        self._context = Context(self.config, self.host, {}, {}, 0, 0)
+        self._context = Context(self.config, self.host, {}, {}, 0, 0, 0)
         self._exclusions = self.exclusions.exclusions
         # By origin: what the candidates were made from, and what could not be one.
         self._granted: dict[str, tuple[tuple[Wish, ...], FabricsConfig, HostIdentity]] = {}
@@ -82,7 +83,10 @@ class Inventory:
         self._saying_since = time.monotonic()
         self.excluded: dict[str, str] = {}
         self.refusals: tuple[Refusal, ...] = ()
-        self.complete: Mapping[str, str] = {}
+        self.complete: Mapping[str, Answer] = {}
+        # By discovery controller, what of its log page is not acted on yet, as a sentence, and until when.
+        self.held_back: dict[str, str] = {}
+        self._held_until: dict[str, tuple[float, str]] = {}
         # What others connected, and nobody asks for at that address, by the instance that a unit for it would have.
         self.unasked: dict[str, Candidate] = {}
 
@@ -110,9 +114,14 @@ class Inventory:
         self._boot = candidates
         self._news()
 
-    def put_page(self, instance: str, page: LogPage, came: float) -> None:
-        """Take a discovery controller's new log page; ``came`` in seconds, CLOCK_BOOTTIME."""
-        self.log_pages.put(instance, page, came)
+    def put_page(self, instance: str, read: PageRead) -> None:
+        """Take a discovery controller's new log page."""
+        self.log_pages.put(instance, read)
+        self._news()
+
+    def confirm(self, instance: str, units: Collection[str]) -> None:
+        """Take an administrator's word that a discovery controller's log page rightly lists these no longer."""
+        self.log_pages.confirm(instance, units)
         self._news()
 
     def reported(self, instance: str, before: Report | None, report: Report) -> None:
@@ -177,6 +186,7 @@ class Inventory:
             self.nbft.identities,
             self.settings.give_up,
             self.settings.connect_attempts_on_ncc,
+            self.settings.disconnect_share,
         )
         # Equal is not enough, and comparing whole configurations not cheap: log pages are gone through again for each.
         if any(getattr(context, name) is not getattr(self._context, name) for name in Context.__slots__):
@@ -259,13 +269,16 @@ class Inventory:
             said = report.log_read if report is not None and report.state in ("live", "parked") else ""
             if not self.log_pages.fresh(one, said):
                 return "", f"the log page of {one} may be another one by now"
+            if one not in self.log_pages.whole:
+                return "", f"the log page of {one} does not say all about everything"
         if not asked:
             return "", "there is no discovery controller that could list it"
         more = f" and {len(asked) - 1} more" if asked[1:] else ""
-        return f"{self.complete[asked[0]]} of {asked[0]}{more}", ""
+        return f"{self.complete[asked[0]].text} of {asked[0]}{more}", ""
 
     def _conclude(self) -> None:
-        self.complete = {**self.log_pages.complete, **({CONFIGURATION: ""} if self._configured.whole else {})}
+        self.complete = {**self.log_pages.complete, **({CONFIGURATION: Answer()} if self._configured.whole else {})}
+        self._hold_back()
         refusals = (*self._configured.refusals, *self.mdns.refusals, *self.nbft.refusals, *self.fibre_channel.refusals)
         ungranted = (one for some in self._ungranted.values() for one in some)
         found = (*refusals, *ungranted, *self.log_pages.refusals)
@@ -282,3 +295,35 @@ class Inventory:
             log.warning("%s (%s): %s", refusal.what, refusal.source, refusal.reason)
         if len(said) < len(news) and said:
             log.warning("and %d more that cannot be connected", len(news) - len(said))
+
+    def _hold_back(self) -> None:
+        """Put into words what log pages no longer list and what stays until that is confirmed."""
+        before, self._held_until, self.held_back = self._held_until, {}, {}
+        for instance, pending in self.log_pages.pending.items():
+            for wait, why in _HELD_BACK.items():
+                units = [one for one in pending.values() if one.wait is wait]
+                if not units:
+                    continue
+                until = max(one.until for one in units)
+                # Worked out once: the clock on the wall may be set meanwhile.
+                known = before.get(instance)
+                shown = known if known and known[0] == until else (until, _clock(until))
+                self._held_until[instance] = shown
+                text = f"{len(units)} of {self.log_pages.listed[instance]} controllers that its log page listed are"
+                text += f" missing from it ({self.complete[instance].text}), and stay until {shown[1]} at least: {why}"
+                self.held_back[instance] = f"{text}; to disconnect them now: discoverctl confirm '{instance}'"
+                break
+
+
+# The most telling first.
+_HELD_BACK = {
+    Wait.SHARE: "they are more than disconnect-share",
+    Wait.CONFIRMATION: "it has started anew, and has to say so again",
+    Wait.DAMPING: "they come and go",
+}
+
+
+def _clock(boottime: float) -> str:
+    """Return the time of day, such as ``14:05``, that a time by CLOCK_BOOTTIME will be, to the next full minute."""
+    ahead = boottime - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.strftime("%H:%M", time.localtime(time.time() + ahead + 59))

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 
 from discoverd.candidate import OTHERS, SOURCES, Candidate, Target
 from discoverd.config.settings import DisconnectScope
+from discoverd.evidence import Pending
+from discoverd.tid import DISCOVERY_NQN
 
 
 class Action(enum.Enum):
@@ -71,6 +73,27 @@ class Known:
     witnesses: frozenset[str] = frozenset()
     target: Target = ("", "", "", "")
 
+    @property
+    def referrers(self) -> frozenset[str]:
+        """All origins whose answer counts when it is not asked for any more."""
+        return self.witnesses | {self.origin}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The present answer of an origin: which one it is, such as ``generation 7``, and what it proves ``absent``.
+
+    None stands for all that it does not ask for, as with the configuration, which is known whole. A log page proves as
+    much as discoverd.evidence says.
+    """
+
+    text: str = ""
+    absent: frozenset[str] | None = None
+
+    def lacks(self, instance: str) -> bool:
+        """Tell whether it proves that it does not ask for this one."""
+        return self.absent is None or instance in self.absent
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -91,22 +114,30 @@ class Facts:
     """All that is known. Keys are instances of units.
 
     ``wanted`` has the candidates that a unit stands for, the one to connect by first. ``complete`` has the origins
-    whose present answer is fresh and whole, so that not being in it means something, and which answer that is, such as
-    ``generation 7``. ``doubts`` says of others why theirs means nothing. ``excluded`` has the place in the exclusion
-    files that excludes a controller. ``targets`` has all targets that anybody asks for. ``strangers`` has what others
-    connected and no unit of ours asks for, and for OTHERS ``complete`` has the answer that does not list them.
+    whose present answer is fresh and whole, so that not being in it can mean something, and that answer. ``doubts``
+    says of others why theirs means nothing, and ``pending`` of single controllers why an answer proves nothing about
+    them, by origin and instance. ``closed`` has the discovery controllers that, by these answers, nobody leads to any
+    more, so that what they listed does not count (see :func:`closed`). ``held_back`` says of discovery controllers, in
+    a sentence for the status, what of their page is not acted on yet.
+
+    ``excluded`` has the place in the exclusion files that excludes a controller. ``targets`` has all targets that
+    anybody asks for. ``strangers`` has what others connected and no unit of ours asks for, and for OTHERS ``complete``
+    has the answer that does not list them.
     """
 
     wanted: Mapping[str, tuple[Candidate, ...]] = field(default_factory=dict)
     units: Mapping[str, UnitFact] = field(default_factory=dict)
     reports: Mapping[str, Report] = field(default_factory=dict)
     known: Mapping[str, Known] = field(default_factory=dict)
-    complete: Mapping[str, str] = field(default_factory=dict)
+    complete: Mapping[str, Answer] = field(default_factory=dict)
     doubts: Mapping[str, str] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
     strangers: Mapping[str, Candidate] = field(default_factory=dict)
     targets: Container[Target] = ()
+    pending: Mapping[str, Mapping[str, Pending]] = field(default_factory=dict)
+    closed: Container[str] = ()
+    held_back: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +145,8 @@ class Decision:
     """What to do about one controller. ``reason`` completes "because it is …".
 
     ``note`` goes into the unit's status, and has a worker without a connection end instead of connecting.
-    ``disconnect`` as in state.Spec, ``witnesses`` as in Known.
+    ``disconnect`` as in state.Spec, ``witnesses`` as in Known. ``held_back`` as in Facts: the status shows it, and the
+    log page is read every minute.
     """
 
     instance: str
@@ -124,6 +156,7 @@ class Decision:
     note: str = ""
     disconnect: str = ""
     witnesses: frozenset[str] = frozenset()
+    held_back: str = ""
 
 
 # What is said of a unit that another one stands for by now.
@@ -137,7 +170,9 @@ def plan(facts: Facts, instances: Iterable[str]) -> list[Decision]:
     decisions = []
     for instance in instances:
         if asked := facts.wanted.get(instance):
-            decisions.append(replace(_wanted(instance, asked, facts), witnesses=_witnesses(instance, asked, facts)))
+            witnesses = _witnesses(instance, asked, facts)
+            held_back = facts.held_back.get(instance, "")
+            decisions.append(replace(_wanted(instance, asked, facts), witnesses=witnesses, held_back=held_back))
         elif known := facts.known.get(instance):
             decisions.append((_stranger if known.origin == OTHERS else _unwanted)(instance, facts))
         elif instance in facts.strangers:
@@ -182,12 +217,50 @@ def _witnesses(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> fro
     """Return who asks for it, and who has asked for it and has not given an answer since without it."""
     known = facts.known.get(instance)
     before = known.witnesses if known else frozenset()
-    return frozenset(one.origin for one in asked).union(one for one in before if _owes_answer(one, facts))
+    return frozenset(one.origin for one in asked).union(one for one in before if _owes_answer(one, instance, facts))
 
 
-def _owes_answer(origin: str, facts: Facts) -> bool:
-    """Tell whether an origin may still ask for what it once asked for: not a discovery controller that has gone."""
-    return origin not in facts.complete and (origin in SOURCES or origin in facts.known)
+def _owes_answer(origin: str, instance: str, facts: Facts) -> bool:
+    """Tell whether an origin may still ask for what it once asked for.
+
+    Not a discovery controller that has gone, nor one that nobody leads to any more, nor the controller itself.
+    """
+    if origin == instance or origin in facts.closed:
+        return False
+    if origin in facts.complete:
+        return not facts.complete[origin].lacks(instance)
+    return origin in SOURCES or origin in facts.known or origin in facts.wanted
+
+
+def closed(known: Mapping[str, Known], wanted: Container[str], complete: Mapping[str, Answer]) -> frozenset[str]:
+    """Return the discovery controllers that nobody leads to any more, as log pages prove.
+
+    Those of log pages only, and not asked for now. One is kept as long as somebody who is kept himself, for another
+    reason than this one, may still refer to it: so what refers to itself, or in a ring, does not keep itself. What a
+    source asked for is never among them: what an administrator took out stays, with all that it listed.
+    """
+    open_ = {
+        instance: one.referrers - {instance}
+        for instance, one in known.items()
+        if one.target[3] == DISCOVERY_NQN and one.origin not in SOURCES and instance not in wanted
+    }
+    kept: set[str] = set()
+
+    def may_lead(origin: str, instance: str) -> bool:
+        if origin in complete:
+            return not complete[origin].lacks(instance)
+        if origin in open_:
+            return origin in kept
+        # One that has gone without a word has not taken it back.
+        return origin in SOURCES or origin in known or origin in wanted or origin == known[instance].origin
+
+    while more := [
+        instance
+        for instance, referrers in open_.items()
+        if instance not in kept and any(may_lead(one, instance) for one in referrers)
+    ]:
+        kept.update(more)
+    return frozenset(open_.keys() - kept)
 
 
 def _is_still_given_up(candidate: Candidate, report: Report) -> bool:
@@ -201,8 +274,8 @@ def _stranger(instance: str, facts: Facts) -> Decision:
     unit, known, report = facts.units.get(instance), facts.known.get(instance), facts.reports.get(instance)
     candidate = facts.strangers.get(instance)
     source = candidate.source if candidate else known.source if known else ""
-    answer = facts.complete.get(OTHERS, "")
-    note = known.withdrawn if known and known.withdrawn else f"{source}, and in no log page ({answer})"
+    answer = facts.complete.get(OTHERS, Answer())
+    note = known.withdrawn if known and known.withdrawn else f"{source}, and in no log page ({answer.text})"
     spared = _spared(instance, facts)
     if unit and unit.running:
         if spared:
@@ -242,16 +315,18 @@ def _unwanted(instance: str, facts: Facts) -> Decision:
     # A worker that ended by itself has left no connection, and nothing that would be missed when it is asked for again:
     # those of peers that come and go under new names must not pile up.
     ended = not running and report is not None and report.state in ENDED
-    silent = [known.origin] if known.origin not in facts.complete else []
-    if known.origin not in SOURCES:
-        # What an administrator took out is not kept by a ring of referrals back to it.
-        silent += sorted(one for one in known.witnesses if _owes_answer(one, facts))
+    silent = _silent(instance, known, facts)
     if silent and not ended:
         action = Action.KEEP if running else Action.LEAVE
-        doubt = facts.doubts.get(silent[0], "nothing newer is known")
+        doubt = _doubt(silent[0], instance, facts)
         more = "" if silent[0] == known.origin else f" from {silent[0]}, which asked for it as well"
-        return Decision(instance, action, f"it was {known.source}, and {doubt}{more}")
-    answer = facts.complete.get(known.origin, "")
+        reason = f"it was {known.source}, and {doubt}{more}"
+        # Who has taken it back is not asked again, also when nothing is left of him.
+        owing = known.referrers if known.origin in SOURCES else frozenset(silent)
+        return Decision(instance, action, reason, witnesses=owing)
+    answer = facts.complete.get(known.origin, Answer()).text
+    if known.origin in facts.closed:
+        answer = "which nothing leads to any more"
     # Which answer it was that it went missing in, though later ones do not list it either.
     note = f"no longer {known.source}" + (f" ({answer})" if answer else "")
     if known.withdrawn not in ("", ELSEWHERE):
@@ -265,3 +340,20 @@ def _unwanted(instance: str, facts: Facts) -> Decision:
     disconnect = "" if known.origin in SOURCES or elsewhere else facts.policy.disconnects(instance)
     then = "it is disconnected unless it is in use" if disconnect else "what runs is left as it is"
     return Decision(instance, Action.KEEP, f"{note}; {then}", note=note, disconnect=disconnect)
+
+
+def _silent(instance: str, known: Known, facts: Facts) -> list[str]:
+    """Return the origins that may still ask for it, the one that asked last first."""
+    origin = known.origin
+    if origin in SOURCES:
+        # What an administrator took out is not kept by a ring of referrals back to it.
+        return [] if origin in facts.complete else [origin]
+    owing = sorted(one for one in known.witnesses - {origin} if _owes_answer(one, instance, facts))
+    # One that has gone without a word has not taken it back.
+    gone = origin not in facts.complete and origin not in facts.closed and origin != instance
+    return [origin, *owing] if gone or _owes_answer(origin, instance, facts) else owing
+
+
+def _doubt(origin: str, instance: str, facts: Facts) -> str:
+    pending = facts.pending.get(origin, {}).get(instance)
+    return pending.reason if pending else facts.doubts.get(origin, "nothing newer is known")

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from discoverd import state, store
-from discoverd.candidate import SOURCES
+from discoverd.candidate import SOURCES, listed_by
 from discoverd.config.settings import Settings
 from discoverd.kernel import fabrics
 from discoverd.planner import Decision, Known
@@ -44,12 +44,13 @@ class Specifications:
         before = self._made_from.get(instance)
         if candidate is None:
             return False
-        said = candidate, decision.note, decision.witnesses
-        if before and (before.candidate, before.note, before.witnesses) == said:
+        said = candidate, decision.note, decision.witnesses, decision.held_back
+        if before and (before.candidate, before.note, before.witnesses, before.held_back) == said:
             return False
         self._say_lacking(candidate.options)
         spec = state.Spec(candidate.role, list(candidate.options))
-        spec.source, spec.origin, spec.note = candidate.source, candidate.origin, decision.note
+        spec.source, spec.origin, spec.note = candidate.source, candidate.origin, decision.note or decision.held_back
+        spec.confirm = bool(decision.held_back)
         spec.witnesses = " ".join(sorted(decision.witnesses))
         spec.disconnect, spec.withdrawn = decision.disconnect, bool(decision.disconnect)
         spec.horizon, spec.source_optional = candidate.horizon, candidate.source_optional
@@ -70,6 +71,21 @@ class Specifications:
         spec.note, spec.withdrawn, spec.disconnect = decision.note, True, decision.disconnect
         self._known[instance] = store.known(spec)
         return await self._rewrite(instance, spec)
+
+    async def attribute(self, decision: Decision) -> None:
+        """Write down who may still ask for a controller; its worker need not know."""
+        instance, owing = decision.instance, decision.witnesses
+        if not owing or owing == self._known[instance].referrers:
+            return
+        spec = await self._blocking(store.read_spec, instance)
+        if spec is None:
+            return
+        spec.witnesses = " ".join(sorted(owing))
+        if spec.origin not in owing and (pages := owing - SOURCES):
+            spec.origin = min(pages)
+            spec.source = listed_by(spec.role, spec.origin)
+        self._known[instance] = store.known(spec)
+        await self._rewrite(instance, spec)
 
     async def limit(self, instance: str, horizon: int) -> bool:
         """Have a worker give up some day that was asked for by a discovery controller of which nothing is left."""

@@ -2,7 +2,8 @@
 """Run-time state under /run/discoverd: what the supervisor asks of a worker, and what the worker reports.
 
 Each controller has a directory named after its unit's instance, with ``spec`` (supervisor to worker),
-``report`` and ``log`` (worker to supervisor; ``log`` is the discovery log page as the controller sent it).
+``report`` and ``log`` (worker to supervisor; ``log`` is the discovery log page as the controller sent it, behind a head
+of text that says how it was read).
 ``spec`` can hold a secret, so everything here is for root only. The text form is made to be read by a worker
 that imports no parser: a line with kind and version, ``key=value`` lines, and ``end``, whose absence tells a
 truncated file.
@@ -17,6 +18,7 @@ WAKE_SOCKET = ROOT + "/wake"
 
 SPEC = "discoverd-spec 1"
 REPORT = "discoverd-report 1"
+LOG = "discoverd-log 1"
 
 
 class StateError(Exception):
@@ -118,6 +120,12 @@ def write(path: str, data: bytes, mode: int = 0o600) -> None:
         raise StateError(f"{path}: {error.strerror}") from None
 
 
+def split(kind: str, data: bytes) -> tuple[list[tuple[str, str]], bytes]:
+    """Return the fields of a text form at the beginning of ``data``, as :func:`decode`, and what follows it."""
+    head, end, body = data.partition(b"\nend\n")
+    return decode(kind, head + end), body
+
+
 class Spec:
     """What a worker is asked to hold. ``options`` are the fabrics device's, in the order in which they are
     written.
@@ -132,11 +140,13 @@ class Spec:
 
     For a discovery controller, ``persistent`` is ``no``, ``auto`` or ``force``: whether it is held or read from time to
     time. ``symname`` is the host symbolic name to register with, and with ``pleo`` only entries of the port that was
-    asked are asked for.
+    asked are asked for. ``confirm``: its log page is read every minute, because more readings are needed before
+    something is withdrawn.
     """
 
     __slots__ = (
         "attempts",
+        "confirm",
         "disconnect",
         "horizon",
         "note",
@@ -167,6 +177,7 @@ class Spec:
         self.persistent = "auto"
         self.symname = ""
         self.pleo = False
+        self.confirm = False
 
     def option(self, key: str) -> str:
         """Return the value of an option of the fabrics device, '' where it is not given."""
@@ -200,7 +211,12 @@ class Spec:
         return encode(SPEC, fields)
 
     def _flags(self) -> list[tuple[str, bool]]:
-        return [("source-optional", self.source_optional), ("withdrawn", self.withdrawn), ("pleo", self.pleo)]
+        return [
+            ("source-optional", self.source_optional),
+            ("withdrawn", self.withdrawn),
+            ("pleo", self.pleo),
+            ("confirm", self.confirm),
+        ]
 
     @staticmethod
     def decode(data: bytes) -> "Spec":
@@ -215,7 +231,7 @@ class Spec:
                 setattr(spec, key, value)
             elif key in ("horizon", "attempts") and value.isdecimal():
                 setattr(spec, key, int(value))
-            elif key in ("source-optional", "withdrawn", "pleo"):
+            elif key in ("source-optional", "withdrawn", "pleo", "confirm"):
                 setattr(spec, key.replace("-", "_"), True)
         if not spec.option("nqn") or not spec.option("transport"):
             raise StateError("it has no NQN or no transport")

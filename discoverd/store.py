@@ -10,17 +10,19 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from discoverd import registry, state
 from discoverd.candidate import CONFIGURATION, FIBRE_CHANNEL, MDNS, Refusal, Wish, target_of
 from discoverd.config.errors import Diagnostic
+from discoverd.evidence import Asked
 from discoverd.planner import Decision, Known, Report
-from discoverd.sources.discovery_log import LogPage, LogPageError, parse
+from discoverd.sources.discovery_log import LogPageError, PageRead, parse
 from discoverd.tid import TidError, TransportId
 
 BOOT = "discoverd-boot 1"
+CONFIRMATION = "discoverd-confirm 1"
 _LOG_LIMIT = 1 << 25
 _HELD = "stopped-by-an-administrator"
 
@@ -152,9 +154,18 @@ def new_boot(soft_reboots: int) -> bool:
     return before != data
 
 
-def write_plan(rows: Iterable[str], refusals: Iterable[Refusal], complaints: Iterable[Diagnostic]) -> None:
-    """Write what was decided, and why, for discoverctl; ``rows`` are :func:`plan_row`'s. Raises state.StateError."""
+def write_plan(
+    rows: Iterable[str],
+    refusals: Iterable[Refusal],
+    complaints: Iterable[Diagnostic],
+    pending: Mapping[str, Iterable[str]],
+) -> None:
+    """Write what was decided, and why, for discoverctl; ``rows`` are :func:`plan_row`'s. Raises state.StateError.
+
+    ``pending`` has by discovery controller what its log page does not list, and what stays until that is confirmed.
+    """
     rest = {
+        "pending": [{"origin": origin, "instances": list(units)} for origin, units in pending.items()],
         "refusals": [{"what": one.what, "source": one.source, "reason": one.reason} for one in refusals],
         "complaints": [str(one) for one in complaints],
     }
@@ -223,22 +234,48 @@ def _number(text: str) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def read_log(instance: str) -> tuple[LogPage, float] | None:
-    """Return the log page that a discovery controller's worker has left, and when it came (seconds, CLOCK_BOOTTIME).
+def read_log(instance: str) -> PageRead | None:
+    """Return the log page that a discovery controller's worker has left.
 
     None where there is no usable one. Raises LogPageError for one that is there and makes no sense.
     """
     path = state.directory(instance) + "/log"
     try:
-        page = parse(state.read(path, _LOG_LIMIT))
-        age = max(0.0, time.time() - os.stat(path).st_mtime)
-        return page, time.clock_gettime(time.CLOCK_BOOTTIME) - age
+        data = state.read(path, _LOG_LIMIT)
+        if not data.startswith(b"discoverd-log "):
+            # A worker of an earlier version does not say how it has read it.
+            age = max(0.0, time.time() - os.stat(path).st_mtime)
+            return PageRead(parse(data), time.clock_gettime(time.CLOCK_BOOTTIME) - age)
+        fields, page = state.split(state.LOG, data)
     except FileNotFoundError:
         return None  # It went with its directory in this moment.
     except state.StateError as error:
         if os.path.exists(path):
             raise LogPageError(str(error)) from error
         return None
+    told = dict(fields)
+    asked = next((one for one in Asked if one.value == told.get("asked")), Asked.UNKNOWN)
+    return PageRead(parse(page), _number(told.get("milliseconds", "")) / 1000, told.get("connection", ""), asked)
+
+
+def confirm(instance: str, units: Iterable[str]) -> None:
+    """Leave an administrator's word that a log page rightly lists these units no longer. Raises state.StateError."""
+    state.write(_confirmation(instance), state.encode(CONFIRMATION, [("unit", unit) for unit in units]))
+
+
+def take_confirmation(instance: str) -> list[str]:
+    """Return and remove what :func:`confirm` has left; empty where there is nothing that makes sense."""
+    try:
+        fields = state.decode(CONFIRMATION, state.read(_confirmation(instance)))
+    except state.StateError:
+        fields = []
+    with contextlib.suppress(OSError):
+        os.unlink(_confirmation(instance))
+    return [value for key, value in fields if key == "unit"]
+
+
+def _confirmation(instance: str) -> str:
+    return state.directory(instance) + "/confirm"
 
 
 def forget(instance: str) -> None:

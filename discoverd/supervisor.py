@@ -13,6 +13,7 @@ import signal
 from collections import ChainMap
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from discoverd import journal, state, store
@@ -23,10 +24,11 @@ from discoverd.config.fabrics import load_fabrics
 from discoverd.config.identity import HostIdentity, load_host_identity
 from discoverd.config.model import FabricsConfig
 from discoverd.config.settings import SETTINGS_CONF, Settings, load_settings
+from discoverd.evidence import Pending
 from discoverd.inventory import Inventory
 from discoverd.kernel import fabrics, usage
 from discoverd.notifier import Notifier
-from discoverd.planner import ENDED, Action, Decision, Facts, Known, Policy, Report, UnitFact, plan
+from discoverd.planner import ENDED, Action, Answer, Decision, Facts, Known, Policy, Report, UnitFact, plan
 from discoverd.sources import boot
 from discoverd.sources.discovery_log import LogPageError
 from discoverd.specifications import Specifications
@@ -54,6 +56,17 @@ HURRY = 8
 LAST_WORD = 1
 # Beyond so many, one list of all units is cheaper than asking for each.
 UNITS_BY_NAME = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What origins said when it was looked at last; fields as in Facts."""
+
+    complete: Mapping[str, Answer] = field(default_factory=dict)
+    doubts: Mapping[str, str] = field(default_factory=dict)
+    pending: Mapping[str, Mapping[str, Pending]] = field(default_factory=dict)
+    closed: frozenset[str] = frozenset()
+    held_back: Mapping[str, str] = field(default_factory=dict)
 
 
 class Supervisor:
@@ -86,8 +99,7 @@ class Supervisor:
         # Instances to be looked at in the next round, in this order.
         self._dirty: dict[str, None] = {}
         self._decisions: dict[str, Decision] = {}
-        self._complete: frozenset[str] = frozenset()
-        self._doubts: Mapping[str, str] = {}
+        self._answers = _Answers()
         self._evidence = ("", "")
         self._policy = Policy()
         # The plan as it is written: a row for each decision, and the rest.
@@ -339,6 +351,8 @@ class Supervisor:
         for instance in instances:
             await self._read_report(instance)
             await self._read_news(instance)
+            if instance in self._inventory.held_back:
+                self._inventory.confirm(instance, await self._blocking(store.take_confirmation, instance))
 
     async def _take_stock(self) -> None:
         """Bring the inventory up to date, with the log pages of the discovery controllers that this brings in."""
@@ -397,20 +411,14 @@ class Supervisor:
                 log.warning("%s: its log page is not used: %s", instance, error, extra=about(instance))
             else:
                 if found is not None:
-                    self._inventory.put_page(instance, *found)
+                    self._inventory.put_page(instance, found)
 
     # Decisions ---------------------------------------------------------------------------------------------
 
     def _facts(self) -> Facts:
         inventory = self._inventory
         units = ChainMap({one: UnitFact("masked", "inactive") for one in self._starter.masked}, self._units)
-        complete = frozenset(inventory.complete)
-        doubts = inventory.log_pages.doubts
-        if changed := (complete ^ self._complete) | {one for one in doubts if doubts[one] != self._doubts.get(one)}:
-            self._complete, self._doubts = complete, doubts
-            for instance, one in self._known.items():
-                if one.origin in changed or not changed.isdisjoint(one.witnesses):
-                    self._dirty[instance] = None
+        self._dirty |= dict.fromkeys(self._answered_otherwise())
         answer, doubt = evidence = inventory.evidence(self._reports)
         if evidence != self._evidence:
             self._evidence = evidence
@@ -421,13 +429,37 @@ class Supervisor:
             units,
             self._reports,
             self._known,
-            {**inventory.complete, OTHERS: answer} if answer else inventory.complete,
-            {**doubts, OTHERS: doubt},
+            {**inventory.complete, OTHERS: Answer(answer)} if answer else inventory.complete,
+            {**inventory.log_pages.doubts, OTHERS: doubt},
             inventory.excluded,
             self._policy,
             inventory.unasked,
             inventory.wanted.targets,
+            inventory.log_pages.pending,
+            inventory.log_pages.closed,
+            inventory.held_back,
         )
+
+    def _answered_otherwise(self) -> set[str]:
+        """Return the instances about which an origin says something else than at the last call."""
+        pages = self._inventory.log_pages
+        now = _Answers(self._inventory.complete, pages.doubts, pages.pending, pages.closed, self._inventory.held_back)
+        before, self._answers = self._answers, now
+        origins = before.complete.keys() ^ now.complete.keys()
+        origins |= {one for one in now.doubts if now.doubts[one] != before.doubts.get(one)}
+        changed = set(before.closed ^ now.closed)
+        origins |= changed
+        changed |= {one for one, known in self._known.items() if origins and not origins.isdisjoint(known.referrers)}
+        for origin in now.complete.keys() & before.complete.keys():
+            changed |= (now.complete[origin].absent or frozenset()) ^ (before.complete[origin].absent or frozenset())
+            then, pending = before.pending.get(origin, {}), now.pending.get(origin, {})
+            changed |= {one for one in then.keys() | pending.keys() if then.get(one) != pending.get(one)}
+        held = before.held_back.keys() | now.held_back.keys()
+        for instance in sorted(one for one in held if before.held_back.get(one) != now.held_back.get(one)):
+            changed.add(instance)
+            if text := now.held_back.get(instance):
+                log.warning("%s: %s", instance, text, extra=about(instance))
+        return changed
 
     async def _decide(self) -> None:
         """Look at each controller about which there is news, and do what is to be done about it."""
@@ -490,10 +522,11 @@ class Supervisor:
 
     async def _write_plan(self) -> None:
         inventory = self._inventory
-        plan = (inventory.refusals, self._complaints, list(self._rows.values()))
+        waiting = {one: sorted(inventory.log_pages.pending[one]) for one in inventory.held_back}
+        plan = (inventory.refusals, self._complaints, list(self._rows.values()), waiting)
         if plan != self._written:
             try:
-                await self._blocking(store.write_plan, plan[2], plan[0], plan[1])
+                await self._blocking(store.write_plan, plan[2], plan[0], plan[1], waiting)
             except state.StateError as error:
                 self._tally.failed("", f"discoverctl will show old decisions: {error}")
             else:
@@ -513,7 +546,10 @@ class Supervisor:
                     written = written or self._tally.state(instance) in ("waiting", "parked")
             elif decision.note:
                 written = await self._specifications.withdraw(decision)
-            elif (known := self._known.get(instance)) and known.origin not in self._inventory.wanted.asked:
+            elif instance in self._known:
+                await self._specifications.attribute(decision)
+                if self._known[instance].origin in self._inventory.wanted.asked:
+                    return
                 written = await self._specifications.limit(instance, self._settings.give_up)
             else:
                 return
@@ -561,6 +597,7 @@ class Supervisor:
         lists = self._inventory.exclusions.exclusions
         problems = [str(one) for one in self._complaints if one.severity == "error"]
         problems += [f"{file}:{line}: {what}" if line else f"{file}: {what}" for file, line, what in lists.problems]
+        problems += [f"{instance}: {text}" for instance, text in self._inventory.held_back.items()]
         return problems + [f"{one.what} ({one.source}): {one.reason}" for one in self._inventory.refusals]
 
     def _state_of(self, decision: Decision) -> str:

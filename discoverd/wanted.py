@@ -80,6 +80,10 @@ class Wanted:
         """Return who asks for anything."""
         return set(self._origins)
 
+    def of(self, origin: str) -> tuple[Candidate, ...]:
+        """Return what an origin asks for now."""
+        return self._origins.get(origin, ())
+
     def unit_of(self, candidate: Candidate) -> str:
         """Return the instance of the unit that stands for a candidate that was put."""
         for instance, asked in self._units[group_of(candidate)].items():

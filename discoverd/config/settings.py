@@ -37,6 +37,7 @@ class Settings:
     ``max_connecting``: how many controllers may be making their first connection attempt at the same time.
     ``disconnect_scope``: what is disconnected that a log page no longer lists: what discoverd has connected (``ours``),
     also what others have, over the ``disconnect_transports`` (``all``), or nothing (``none``).
+    ``disconnect_share``: of what a log page listed, so many per cent may be withdrawn at once.
     ``connect_attempts_on_ncc``: for a subsystem that is not connected to the central discovery controller, 0 for as
     many as it takes. ``pleo``: ask direct discovery controllers for entries of the port that was asked only.
     ``mdns_interfaces``: only these, all if empty. ``mdns_persistence``: how long a discovery controller that is neither
@@ -57,6 +58,7 @@ class Settings:
     pleo: bool = True
     disconnect_scope: DisconnectScope = "ours"
     disconnect_transports: tuple[str, ...] = ("tcp",)
+    disconnect_share: int = 25
     connect_attempts_on_ncc: int = 0
 
 
@@ -111,13 +113,15 @@ def _apply(settings: Settings, entry: Entry, report: Report, fallback: Settings)
         value = read(entry.value) if entry.value else getattr(Settings(), field)
     except _BadValueError as error:
         value = getattr(fallback, field)
-        message = f"{entry.key} = {quote(entry.value)} is not {error}; {_shown(value, read is _span)} is used"
+        message = f"{entry.key} = {quote(entry.value)} is not {error}; {_shown(value, read)} is used"
         report.error(entry.line, entry.value_column, message, comment_hint(entry.value))
     return replace(settings, **{field: value})
 
 
-def _shown(value: object, span: bool) -> str:
-    if span and isinstance(value, int):
+def _shown(value: object, read: Callable[[str], Any]) -> str:
+    if read is _share:
+        return f"{value}%"
+    if read is _span and isinstance(value, int):
         return next((f"{value // size}{unit}" for unit, size in _SHOWN if value and not value % size), "never")
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -175,6 +179,13 @@ def _transports(text: str) -> tuple[str, ...]:
     return tuple(one for one in TRANSPORTS if one in words)
 
 
+def _share(text: str) -> int:
+    number = parse_int(text.removesuffix("%").rstrip())
+    if number is None or not 0 <= number <= 100:
+        raise _BadValueError("a share from 0% (one controller at a time) to 100% (no limit)")
+    return number
+
+
 def _attempts(text: str) -> int:
     number = parse_int(text)
     if number is None or not 0 <= number <= 1000:
@@ -208,5 +219,6 @@ _KEYS: dict[str, Callable[[str], Any]] = {
     "pleo": _switch,
     "disconnect-scope": _scope,
     "disconnect-transports": _transports,
+    "disconnect-share": _share,
     "connect-attempts-on-ncc": _attempts,
 }

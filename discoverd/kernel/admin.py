@@ -12,6 +12,8 @@ import posix
 import time
 from _struct import pack_into, unpack_from
 
+from discoverd.kernel.controllers import same_address
+
 _ADMIN_CMD = 0xC0484E41  # _IOWR('N', 0x41, struct nvme_admin_cmd)
 _GET_LOG_PAGE = 0x02
 _IDENTIFY = 0x06
@@ -46,6 +48,7 @@ CHANGED_PAUSES = (1, 2, 2, 2, 2)
 EXTENDED, PORT_LOCAL, ALL_SUBSYSTEMS = 1, 2, 4
 # DLPF, the flags in a discovery log page's header.
 _HEADER_EXTENDED = 0x1
+TRTYPES = {1: "rdma", 2: "fc", 3: "tcp", 254: "loop"}
 _SELF, _EPCSD = 3, 0x2
 
 DCTYPES = ("none", "ddc", "cdc")
@@ -189,13 +192,25 @@ class Log:
         self.records = records
         self.data = data
 
-    def persistent(self) -> bool:
-        """Tell whether an entry of the discovery subsystem itself says that it can be held (EPCSD)."""
+    def persistent(self, transport: str, traddr: str, trsvcid: str) -> bool:
+        """Tell whether the entry of the discovery subsystem's port at this address says that it can be held (EPCSD).
+
+        The page has an entry for each of its ports, and each speaks for itself.
+        """
         data = self.data
         return any(
-            data[start + 2] == _SELF and data[start + 10] & _EPCSD
+            data[start + 2] == _SELF
+            and data[start + 10] & _EPCSD
+            and TRTYPES.get(data[start]) == transport
+            and same_address(transport, _field(data, start + 512, 256), traddr.partition("%")[0])
+            and (transport == "fc" or _field(data, start + 32, 32) == trsvcid)
             for start in range(HEADER_SIZE, len(data), ENTRY_SIZE)
         )
+
+
+def _field(data: bytes, start: int, size: int) -> str:
+    """Return a text of an entry; some controllers pad with blanks instead of NULs."""
+    return data[start : start + size].partition(b"\0")[0].decode("utf-8", "replace").strip(" ")
 
 
 def read_discovery_log(session: Session, specific: int = 0) -> Log:

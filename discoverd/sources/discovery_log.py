@@ -9,17 +9,17 @@ import ipaddress
 import struct
 from dataclasses import dataclass
 
-from discoverd.candidate import Candidate, Refusal, Terms
+from discoverd.candidate import Candidate, Refusal, Terms, listed_by
 from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import DiscoveredScope
-from discoverd.kernel.admin import ENTRY_SIZE, HEADER_SIZE, READ_ENTRIES
-from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TidError, TransportId
+from discoverd.evidence import Asked
+from discoverd.kernel.admin import ENTRY_SIZE, HEADER_SIZE, READ_ENTRIES, TRTYPES
+from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TidError, TransportId, canonical_address, check_peer_nqn
 
 # Generation, number of entries, their format, total length in bytes.
 _HEADER = struct.Struct("<QQHxxI")
 
-TRTYPES = {1: "rdma", 2: "fc", 3: "tcp", 254: "loop"}
 REFERRAL, NVM, SELF = 1, 2, 3
 DUPLICATE_RETURNED_INFORMATION, NOT_CONNECTED_TO_CDC = 0x1, 0x4
 # So many entries of one page are refused each by itself: all refusals go into the plan and, once, into the journal.
@@ -59,6 +59,18 @@ class LogPage:
     def consistent(self) -> bool:
         """Tell whether its header's two statements of its size agree."""
         return self.length in (0, HEADER_SIZE + self.records * ENTRY_SIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class PageRead:
+    """A log page as a worker has read it: when (seconds, CLOCK_BOOTTIME), on which connection ('' if that is not known,
+    else another text for each), and what it was asked for.
+    """
+
+    page: LogPage
+    time: float
+    connection: str = ""
+    asked: Asked = Asked.UNKNOWN
 
 
 class LogPageError(Exception):
@@ -124,20 +136,32 @@ class Parent:
     ncc_attempts: int = 0
 
 
-def candidates(
-    page: LogPage, parent: Parent, host: HostIdentity
-) -> tuple[tuple[Candidate, ...], tuple[Refusal, ...], str]:
-    """Return what the page asks for, what of it is refused, and why what it does not list may exist all the same.
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a page asks for, what of it is refused, and what it proves about the rest.
 
-    The latter is '' for a page that was understood whole. A page that lists nothing at all is not evidence: controllers
-    send it while they start. A controller takes the host's side of the connection from the discovery controller only
-    where the transport is the same.
+    ``doubt`` says why nothing follows from what the page does not list, '' if something does. ``doubtful`` are the NQNs
+    of entries that cannot be used: a controller with such a name may be listed all the same.
+    """
+
+    candidates: tuple[Candidate, ...]
+    refusals: tuple[Refusal, ...]
+    doubt: str
+    doubtful: frozenset[str] = frozenset()
+
+
+def candidates(page: LogPage, parent: Parent, host: HostIdentity) -> Listing:
+    """Understand a page.
+
+    One without an entry for storage is not evidence: controllers send it while they start. A controller takes the
+    host's side of the connection from the discovery controller only where the transport is the same.
     """
     where = f"in the log page of {parent.instance}"
     wanted = []
     refused = [Refusal(f"entry {number}", where, reason) for number, reason in page.refused]
     faults: set[str] = set()
-    garbled = len(refused)
+    doubtful: set[str] = set()
+    unreadable = len(refused)
     roles = {NVM: _Role(IO, parent, host), REFERRAL: _Role(DISCOVERY, parent, host)}
     for entry in page.entries:
         # The flag is about the log page that a discovery controller returns, and says nothing about storage.
@@ -151,7 +175,9 @@ def candidates(
             tid = _identify(entry, role.role, parent.tid, role.terms.persona if role.terms else "")
         except TidError as error:
             refused.append(Refusal(f"entry {entry.number}, {entry.subnqn[:80]!r}", where, str(error)))
-            garbled += not isinstance(error, _NotForUsError)
+            could_be = _could_be(entry)
+            unreadable += could_be is None
+            doubtful |= could_be or frozenset()
             continue
         if role.terms:
             wanted.append(role.candidate(tid, role.terms, bool(entry.eflags & NOT_CONNECTED_TO_CDC)))
@@ -165,19 +191,43 @@ def candidates(
         refused.append(Refusal(f"{page.beyond} entries", where, why))
     refused += [Refusal("everything", where, fault) for fault in sorted(faults)]
     doubt = ""
-    if garbled:
-        doubt = f"{garbled} {'entry' if garbled == 1 else 'entries'} of its log page cannot be read"
+    if unreadable:
+        doubt = f"{unreadable} {'entry' if unreadable == 1 else 'entries'} of its log page cannot be read"
     elif not page.consistent:
         doubt = f"the length of its log page, {page.length} bytes, does not fit its number of entries, {page.records}"
     elif page.beyond or faults:
         doubt = "not all of its log page can be used"
-    elif not wanted:
+    elif not any(one.role == IO for one in wanted):
         doubt = "its log page lists nothing"
-    return tuple(wanted), tuple(refused), doubt
+    return Listing(tuple(wanted), tuple(refused), doubt, frozenset(doubtful))
 
 
-class _NotForUsError(TidError):
-    """An entry that makes sense, but not for this host."""
+def _could_be(entry: Entry) -> frozenset[str] | None:
+    """Return the NQNs that an entry which cannot be used could have been; None if it could have been any.
+
+    A Fibre Channel port is understood, and no path of another transport. Whatever else is wrong with an entry, its name
+    can be told from others where it is an NQN. What is no NQN at all, as with older Linux targets, is the name of
+    something else.
+    """
+    if entry.subtype not in (NVM, REFERRAL) or (entry.subtype == NVM and entry.subnqn == DISCOVERY_NQN):
+        return None
+    if TRTYPES.get(entry.trtype) == "fc" and _is_fc_port(entry.traddr):
+        return frozenset()
+    if entry.subtype == REFERRAL:
+        return frozenset((DISCOVERY_NQN,))
+    try:
+        return frozenset((check_peer_nqn(entry.subnqn),))
+    except TidError:
+        text = entry.subnqn
+        plain = text.isascii() and text.isprintable() and " " not in text
+        return frozenset() if plain and text and not text.lower().startswith("nqn.") else None
+
+
+def _is_fc_port(traddr: str) -> bool:
+    try:
+        return bool(canonical_address("fc", traddr))
+    except TidError:
+        return False
 
 
 class _Role:
@@ -191,8 +241,7 @@ class _Role:
         self.terms: Terms | None = None
         self.fault = ""
         self._parent = parent
-        self._source = "a referral" if role == DISCOVERY else "listed"
-        self._source += f" in the log page of {parent.instance}"
+        self._source = listed_by(role, parent.instance)
         try:
             self.terms = Terms.make(role, parent.discovery if role == DISCOVERY else parent.io, host)
         except ConfigError as error:
@@ -226,7 +275,7 @@ def _identify(entry: Entry, role: str, parent: TransportId, persona: str) -> Tra
     same = transport == parent.transport
     if not same and transport in ("fc", "loop"):
         # An FC controller needs a port of this host, and loop would attach the host's own disks a second time.
-        raise _NotForUsError(f"a discovery controller on {parent.transport} cannot refer to {transport}")
+        raise TidError(f"a discovery controller on {parent.transport} cannot refer to {transport}")
     tid = TransportId.make(
         role,
         transport,
@@ -246,9 +295,9 @@ def _identify(entry: Entry, role: str, parent: TransportId, persona: str) -> Tra
 def _check_target(traddr: str, parent: TransportId) -> None:
     address = ipaddress.ip_address(traddr)
     if address.is_unspecified or address.is_multicast:
-        raise _NotForUsError(f"{traddr} is no address to connect to")
+        raise TidError(f"{traddr} is no address to connect to")
     if address.is_loopback and not _is_loopback(parent):
-        raise _NotForUsError(f"{traddr} is this host, and the discovery controller is not")
+        raise TidError(f"{traddr} is this host, and the discovery controller is not")
 
 
 @functools.lru_cache(maxsize=1024)

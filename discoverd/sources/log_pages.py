@@ -2,16 +2,17 @@
 """The log pages of all discovery controllers, followed from one to the next along their referrals."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from discoverd.candidate import AUTHORITIES, SOURCES, Candidate, Refusal
+from discoverd.candidate import AUTHORITIES, SOURCES, Candidate, Refusal, Target
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Role
-from discoverd.planner import Known
+from discoverd.evidence import Asked, Evidence, Pending, Reading
+from discoverd.planner import Answer, Known, closed
 from discoverd.sources import discovery_log
-from discoverd.sources.discovery_log import LogPage, Parent
-from discoverd.tid import DISCOVERY
+from discoverd.sources.discovery_log import Listing, LogPage, PageRead, Parent
+from discoverd.tid import DISCOVERY, TransportId
 from discoverd.wanted import Wanted
 
 # A log page is an order to run processes, and it comes from the network: so many for one discovery controller,
@@ -30,7 +31,8 @@ REFERRALS = 256
 class Context:
     """What log pages are understood with. ``hostids`` has the host IDs of host NQNs that firmware brought along.
 
-    ``horizon`` and ``ncc_attempts`` as in Parent.
+    ``horizon`` and ``ncc_attempts`` as in Parent. ``share`` is how much of what a page listed may be withdrawn at once
+    (per cent).
     """
 
     config: FabricsConfig
@@ -39,6 +41,7 @@ class Context:
     hostids: Mapping[str, str]
     horizon: int
     ncc_attempts: int
+    share: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,31 +50,39 @@ class _Listed:
 
     page: LogPage
     context: Context
-    tid: object
+    tid: TransportId
     via: Connection | None
     led: bool
-    candidates: tuple[Candidate, ...]
-    refusals: tuple[Refusal, ...]
-    doubt: str
+    listing: Listing
 
 
 class LogPages:
     """Keeps the last good page of each discovery controller, by the instance of its unit.
 
     After :meth:`follow`, ``refusals`` has what is refused of all pages, ``complete`` the discovery controllers whose
-    page was used whole, with its generation, and ``doubts`` what speaks against the other pages.
+    page means something by its gaps, with what that is, and ``doubts`` what speaks against the other pages. ``pending``
+    has what a page lists no longer without having proved it yet, ``listed`` how many it lists, with those that went
+    lately, and ``closed`` the discovery controllers that nobody leads to any more. ``whole`` are those of ``complete``
+    whose page says all about everything.
     """
 
     def __init__(self) -> None:
-        self._pages: dict[str, tuple[LogPage, float]] = {}
+        self._pages: dict[str, PageRead] = {}
+        # Those that were not taken as evidence yet.
+        self._new: set[str] = set()
+        self._evidence: dict[str, Evidence] = {}
         self._stamps: dict[str, str] = {}
         # Those of the pages that are kept.
         self._kept: dict[str, str] = {}
         # A page of thousands is not gone through at each event.
         self._listed: dict[str, _Listed] = {}
         self.refusals: tuple[Refusal, ...] = ()
-        self.complete: Mapping[str, str] = {}
+        self.complete: Mapping[str, Answer] = {}
+        self.whole: frozenset[str] = frozenset()
         self.doubts: Mapping[str, str] = {}
+        self.pending: Mapping[str, Mapping[str, Pending]] = {}
+        self.listed: Mapping[str, int] = {}
+        self.closed: frozenset[str] = frozenset()
         # Those that are reached now, with or without a page, and how many referrals away.
         self.depths: dict[str, int] = {}
 
@@ -88,9 +99,10 @@ class LogPages:
     def __contains__(self, instance: str) -> bool:
         return instance in self._pages
 
-    def put(self, instance: str, page: LogPage, now: float) -> None:
-        """Take a new page; ``now`` in seconds, CLOCK_BOOTTIME."""
-        self._pages[instance] = (page, now)
+    def put(self, instance: str, read: PageRead) -> None:
+        """Take a new page."""
+        self._pages[instance] = read
+        self._new.add(instance)
         self._kept[instance] = self._stamps.get(instance, "")
 
     def fresh(self, instance: str, stamp: str) -> bool:
@@ -100,6 +112,8 @@ class LogPages:
     def forget(self, instance: str) -> None:
         """Drop the page of what nobody asks for, if there is one."""
         self._pages.pop(instance, None)
+        self._new.discard(instance)
+        self._evidence.pop(instance, None)
         self._kept.pop(instance, None)
         self._stamps.pop(instance, None)
         self._listed.pop(instance, None)
@@ -123,10 +137,8 @@ class LogPages:
         referrals_max = REFERRALS + len(led)
         trusted = True
         refusals: list[Refusal] = []
-        used = set()
+        used: dict[str, Listing] = {}
         room = TOTAL
-        complete = {}
-        doubts = {}
         while queue or trusted:
             if not queue:
                 trusted = False
@@ -143,9 +155,10 @@ class LogPages:
             instance = queue.popleft()
             if instance not in self._pages or instance in excluded or instance not in wanted.asked:
                 continue
-            listed = self._list(instance, wanted.asked[instance][0], vias[instance], trusted, context, known)
-            candidates = listed.candidates
-            refusals += listed.refusals
+            listed = self._list(instance, wanted.asked[instance][0], vias[instance], trusted, context)
+            limited: list[Refusal] = []
+            candidates = _within_limit(instance, listed.listing.candidates, known, limited)
+            refusals += (*listed.listing.refusals, *limited)
             referrals = [one for one in candidates if one.role == DISCOVERY]
             near = self._within_reach(instance, referrals, referrals_max, refusals)
             followed = [one for one in referrals if one.tid.instance in near]
@@ -163,22 +176,71 @@ class LogPages:
                 referrals = [one for one in candidates if one.role == DISCOVERY]
             room -= len(new)
             wanted.put(instance, candidates)
-            used.add(instance)
-            # What was cut off is not known to be listed no more.
-            doubt = listed.doubt or ("not all of its log page fits" if len(candidates) < len(listed.candidates) else "")
-            if doubt:
-                doubts[instance] = doubt
-            else:
-                complete[instance] = f"generation {listed.page.generation}"
+            used[instance] = listed.listing
             for one in referrals:
                 unit = wanted.unit_of(one)
                 if unit not in self.depths:
                     self.depths[unit] = self.depths[instance] + 1
                     vias[unit] = context.discovery.get(unit, vias[instance])
                     queue.append(unit)
-        for origin in wanted.origins() - used - SOURCES:
+        for origin in wanted.origins() - used.keys() - SOURCES:
             wanted.put(origin, ())
-        self.refusals, self.complete, self.doubts = tuple(refusals), complete, doubts
+        self.refusals = tuple(refusals)
+        self._conclude(used, wanted, known, context.share)
+
+    def confirm(self, instance: str, units: Collection[str]) -> None:
+        """Take an administrator's word that the page of this discovery controller rightly lists these no longer."""
+        if instance in self._evidence:
+            self._evidence[instance].confirm(units)
+
+    def _conclude(self, used: Mapping[str, Listing], wanted: Wanted, known: Mapping[str, Known], share: int) -> None:
+        """Work out what the pages prove that were used."""
+        referred: dict[str, dict[str, Target]] = {instance: {} for instance in used}
+        for unit, one in known.items():
+            for origin in one.referrers:
+                if origin in referred and origin != unit:
+                    referred[origin][unit] = one.target
+        counts = _only_through(known)
+        complete: dict[str, Answer] = {}
+        self.pending, self.listed = {}, {}
+        whole = set()
+        for instance, listing in used.items():
+            theirs = referred[instance]
+            if instance in self._new:
+                self._new.discard(instance)
+                self._read(instance, listing, wanted, theirs)
+            if listing.doubt:
+                continue
+
+            def stays(unit: str, theirs: Mapping[str, Target] = theirs) -> bool:
+                return unit in wanted.asked or theirs.get(unit) in wanted.targets
+
+            verdict = self._evidence[instance].judge(theirs, stays, lambda unit: 1 + counts.get(unit, 0), share)
+            read = self._pages[instance]
+            # The page lists it, but another unit stands for that by now.
+            targets = {one.target for one in wanted.of(instance)}
+            moved = {unit for unit, target in theirs.items() if target in targets and unit not in wanted.asked}
+            complete[instance] = Answer(f"generation {read.page.generation}", verdict.absent | moved)
+            self.pending[instance], self.listed[instance] = verdict.pending, verdict.listed
+            all_served = len(wanted.of(instance)) == len(listing.candidates) and not listing.doubtful
+            if read.asked is Asked.ALL_PORTS and all_served and not verdict.pending:
+                whole.add(instance)
+        self.complete, self.whole = complete, frozenset(whole)
+        self.doubts = {instance: listing.doubt for instance, listing in used.items() if listing.doubt}
+        self.closed = closed(known, wanted.asked, complete)
+
+    def _read(self, instance: str, listing: Listing, wanted: Wanted, referred: Mapping[str, Target]) -> None:
+        """Take a page that was read as evidence."""
+        read, tid = self._pages[instance], self._listed[instance].tid
+        listed = {wanted.unit_of(one): one.target for one in wanted.of(instance)}
+        # What is beyond a limit of ours is listed all the same.
+        beyond = {one.target for one in listing.candidates} - set(listed.values())
+        listed |= {unit: target for unit, target in referred.items() if target in beyond}
+        if instance not in self._evidence:
+            self._evidence[instance] = Evidence((tid.transport, tid.traddr.partition("%")[0]))
+        generation = read.page.generation
+        reading = Reading(read.time, read.connection, generation, read.asked, listed, listing.doubt, listing.doubtful)
+        self._evidence[instance].read(reading, referred)
 
     def _within_reach(self, instance: str, referrals: list[Candidate], most: int, refusals: list[Refusal]) -> set[str]:
         """Return the names of a page's referrals that are near enough, and few enough with all that went before."""
@@ -198,28 +260,39 @@ class LogPages:
             refusals.append(Refusal(f"referral to {one.tid}", one.source, why))
         return near
 
-    def _list(
-        self,
-        instance: str,
-        parent: Candidate,
-        via: Connection | None,
-        led: bool,
-        context: Context,
-        known: Mapping[str, Known],
-    ) -> _Listed:
-        page, came = self._pages[instance]
+    def _list(self, instance: str, parent: Candidate, via: Connection | None, led: bool, context: Context) -> _Listed:
+        read = self._pages[instance]
         last = self._listed.get(instance)
-        basis = (page, parent.tid, via, led)
+        basis = (read.page, parent.tid, via, led)
         if last and (last.page, last.tid, last.via, last.led) == basis and last.context is context:
             return last
         io = _scope(context, via, "io", parent.tid.hostnqn)
         discovery = _scope(context, via, "discovery", parent.tid.hostnqn)
-        about = Parent(parent.tid, instance, io, discovery, context.horizon, came, led, context.ncc_attempts)
-        found, refused, doubt = discovery_log.candidates(page, about, context.host)
-        refusals = list(refused)
-        candidates = _within_limit(instance, found, known, refusals)
-        self._listed[instance] = _Listed(page, context, parent.tid, via, led, candidates, tuple(refusals), doubt)
+        about = Parent(parent.tid, instance, io, discovery, context.horizon, read.time, led, context.ncc_attempts)
+        listing = discovery_log.candidates(read.page, about, context.host)
+        self._listed[instance] = _Listed(read.page, context, parent.tid, via, led, listing)
         return self._listed[instance]
+
+
+def _only_through(known: Mapping[str, Known]) -> dict[str, int]:
+    """Return for discovery controllers how many controllers are known from them alone, also along referrals."""
+    below: dict[str, list[str]] = {}
+    for unit, one in known.items():
+        if one.origin in SOURCES:
+            continue
+        others = one.referrers - {unit}
+        if len(others) == 1:
+            below.setdefault(next(iter(others)), []).append(unit)
+    counts: dict[str, int] = {}
+    for top in below:
+        seen = {top}
+        waiting = [top]
+        while waiting:
+            new = [unit for unit in below.get(waiting.pop(), ()) if unit not in seen]
+            seen.update(new)
+            waiting += new
+        counts[top] = len(seen) - 1
+    return counts
 
 
 def _scope(context: Context, via: Connection | None, role: Role, hostnqn: str) -> DiscoveredScope:

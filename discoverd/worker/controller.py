@@ -175,6 +175,9 @@ class Worker:
             self.state = "stopping"
             # At once: should the stop take so long that systemd kills us, it tells that somebody wanted us to stop.
             self.show()
+        if self.call is not None and self.call.done and self.call_name == "log_page":
+            # That the connection was made anew meanwhile, an event tells that may be there already.
+            self._uevents()
         if self.call is not None and self.call.done:
             call, self.call = self.call, None
             getattr(self, "_after_" + self.call_name)(call)
@@ -342,9 +345,10 @@ class Worker:
         for event in self.uevents.drain():
             look = True
             # Type 2 (notice), information 0xf0 (discovery log change), log page 0x70.
-            if event.get("NVME_AEN") == "0x70f002" or event.get("ACTION") == "overflow":
+            if event.get("NVME_AEN") == "0x70f002":
                 rediscover = True
-            if event.get("NVME_EVENT") in ("connected", "rediscover"):
+            # Of events that were lost, one may have told of a new connection.
+            if event.get("NVME_EVENT") in ("connected", "rediscover") or event.get("ACTION") == "overflow":
                 rediscover = fresh = True
             # Only of a discovery controller whose connection was made once more.
             again = again or event.get("NVME_EVENT") == "rediscover"

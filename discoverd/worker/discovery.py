@@ -27,29 +27,38 @@ INTERVAL = 1
 BURST, SLOW = 20, 10
 # A page is read again after so many seconds without an event, less up to an eighth: events can be lost on their way.
 REREAD = 900
+# And so often while the supervisor needs more readings (discoverd.evidence).
+CONFIRM = 60
 # What one visit may cost, whatever the controller does.
 VISIT = 60
 # After so many visits in a row in which it left a question open that it could have refused, nothing but the log page is
 # asked for: a controller that hangs or drops the connection over a question would otherwise never get to the page.
 _PATIENT = 2
 # A controller that ends so many connections in a row, each within so many seconds, is not to be held, whatever it says.
+# It is let alone for so long the first time, as one may that fails over, and twice as long each time after that.
 _SHORT_LIVED = 3
 SHORT = 60
+FIRST_PAUSE = 60
+
+_BOOTTIME = 7
 
 
 class Visit:
     """What is asked in one go, in a thread, and what came of it.
 
-    ``fresh``: on a new connection. ``dctype`` is ``none``, ``ddc``, ``cdc``, or '' if it is not known; ``identity`` is
-    None if it was not needed or not given; ``specific`` is how the log page was asked for. Of the questions that the
-    page does not depend on, ``answered`` tells that one had an answer, ``silent`` that one had none.
+    ``fresh``: on a new connection; ``connection`` is another text for each. ``dctype`` is ``none``, ``ddc``, ``cdc``,
+    or '' if it is not known; ``identity`` is None if it was not needed or not given; ``specific`` is how the log page
+    was asked for. Of the questions that the page does not depend on, ``answered`` tells that one had an answer,
+    ``silent`` that one had none.
     """
 
     __slots__ = (
+        "_address",
         "_ask",
         "_automatic",
         "_port_local",
         "answered",
+        "connection",
         "dctype",
         "fresh",
         "identity",
@@ -58,10 +67,12 @@ class Visit:
         "specific",
     )
 
-    def __init__(self, spec: state.Spec, before: "Visit | None", fresh: bool, ask: bool) -> None:
+    def __init__(self, spec: state.Spec, before: "Visit | None", fresh: bool, connection: str, ask: bool) -> None:
         self._automatic = spec.persistent == "auto"
         self._port_local = spec.pleo
+        self._address = spec.option("transport"), spec.option("traddr"), spec.option("trsvcid")
         self.fresh = fresh or before is None
+        self.connection = connection
         self._ask = ask
         self.dctype: str = before.dctype if before else ""
         self.identity: admin.Identity | None = before.identity if before else None
@@ -86,9 +97,13 @@ class Visit:
                 # It announced what it does not keep.
                 self.specific = 0
                 self.log = admin.read_discovery_log(session)
-            if self._automatic and not self.log.persistent():
+            if self._automatic and not self.may_persist():
                 self._identify(session)
                 self._try_keep_alive(session)
+
+    def may_persist(self) -> bool:
+        """Tell whether its entry in the page says that this connection can be held."""
+        return self.log is not None and self.log.persistent(*self._address)
 
     def _look(self, session: admin.Session, device: str) -> None:
         """Find out how to ask for the log page, on a new connection."""
@@ -149,15 +164,20 @@ class Discovery:
         self.cause = ""
         self.page = ""
         self._fresh = True
+        # Tells the present connection from others, '' until it is read on.
+        self._connection = ""
         self._next = 0.0
         self._silent = 0
         self._short_lived = 0
+        # That it is not held because of that.
+        self._ends_connections = False
         # Readings, of which one is forgotten every SLOW seconds, and when they were counted.
         self._readings = 0.0
         self._counted_at = 0.0
         self._visit: Visit | None = None
         self._before: Visit | None = None
         self._policy = (worker.spec.persistent, worker.spec.pleo)
+        self._confirm = worker.spec.confirm
 
     @property
     def retry_at(self) -> float:
@@ -183,6 +203,7 @@ class Discovery:
         now = time.monotonic()
         if fresh:
             self._fresh = True
+            self._connection = ""
             self.held = None
             worker.log_read = ""
         self._next = 0.0
@@ -196,7 +217,9 @@ class Discovery:
             self._next = soon
             return
         self._readings, self._counted_at = recent + 1, now
-        visit = self._visit = Visit(worker.spec, self._before, self._fresh, self._silent < _PATIENT)
+        self._connection = self._connection or str(time.monotonic_ns())
+        ask = self._silent < _PATIENT
+        visit = self._visit = Visit(worker.spec, self._before, self._fresh, self._connection, ask)
         self._fresh = False
         instance = worker.kernel_instance
         worker.start("log_page", lambda device: visit.run(device, instance), worker.device)
@@ -221,10 +244,14 @@ class Discovery:
     def respecified(self) -> None:
         """Look what a new specification changes."""
         policy = (self.worker.spec.persistent, self.worker.spec.pleo)
+        confirm, self._confirm = self._confirm, self.worker.spec.confirm
         if policy != self._policy:
             self._policy = policy
             self.again(fresh=True)
-        elif self.registration.outdated():
+            return
+        if self._confirm and not confirm and self.worker.log_read:
+            self._next = min(self._next, time.monotonic() + CONFIRM)
+        if self.registration.outdated():
             self.registration.renew()
 
     def read(self, call: "Call") -> None:
@@ -237,15 +264,20 @@ class Discovery:
         elif visit.answered:
             self._silent = 0
         kept = False
-        if call.error is None and visit.log is not None:
+        if call.error is None and visit.log is not None and visit.connection != self._connection:
+            # The connection was made anew meanwhile, and the page may be of either; another reading follows.
+            self.again_after = True
+        elif call.error is None and visit.log is not None:
             kept = self._keep(visit, visit.log)
         elif isinstance(call.error, (OSError, admin.AdminError)):
             self._failed(getattr(call.error, "strerror", None) or str(call.error))
         elif call.error is not None:
             raise call.error
         if isinstance(call.error, OSError):
-            # The connection is at fault, so the next one is asked everything.
+            # The connection is at fault, so the next one is asked everything. That it is another one by the next
+            # reading, nobody may have told us yet.
             self._fresh = self._fresh or visit.fresh
+            self._connection = ""
         else:
             self._before = visit
             if visit.fresh and self._takes_registrations(visit):
@@ -265,7 +297,7 @@ class Discovery:
 
     def _keep(self, visit: Visit, log: admin.Log) -> bool:
         try:
-            state.write(self.worker.directory + "/log", log.data)
+            state.write(self.worker.directory + "/log", _headed(visit, log))
         except state.StateError as error:
             self._failed(f"cannot keep it: {error}")
             return False
@@ -278,8 +310,14 @@ class Discovery:
             notify.log(notify.INFO, f"discovery log page: {count}, generation {log.generation}{only}")
         self.page = page
         self.worker.log_read = str(time.monotonic_ns())
-        self._next = self.read_at + REREAD * (1 - posix.getrandom(1)[0] / 2048)
+        self._next = self.read_at + self.pause(REREAD)
         return True
+
+    def pause(self, usual: float) -> float:
+        """Return how many seconds to wait for the next reading, when there is no event; ``usual`` is the longest."""
+        if self.worker.spec.confirm:
+            return CONFIRM
+        return usual * (1 - posix.getrandom(1)[0] / 2048)
 
     def _failed(self, why: str) -> None:
         self.failures += 1
@@ -297,9 +335,10 @@ class Discovery:
         policy = self.worker.spec.persistent
         identity = visit.identity
         self.why_not = ""
+        self._ends_connections = False
         if policy == "no":
             self.why_not = "persistent = no"
-        elif policy == "force" or identity is None or (visit.log is not None and visit.log.persistent()):
+        elif policy == "force" or identity is None or visit.may_persist():
             # It is to be held anyhow, its entry says so (EPCSD), or nothing speaks against it.
             pass
         elif not identity.keep_alive:
@@ -314,7 +353,13 @@ class Discovery:
         if self._short_lived >= _SHORT_LIVED and self.worker.spec.persistent == "auto":
             self.held = False
             self.why_not = "it ends each connection within a minute"
+            self._ends_connections = True
             self.tell_verdict()
+
+    @property
+    def away(self) -> float:
+        """For how many seconds it is let alone when it ends its connections; 0 if it does not."""
+        return FIRST_PAUSE << (self._short_lived - _SHORT_LIVED) if self._ends_connections else 0
 
     def tell_verdict(self) -> None:
         """Tell the worker whether the connection is to be held, if that is decided."""
@@ -326,3 +371,13 @@ class Discovery:
         """Return what to add to the status of a live discovery controller."""
         page = f", log page not read: {self.cause}" if self.cause else self.page
         return page + self.registration.text()
+
+
+def _headed(visit: Visit, log: admin.Log) -> bytes:
+    """Return a page with a head that says how it was read: when, on which connection, and what was asked for."""
+    fields = [
+        ("milliseconds", str(int(time.clock_gettime(_BOOTTIME) * 1000))),
+        ("connection", visit.connection),
+        ("asked", "one-port" if visit.specific & admin.PORT_LOCAL else "all-ports"),
+    ]
+    return state.encode(state.LOG, fields) + log.data

@@ -4,7 +4,6 @@
 What it lists stays as it is meanwhile, and the host stays on its record.
 """
 
-import posix
 import time
 
 from discoverd.worker import departure, notify, withdrawal
@@ -39,8 +38,11 @@ class Parking(withdrawal.Withdrawal):
         worker.start("parking", self._depart, worker.device)
 
     def _disconnected(self) -> None:
-        self._say(f"disconnected until it is read again in {POLL // 60} min: {self.why}")
-        seconds = POLL * (1 - posix.getrandom(1)[0] / 2048)
+        discovery = self._worker.discovery
+        assert discovery is not None  # noqa: S101 - it has decided this
+        usual = min(POLL, discovery.away or POLL)
+        self._say(f"disconnected until it is read again in {usual // 60} min: {self.why}")
+        seconds = discovery.pause(usual)
         self.since = time.monotonic()
         self.until = time.strftime("%H:%M", time.localtime(time.time() + seconds))
         self._worker.parked(seconds)

@@ -21,7 +21,7 @@ from discoverd.candidate import MDNS, Candidate, Wish, granted
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import DiscoveredScope, FabricsConfig, Secrets
 from discoverd.planner import Action, Facts, UnitFact, plan
-from discoverd.sources.discovery_log import Parent, candidates, parse
+from discoverd.sources.discovery_log import PageRead, Parent, candidates, parse
 from discoverd.sources.log_pages import Context, LogPages
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TransportId
 from discoverd.wanted import Wanted
@@ -63,8 +63,7 @@ def cpu(function: Callable[[], object]) -> float:
 
 def listed(parent: TransportId, count: int, first: int = 0) -> tuple[Candidate, ...]:
     data = parse(page(*(entry(nqn(first + number)) for number in range(count))))
-    found, _, _ = candidates(data, Parent(parent, parent.instance, SCOPE, SCOPE, 0, 0), HOST)
-    return found
+    return candidates(data, Parent(parent, parent.instance, SCOPE, SCOPE, 0, 0), HOST).candidates
 
 
 # Without a loop -------------------------------------------------------------------------------------------
@@ -75,12 +74,12 @@ def one_page() -> tuple[float, float]:
     parent = granted_root(dc(1))
     before = page(*(entry(nqn(number)) for number in range(ENTRIES)))
     after = page(*(entry(nqn(number + 1)) for number in range(ENTRIES)), generation=2)
-    context = Context(FabricsConfig(scopes={("", "io"): SCOPE, ("", "discovery"): SCOPE}), HOST, {}, {}, 0, 0)
+    context = Context(FabricsConfig(scopes={("", "io"): SCOPE, ("", "discovery"): SCOPE}), HOST, {}, {}, 0, 0, 25)
 
     def first() -> tuple[Wanted, LogPages]:
         wanted, pages = Wanted(lambda _: False), LogPages()
         wanted.put(parent.origin, (parent,))
-        pages.put(parent.tid.instance, parse(before), 0)
+        pages.put(parent.tid.instance, PageRead(parse(before), 0))
         pages.follow(wanted, context, {}, {})
         decisions = plan(Facts(wanted.asked), wanted.changes())
         if len(decisions) != ENTRIES + 1:
@@ -91,7 +90,7 @@ def one_page() -> tuple[float, float]:
 
     def second() -> None:
         wanted, pages = made.pop()
-        pages.put(parent.tid.instance, parse(after), 0)
+        pages.put(parent.tid.instance, PageRead(parse(after), 0))
         pages.follow(wanted, context, {}, {})
         decisions = plan(Facts(wanted.asked), wanted.changes())
         if len(decisions) != 1 or len(wanted.asked) != ENTRIES + 1:

@@ -68,7 +68,7 @@ def run(answers: Answers) -> str:
     started = time.process_time()
     spec = state.Spec("discovery", [("nqn", DISCOVERY_NQN), ("transport", "tcp")])
     spec.persistent, spec.pleo = answers.persistent, answers.pleo
-    visit = discovery.Visit(spec, None, fresh=True, ask=True)
+    visit = discovery.Visit(spec, None, fresh=True, connection="1", ask=True)
     controller = Controller(answers)
     outcome = "read"
     with (
@@ -104,17 +104,17 @@ def _register(spec: state.Spec) -> None:
 
 def _understand(log: admin.Log) -> None:
     assert len(log.data) == admin.HEADER_SIZE + min(log.records, admin.READ_ENTRIES) * admin.ENTRY_SIZE
-    assert isinstance(log.persistent(), bool)
+    assert isinstance(log.persistent("tcp", "192.0.2.1", "8009"), bool)
     page = discovery_log.parse(log.data)
     for tid in _PARENTS:
         parent = discovery_log.Parent(tid, tid.instance, _SCOPE, _SCOPE, horizon=3600, asked=17.5)
-        wanted, refused, doubt = discovery_log.candidates(page, parent, _HOST)
-        for candidate in wanted:
+        listing = discovery_log.candidates(page, parent, _HOST)
+        for candidate in listing.candidates:
             check(candidate)
-        for refusal in refused:
+        for refusal in listing.refusals:
             _harmless(refusal.what)
             _harmless(refusal.reason)
-        _harmless(doubt)
+        _harmless(listing.doubt)
 
 
 def check(candidate: Candidate) -> None:

@@ -358,7 +358,12 @@ def install(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WATCHDOG_USEC", raising=False)
 
 
-def leave_log(*entries: bytes, generation: int = 1, instance: str = DC) -> None:
+def leave_log(
+    *entries: bytes, generation: int = 1, instance: str = DC, connection: str = "1", asked: str = "all-ports"
+) -> None:
     """Leave a log page as a discovery controller's worker does, and report it."""
-    (Path(state.directory(instance)) / "log").write_bytes(page(*entries, generation=generation))
+    now = int(time.clock_gettime(time.CLOCK_BOOTTIME) * 1000)
+    head = [("milliseconds", str(now)), ("connection", connection), ("asked", asked)]
+    data = state.encode(state.LOG, head) + page(*entries, generation=generation)
+    (Path(state.directory(instance)) / "log").write_bytes(data)
     report(instance, "live", log_read=str(generation))

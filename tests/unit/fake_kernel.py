@@ -2,6 +2,7 @@
 """A kernel for the worker: a sysfs in a temporary directory, and connects that end as the test says."""
 
 import _thread
+import contextlib
 import errno
 import os
 import posix
@@ -29,7 +30,7 @@ class Uevents:
     """Stands for the netlink socket: the test says which events arrive."""
 
     def __init__(self) -> None:
-        self._read, self._write = os.pipe()
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.following: list[str] = []
         self._events: list[dict[str, str]] = []
 
@@ -44,7 +45,8 @@ class Uevents:
         os.write(self._write, b"\0")
 
     def drain(self) -> list[dict[str, str]]:
-        os.read(self._read, 4096)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._read, 4096)
         events, self._events = self._events, []
         return events
 

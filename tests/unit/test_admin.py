@@ -319,23 +319,32 @@ def test_the_command_as_the_kernel_gets_it(monkeypatch: pytest.MonkeyPatch) -> N
 
 # The entry of the discovery subsystem itself ---------------------------------------------------------------
 
+OWN_PORT = entry(NQN, trsvcid="8009", subtype=3)
+
 
 @pytest.mark.parametrize(
     ("listed", "persistent"),
     [
         ([], False),
+        # Those of other ports speak for themselves.
+        ([entry(NQN, "192.0.2.2", "8009", subtype=3, eflags=2)], False),
+        ([entry(NQN, "192.0.2.1", "4420", subtype=3, eflags=2)], False),
+        ([entry(NQN, "192.0.2.1", "8009", subtype=3, eflags=2, trtype=1)], False),
+        ([OWN_PORT, entry(NQN, "192.0.2.2", "8009", subtype=3, eflags=2)], False),
+        ([entry(NQN, "::ffff:192.0.2.1", "8009 ", subtype=3, eflags=2)], True),
         ([entry(NQN)], False),
         ([entry(NQN, eflags=2)], False),
-        ([entry(NQN, subtype=1, eflags=2)], False),
-        ([entry(NQN, subtype=3)], False),
-        ([entry(NQN, subtype=3, eflags=1)], False),
-        ([entry(NQN, subtype=3, eflags=2)], True),
-        ([entry(NQN), entry(NQN, subtype=3, eflags=3)], True),
-        ([entry(NQN, subtype=3), entry(NQN, subtype=3, eflags=2)], True),
+        ([entry(NQN, trsvcid="8009", subtype=1, eflags=2)], False),
+        ([OWN_PORT], False),
+        ([entry(NQN, trsvcid="8009", subtype=3, eflags=1)], False),
+        ([entry(NQN, trsvcid="8009", subtype=3, eflags=2)], True),
+        ([entry(NQN), entry(NQN, trsvcid="8009", subtype=3, eflags=3)], True),
+        ([OWN_PORT, entry(NQN, trsvcid="8009", subtype=3, eflags=2)], True),
     ],
 )
 def test_an_explicit_persistent_connection_is_offered_by_its_own_entry(listed: list[bytes], persistent: bool) -> None:
-    assert admin.Log(1, len(listed), page(*listed)).persistent() is persistent
+    log = admin.Log(1, len(listed), page(*listed))
+    assert log.persistent("tcp", "192.0.2.1", "8009") is persistent
 
 
 @given(st.binary(max_size=6000))
@@ -352,4 +361,4 @@ def test_whatever_a_controller_sends_as_its_log_page_is_read_or_refused(data: by
             return
     assert len(log.data) == 1024 + min(log.records, 2048) * 1024
     discovery_log.parse(log.data)
-    log.persistent()
+    log.persistent("tcp", "192.0.2.1", "8009")

@@ -29,8 +29,8 @@ def found(
     data: bytes, parent: TransportId = PARENT, scope: DiscoveredScope = SCOPE, discovery: DiscoveredScope = SCOPE
 ) -> tuple[tuple[Candidate, ...], tuple[Refusal, ...]]:
     about = Parent(parent, parent.instance, scope, discovery, horizon=3600, asked=17.5)
-    wanted, refused, _ = candidates(parse(data), about, IDENTITY)
-    return wanted, refused
+    listing = candidates(parse(data), about, IDENTITY)
+    return listing.candidates, listing.refusals
 
 
 def test_an_entry_is_read_exactly() -> None:
@@ -206,10 +206,10 @@ def test_what_cannot_be_connected_at_all_is_one_refusal_and_the_page_is_not_whol
     scopes = {"scope": SCOPE, "discovery": SCOPE, bad: tls}
     about = Parent(PARENT, PARENT.instance, scopes["scope"], scopes["discovery"], 0, 0)
     data = page(entry(NQN), entry("nqn.b"), entry(DISCOVERY_NQN, subtype=1), entry(DISCOVERY_NQN, subtype=1))
-    wanted, refused, doubt = candidates(parse(data), about, IDENTITY)
-    assert doubt == "not all of its log page can be used"
-    assert {one.role for one in wanted} == {IO, DISCOVERY} - {role}
-    (refusal,) = refused
+    listing = candidates(parse(data), about, IDENTITY)
+    assert listing.doubt == "not all of its log page can be used"
+    assert {one.role for one in listing.candidates} == {IO, DISCOVERY} - {role}
+    (refusal,) = listing.refusals
     assert (refusal.what, "TLS is not supported" in refusal.reason) == ("everything", True)
 
 
@@ -366,14 +366,18 @@ def test_made_up_entries(entries: list[bytes]) -> None:
     [
         (page(entry(NQN)), ""),
         # It is understood, and nothing for this host.
-        (page(entry(NQN), entry("nqn.a", traddr="127.0.0.1"), entry("nqn.b", "nn-0x1:pn-0x2", "none", trtype=2)), ""),
+        (page(entry(NQN), entry("nqn.b", "nn-0x1:pn-0x2", "none", trtype=2)), ""),
+        # What older Linux targets call a subsystem that was given no NQN.
+        (page(entry(NQN), entry("nvme-ram0")), ""),
+        (page(entry(NQN), entry("")), "1 entry of its log page cannot be read"),
+        # Whatever else it has, without storage it may be that of a controller that starts.
+        (page(entry(DISCOVERY_NQN, "192.0.2.2", subtype=1)), "its log page lists nothing"),
+        (page(entry("nvme-ram0")), "its log page lists nothing"),
         (page(), "its log page lists nothing"),
         (page(entry(DISCOVERY_NQN, subtype=3)), "its log page lists nothing"),
         (page(entry(NQN), entry("nqn.a,b")), "1 entry of its log page cannot be read"),
-        (
-            page(entry(NQN), entry("nqn.a", trtype=9), entry("nqn.b", subtype=9)),
-            "2 entries of its log page cannot be read",
-        ),
+        (page(entry(NQN), entry("nqn.b", subtype=9)), "1 entry of its log page cannot be read"),
+        (page(entry(NQN), entry(DISCOVERY_NQN)), "1 entry of its log page cannot be read"),
         (page(entry(NQN), length=2048), ""),
         (
             page(entry(NQN), length=4096),
@@ -384,7 +388,32 @@ def test_made_up_entries(entries: list[bytes]) -> None:
 )
 def test_a_page_in_doubt_is_no_evidence_of_what_it_does_not_list(data: bytes, doubt: str) -> None:
     about = Parent(PARENT, PARENT.instance, SCOPE, SCOPE, horizon=0, asked=0.0)
-    assert candidates(parse(data), about, IDENTITY)[2] == doubt
+    assert candidates(parse(data), about, IDENTITY).doubt == doubt
+
+
+@pytest.mark.parametrize(
+    ("unusable", "doubtful"),
+    [
+        (entry("nqn.a", "0.0.0.0"), {"nqn.a"}),  # noqa: S104
+        (entry("nqn.a", "127.0.0.1"), {"nqn.a"}),
+        (entry("nqn.a", "224.0.0.1"), {"nqn.a"}),
+        (entry("nqn.a", "array.example.com"), {"nqn.a"}),
+        (entry("nqn.a", trsvcid="0"), {"nqn.a"}),
+        (entry("nqn.a", trtype=9), {"nqn.a"}),
+        (entry("nqn.a", trtype=FC), {"nqn.a"}),
+        (entry("nqn.a", "", "none", trtype=254), {"nqn.a"}),
+        (entry("nqn.a", "0.0.0.0", subtype=1), {DISCOVERY_NQN}),  # noqa: S104
+        # These are understood, and no controller of this host's.
+        (entry("nqn.a", "nn-0x1:pn-0x2", "none", trtype=FC), set()),
+        (entry("nqn.a", "nn-0x1:pn-0x2", "none", trtype=FC, subtype=1), set()),
+        (entry("nvme-ram0", "0.0.0.0"), set()),  # noqa: S104
+    ],
+)
+def test_an_entry_that_cannot_be_used_may_be_a_controller_of_its_name(unusable: bytes, doubtful: set[str]) -> None:
+    about = Parent(PARENT, PARENT.instance, SCOPE, SCOPE, horizon=0, asked=0.0)
+    listing = candidates(parse(page(entry(NQN), unusable)), about, IDENTITY)
+    assert (listing.doubt, set(listing.doubtful)) == ("", doubtful)
+    assert len(listing.refusals) == 1
 
 
 @pytest.mark.parametrize(("eflags", "limit", "attempts"), [(4, 3, 3), (4, 0, 0), (0, 3, 0), (6, 2, 2)])
@@ -392,5 +421,5 @@ def test_what_is_not_connected_to_the_central_controller_is_tried_so_often(
     eflags: int, limit: int, attempts: int
 ) -> None:
     about = Parent(PARENT, PARENT.instance, SCOPE, SCOPE, horizon=0, asked=0.0, ncc_attempts=limit)
-    (found,), _, _ = candidates(parse(page(entry(NQN, eflags=eflags))), about, IDENTITY)
+    (found,) = candidates(parse(page(entry(NQN, eflags=eflags))), about, IDENTITY).candidates
     assert found.attempts == attempts

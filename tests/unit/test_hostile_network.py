@@ -15,7 +15,7 @@ from discoverd.config.model import FabricsConfig
 from discoverd.kernel import admin
 from discoverd.planner import Action, Decision, Known, UnitFact
 from discoverd.sources import mdns
-from discoverd.sources.discovery_log import REFUSALS, Parent, candidates, parse
+from discoverd.sources.discovery_log import REFUSALS, PageRead, Parent, candidates, parse
 from discoverd.sources.log_pages import ANNOUNCED, Context, LogPages
 from discoverd.starter import fair
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
@@ -26,7 +26,7 @@ from .fake_host import Host, leave_log, quiet, report, until
 from .log_pages import entry, page
 
 HOST = HostIdentity("nqn.2024-08.com.example:host", "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0")
-CONTEXT = Context(FabricsConfig(), HOST, {}, {}, 100, 0)
+CONTEXT = Context(FabricsConfig(), HOST, {}, {}, 100, 0, 25)
 VOLUME = "nqn.2024-08.com.example:vol"
 
 
@@ -92,9 +92,10 @@ def test_what_a_configured_discovery_controller_leads_to_has_its_place_before_wh
     pages = LogPages()
     for one in hostile:
         flood = (entry(f"nqn.2024-08.com.example:{one.tid.traddr}-{number}") for number in range(1024))
-        pages.put(one.tid.instance, parse(page(*flood)), 0)
-    pages.put(mine.tid.instance, parse(page(entry(DISCOVERY_NQN, subtype=1, traddr="198.51.100.2", trsvcid="8009"))), 0)
-    pages.put(next_one, parse(page(entry(VOLUME, traddr="198.51.100.3"))), 0)
+        pages.put(one.tid.instance, PageRead(parse(page(*flood)), 0))
+    referral = parse(page(entry(DISCOVERY_NQN, subtype=1, traddr="198.51.100.2", trsvcid="8009")))
+    pages.put(mine.tid.instance, PageRead(referral, 0))
+    pages.put(next_one, PageRead(parse(page(entry(VOLUME, traddr="198.51.100.3"))), 0))
     pages.follow(wanted, CONTEXT, {}, {})
     (volume,) = wanted.asked[f"tcp:198.51.100.3:4420:{VOLUME}"]
     assert volume.led
@@ -162,16 +163,19 @@ def test_of_an_endless_log_page_so_much_is_read_and_that_is_said() -> None:
     endless = page(*(entry(f"{VOLUME}{number}") for number in range(admin.READ_ENTRIES)), records=1 << 14)
     found = parse(endless)
     assert (len(found.entries), found.beyond) == (admin.READ_ENTRIES, (1 << 14) - admin.READ_ENTRIES)
-    _, (refusal,), doubt = candidates(found, PARENT, HOST)
-    assert (refusal.what, doubt) == ("14336 entries", "not all of its log page can be used")
+    listing = candidates(found, PARENT, HOST)
+    assert ([one.what for one in listing.refusals], listing.doubt) == (
+        ["14336 entries"],
+        "not all of its log page can be used",
+    )
 
 
 def test_refusals_of_one_log_page_are_few() -> None:
     nonsense = page(*(entry(f"nqn.{number},x") for number in range(1000)))
-    _, refused, whole = candidates(parse(nonsense), PARENT, HOST)
-    assert len(refused) == REFUSALS + 1
-    assert refused[-1].what == f"{1000 - REFUSALS} more entries"
-    assert whole
+    listing = candidates(parse(nonsense), PARENT, HOST)
+    assert len(listing.refusals) == REFUSALS + 1
+    assert listing.refusals[-1].what == f"{1000 - REFUSALS} more entries"
+    assert listing.doubt
 
 
 def test_what_is_listed_under_ever_new_names_is_bounded() -> None:
@@ -181,7 +185,8 @@ def test_what_is_listed_under_ever_new_names_is_bounded() -> None:
         hostile = candidate(DISCOVERY, MDNS, DISCOVERY_NQN, "eth0", address=f"192.0.2.{number}")
         name = hostile.tid.instance
         wanted = put(hostile)
-        pages.put(name, parse(page(*(entry(f"{VOLUME}{number}-{one}") for one in range(1000)))), 0)
+        listed = parse(page(*(entry(f"{VOLUME}{number}-{one}") for one in range(1000))))
+        pages.put(name, PageRead(listed, 0))
         pages.follow(wanted, CONTEXT, {}, known)
         # All are started, and none of their workers ever ends.
         known |= {one: Known("", asked[0].origin) for one, asked in wanted.asked.items()}
@@ -191,7 +196,7 @@ def test_what_is_listed_under_ever_new_names_is_bounded() -> None:
     assert ANNOUNCED <= len(known) <= ANNOUNCED + 7
     mine = candidate(DISCOVERY, CONFIGURATION, DISCOVERY_NQN, address="198.51.100.1")
     wanted = put(mine)
-    pages.put(mine.tid.instance, parse(page(entry(VOLUME))), 0)
+    pages.put(mine.tid.instance, PageRead(parse(page(entry(VOLUME))), 0))
     pages.follow(wanted, CONTEXT, {}, known)
     assert len(wanted.asked) == 2
 

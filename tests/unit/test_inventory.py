@@ -13,9 +13,10 @@ from discoverd.candidate import BOOT, CONFIGURATION, FIBRE_CHANNEL, MDNS, NBFT, 
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Role, Secrets
 from discoverd.config.settings import Settings
+from discoverd.evidence import Asked
 from discoverd.inventory import Inventory
 from discoverd.planner import Known, Report
-from discoverd.sources.discovery_log import LogPage, parse
+from discoverd.sources.discovery_log import LogPage, PageRead, parse
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 
 from .log_pages import entry, page
@@ -142,7 +143,7 @@ def test_firmwares_identity_goes_with_firmwares_wishes() -> None:
         (one,) = house.asked[booted.tid.instance]
         assert (dict(one.options)["hostnqn"], dict(one.options)["hostid"]) == (OTHER, OTHER_ID)
         # And with what is listed by its discovery controller.
-        house.inventory.put_page(booted.tid.instance, listing("a"), 0.0)
+        house.inventory.put_page(booted.tid.instance, PageRead(listing("a"), 0.0, "1", Asked.ALL_PORTS))
         house.inventory.update()
         ((listed,),) = (asked for instance, asked in house.asked.items() if instance != booted.tid.instance)
         assert (dict(listed.options)["hostnqn"], dict(listed.options)["hostid"]) == (OTHER, OTHER_ID)
@@ -198,7 +199,7 @@ def test_a_source_that_says_the_same_costs_nothing(monkeypatch: pytest.MonkeyPat
         assert calls[3:] == [FIBRE_CHANNEL]
         assert len(touched) == 2
         # A page is none of their business.
-        house.inventory.put_page(wish(MDNS).tid.instance, listing("a", "b"), 0.0)
+        house.inventory.put_page(wish(MDNS).tid.instance, PageRead(listing("a", "b"), 0.0, "1", Asked.ALL_PORTS))
         assert len(house.inventory.update()) == 2
         assert len(calls) == 4
         assert house.inventory.update() == {}
@@ -215,7 +216,7 @@ def test_each_source_tells_when_there_is_something_to_update() -> None:
         acts: tuple[Callable[[], None], ...] = (
             house.configure,
             lambda: house.inventory.booted(()),
-            lambda: house.inventory.put_page(DC, listing(), 0.0),
+            lambda: house.inventory.put_page(DC, PageRead(listing(), 0.0, "1", Asked.ALL_PORTS)),
             lambda: house.say(house.inventory.mdns),
             lambda: house.say(house.inventory.nbft),
             lambda: house.say(house.inventory.fibre_channel),
@@ -271,7 +272,7 @@ def test_only_what_an_edit_changes_is_looked_at_again() -> None:
 def test_an_excluded_discovery_controller_leads_nowhere() -> None:
     async def scenario(house: House) -> None:
         house.configure(config(connection("discovery")))
-        house.inventory.put_page(DC, listing("a", "b"), 0.0)
+        house.inventory.put_page(DC, PageRead(listing("a", "b"), 0.0, "1", Asked.ALL_PORTS))
         house.inventory.update()
         assert len(house.asked) == 3
         assert house.inventory.complete.keys() == {CONFIGURATION, DC}

@@ -10,10 +10,11 @@ import pytest
 from discoverd.candidate import CONFIGURATION, SOURCES, Candidate, Refusal
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Role, Secrets
+from discoverd.evidence import Asked
 from discoverd.planner import Known
 from discoverd.sources import discovery_log, log_pages
 from discoverd.sources.configured import Configured, configured
-from discoverd.sources.discovery_log import LogPage, parse
+from discoverd.sources.discovery_log import LogPage, PageRead, parse
 from discoverd.sources.log_pages import Context, LogPages
 from discoverd.tid import DISCOVERY_NQN, IO
 from discoverd.wanted import Wanted
@@ -80,12 +81,12 @@ class Site:
     def __init__(self) -> None:
         self.pages = LogPages()
         self.wanted = Wanted(lambda _: False)
-        self._context = Context(FabricsConfig(), HOST, {}, {}, 0, 0)
+        self._context = Context(FabricsConfig(), HOST, {}, {}, 0, 0, 25)
         self._configured = Configured((), {}, (), whole=False)
         self._basis: object = None
 
     def put(self, instance: str, page: LogPage, came: float = 17.0) -> None:
-        self.pages.put(instance, page, came)
+        self.pages.put(instance, PageRead(page, came, "1", Asked.ALL_PORTS))
 
     def ask(
         self,
@@ -98,7 +99,7 @@ class Site:
         if self._basis is None or self._basis != (id(config), id(host)):
             self._basis = (id(config), id(host))
             self._configured = configured(config, configured_for or host, lambda *_: None)
-            self._context = Context(config, host, self._configured.discovery, {}, 3600, 0)
+            self._context = Context(config, host, self._configured.discovery, {}, 3600, 0, 25)
             self.wanted.put(CONFIGURATION, self._configured.candidates)
         self.pages.follow(self.wanted, self._context, excluded or {}, old or {})
         listed = [one for origin in sorted(self.wanted.origins() - SOURCES) for one in self.wanted._origins[origin]]
@@ -152,11 +153,11 @@ def test_fresh_is_the_page_that_its_worker_has_on_this_connection(site: Site) ->
     assert not pages.fresh(DC1, "")
     # An earlier worker has left one.
     assert pages.news(DC1, "")
-    pages.put(DC1, listing("a"), 17.0)
+    pages.put(DC1, PageRead(listing("a"), 17.0))
     assert not pages.fresh(DC1, "")
     assert pages.news(DC1, "1")
     assert not pages.fresh(DC1, "1"), "what it has read makes no sense, or was not taken yet"
-    pages.put(DC1, listing("a"), 17.0)
+    pages.put(DC1, PageRead(listing("a"), 17.0))
     assert pages.fresh(DC1, "1")
     assert not pages.fresh(DC1, "")
     assert not pages.news(DC1, "")
@@ -343,6 +344,11 @@ def leading(*numbers: int, lists: tuple[str, ...] = (), nqn: str = DISCOVERY_NQN
     return parse(page(*referrals, *(entry(f"nqn.{name}") for name in lists)))
 
 
+def referral_of(origin: str) -> Known:
+    target = ("tcp", "192.0.2.22", "8009", DISCOVERY_NQN)
+    return Known(f"a referral in the log page of {origin}", origin, target=target)
+
+
 ROOT = replace(CONFIG, connections=(connection(1),))
 
 
@@ -523,8 +529,12 @@ def test_no_more_referrals_than_so_many(site: Site, monkeypatch: pytest.MonkeyPa
     assert names(found, dc(10))[-1] == "a"
     refused = [one.what for one in found.refusals if "no more than 5 discovery controllers" in one.reason]
     assert [what.split()[3] for what in refused] == ["192.0.2.22", "192.0.2.23", "192.0.2.30"]
-    # What was left out is not known to be gone.
-    assert found.complete == {DC1}
+    # What was left out is listed all the same.
+    assert found.complete == {dc(10)}
+    left_out = known(dc(10), "x") | {dc(22): referral_of(dc(10))}
+    site.put(dc(10), leading(20, 11, 1, 21, 22, 23, lists=("a",)), came=18.0)
+    site.ask(ROOT, old=left_out)
+    assert site.pages.pending[dc(10)].keys() == {instance("x")}
 
 
 def test_a_page_of_a_thousand_referrals_is_256(site: Site) -> None:
@@ -541,7 +551,8 @@ def test_all_pages_together_have_a_limit(site: Site, monkeypatch: pytest.MonkeyP
     site.put(dc(7), leading(lists=("e",)))
     found = site.ask()
     assert [names(found, one) for one in (DC2, dc(7))] == [["c"], []]
-    assert found.complete == {DC1}
+    assert found.complete == {DC1, DC2, dc(7)}
+    assert site.pages.whole == {DC1}
     assert [one.what for one in found.refusals] == ["1 entries", "1 entries"]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from discoverd.candidate import CONFIGURATION, OTHERS, Candidate
 from discoverd.config.settings import DISCONNECT_SCOPES
-from discoverd.planner import ELSEWHERE, ENDED, Action, Decision, Facts, Known, Policy, Report, UnitFact, plan
+from discoverd.planner import ELSEWHERE, ENDED, Action, Answer, Decision, Facts, Known, Policy, Report, UnitFact, plan
 from discoverd.tid import IO, TransportId
 
 DC = "tcp:192.0.2.1:8009:nqn.2014-08.org.nvmexpress.discovery"
@@ -121,16 +121,21 @@ BOTH = replace(KNOWN, witnesses=frozenset((DC, DC2)))
 @pytest.mark.parametrize(
     ("complete", "known", "disconnect", "reason"),
     [
-        ({DC: "generation 7", DC2: "generation 9"}, True, "ours", "no longer listed in the log page of"),
+        (
+            {DC: Answer("generation 7"), DC2: Answer("generation 9")},
+            True,
+            "ours",
+            "no longer listed in the log page of",
+        ),
         # One that still owes its answer may list it.
-        ({DC: "generation 7"}, True, "", f"its log page lists nothing from {DC2}, which asked for it as well"),
-        ({DC2: "generation 9"}, True, "", "nothing newer is known"),
+        ({DC: Answer("generation 7")}, True, "", f"its log page lists nothing from {DC2}, which asked for it as well"),
+        ({DC2: Answer("generation 9")}, True, "", "nothing newer is known"),
         # One that is gone for good has nothing to say any more.
-        ({DC: "generation 7"}, False, "ours", "no longer listed in the log page of"),
+        ({DC: Answer("generation 7")}, False, "ours", "no longer listed in the log page of"),
     ],
 )
 def test_what_several_have_listed_is_withdrawn_on_the_word_of_each(
-    complete: dict[str, str], known: bool, disconnect: str, reason: str
+    complete: dict[str, Answer], known: bool, disconnect: str, reason: str
 ) -> None:
     there = {NAME: BOTH} | ({DC2: Known("", CONFIGURATION)} if known else {})
     doubts = {DC2: "its log page lists nothing"}
@@ -142,7 +147,7 @@ def test_what_several_have_listed_is_withdrawn_on_the_word_of_each(
 def test_what_an_administrator_took_out_needs_nobody_elses_word() -> None:
     """Referrals may lead from it in a ring back to it, and of those nobody asks for any more."""
     known = {NAME: Known("configured at f:1", CONFIGURATION, witnesses=frozenset((CONFIGURATION, DC))), DC: KNOWN}
-    (decision,) = plan(Facts(units={NAME: RUNNING}, known=known, complete={CONFIGURATION: ""}), [NAME])
+    (decision,) = plan(Facts(units={NAME: RUNNING}, known=known, complete={CONFIGURATION: Answer()}), [NAME])
     assert (decision.note, decision.disconnect) == ("no longer configured at f:1", "")
 
 
@@ -150,12 +155,12 @@ def test_what_an_administrator_took_out_needs_nobody_elses_word() -> None:
     ("before", "complete", "after"),
     [
         ((), {}, {CONFIGURATION}),
-        ((DC, DC2), {DC: "generation 7"}, {CONFIGURATION, DC2}),
-        ((DC, DC2), {DC: "generation 7", DC2: "generation 9"}, {CONFIGURATION}),
+        ((DC, DC2), {DC: Answer("generation 7")}, {CONFIGURATION, DC2}),
+        ((DC, DC2), {DC: Answer("generation 7"), DC2: Answer("generation 9")}, {CONFIGURATION}),
     ],
 )
 def test_who_has_asked_for_it_and_owes_an_answer_is_remembered(
-    before: tuple[str, ...], complete: dict[str, str], after: set[str]
+    before: tuple[str, ...], complete: dict[str, Answer], after: set[str]
 ) -> None:
     known = {NAME: replace(KNOWN, witnesses=frozenset(before)), DC: Known("", CONFIGURATION)}
     known[DC2] = Known("", CONFIGURATION)
@@ -167,7 +172,7 @@ def test_who_has_asked_for_it_and_owes_an_answer_is_remembered(
 def test_what_another_unit_stands_for_is_not_disconnected(withdrawn: str) -> None:
     """Who writes down one path of what a log page lists has not taken the other one away."""
     known = replace(KNOWN, withdrawn=withdrawn, target=A.target)
-    facts = Facts(units={NAME: RUNNING}, known={NAME: known}, complete={DC: "generation 7"}, targets={A.target})
+    facts = Facts(units={NAME: RUNNING}, known={NAME: known}, complete={DC: Answer("generation 7")}, targets={A.target})
     (decision,) = plan(facts, [NAME])
     assert (decision.action, decision.disconnect, decision.note) == (Action.KEEP, "", ELSEWHERE)
     (decision,) = plan(replace(facts, targets=()), [NAME])
@@ -193,19 +198,19 @@ def test_what_another_unit_stands_for_is_not_disconnected(withdrawn: str) -> Non
         ),
         # The configuration is whole, but it was not the configuration that asked.
         (
-            Facts(units={NAME: RUNNING}, known={NAME: KNOWN}, complete={CONFIGURATION: ""}),
+            Facts(units={NAME: RUNNING}, known={NAME: KNOWN}, complete={CONFIGURATION: Answer()}),
             Action.KEEP,
             f"it was listed in the log page of {DC}, and nothing newer is known",
             "",
         ),
         (
-            Facts(units={NAME: RUNNING}, known={NAME: KNOWN}, complete={DC: "generation 7"}),
+            Facts(units={NAME: RUNNING}, known={NAME: KNOWN}, complete={DC: Answer("generation 7")}),
             Action.KEEP,
             f"no longer listed in the log page of {DC} (generation 7); it is disconnected unless it is in use",
             f"no longer listed in the log page of {DC} (generation 7)",
         ),
         (
-            Facts(units={NAME: STOPPED}, known={NAME: KNOWN}, complete={DC: "generation 7"}),
+            Facts(units={NAME: STOPPED}, known={NAME: KNOWN}, complete={DC: Answer("generation 7")}),
             Action.LEAVE,
             f"no longer listed in the log page of {DC} (generation 7)",
             f"no longer listed in the log page of {DC} (generation 7)",
@@ -219,7 +224,7 @@ def test_unwanted(facts: Facts, action: Action, reason: str, note: str) -> None:
 
 
 STRANGER = candidate(origin=OTHERS, source="connected by others")
-WHOLE = {OTHERS: "generation 7 of x"}
+WHOLE = {OTHERS: Answer("generation 7 of x")}
 SAID = "connected by others, and in no log page (generation 7 of x)"
 BEFORE = "connected by others, and in no log page (generation 5 of x)"
 THEIRS = Known("connected by others", OTHERS, BEFORE)
@@ -247,7 +252,7 @@ THERE = Facts(strangers={NAME: STRANGER}, complete=WHOLE)
             Decision(NAME, Action.LEAVE, "connected by others, and nothing is known from y", STRANGER),
         ),
         (
-            replace(THERE, complete={DC: "generation 7"}),
+            replace(THERE, complete={DC: Answer("generation 7")}),
             Decision(NAME, Action.LEAVE, "connected by others, and nothing newer is known", STRANGER),
         ),
         (
@@ -317,7 +322,7 @@ def test_what_somebody_asks_for_is_not_what_others_connected() -> None:
 def test_a_page_that_was_narrowed_to_its_port_withdraws_like_any_other() -> None:
     """With ``pleo`` switched on, what is behind other ports is no longer listed, unless another page lists it."""
     other = "tcp:192.0.2.2:8009:nqn.2014-08.org.nvmexpress.discovery"
-    answers = {DC: "generation 7", other: "generation 3"}
+    answers = {DC: Answer("generation 7"), other: Answer("generation 3")}
     facts = Facts(units={NAME: RUNNING}, known={NAME: KNOWN}, complete=answers)
     (gone,) = plan(facts, [NAME])
     assert (gone.action, gone.disconnect) == (Action.KEEP, "ours")
@@ -473,7 +478,7 @@ facts_of_all_kinds = st.builds(
         ),
     ),
     st.dictionaries(instances, st.builds(Known, st.just("listed somewhere"), origins)),
-    st.dictionaries(origins, st.sampled_from(["", "generation 7"])),
+    st.dictionaries(origins, st.builds(Answer, st.sampled_from(["", "generation 7"]))),
     st.dictionaries(origins, st.just("its log page lists nothing")),
     st.dictionaries(instances, st.just(WHERE)),
     st.builds(Policy, st.sampled_from(DISCONNECT_SCOPES), st.just(("tcp",))),

@@ -149,9 +149,9 @@ def test_a_link_local_address_in_a_log_page_is_of_the_link_of_its_discovery_cont
     scope = FabricsConfig().discovered(None, "io")
     host = HostIdentity("nqn.2024-08.com.example:host", "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0")
     about = Parent(tid, tid.instance, scope, scope, 0, 0.0)
-    found, refused, _ = candidates(parse(page(entry("nqn.2024-08.com.example:vol1", traddr=listed))), about, host)
-    assert [one.tid.traddr for one in found] == ([traddr] if traddr else [])
-    assert len(refused) == (0 if traddr else 1)
+    listing = candidates(parse(page(entry("nqn.2024-08.com.example:vol1", traddr=listed))), about, host)
+    assert [one.tid.traddr for one in listing.candidates] == ([traddr] if traddr else [])
+    assert len(listing.refusals) == (0 if traddr else 1)
 
 
 # What was announced, over restarts ------------------------------------------------------------------------

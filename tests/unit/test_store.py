@@ -163,12 +163,13 @@ def test_a_row_tells_what_the_controller_is() -> None:
 def test_the_file_is_json_whatever_stands_in_it(run: Path, count: int) -> None:
     odd = 'é "x", \\ \u2028 ]}'
     rows = [store.plan_row(Decision(f"{odd}{number}", Action.LEAVE, odd)) for number in range(count)]
-    store.write_plan(rows, [Refusal(odd, odd, odd)] * count, [])
+    store.write_plan(rows, [Refusal(odd, odd, odd)] * count, [], {odd: [odd]})
     plan = json.loads((run / "plan").read_bytes())
     assert plan["version"] == 1
     assert [row["instance"] for row in plan["controllers"]] == [f"{odd}{number}" for number in range(count)]
     assert plan["refusals"] == [{"what": odd, "source": odd, "reason": odd}] * count
     assert plan["complaints"] == []
+    assert plan["pending"] == [{"origin": odd, "instances": [odd]}]
 
 
 # Specifications -------------------------------------------------------------------------------------------

@@ -301,7 +301,7 @@ async def another_without_a_page(host: Host) -> None:
 
 
 async def garbled_page(host: Host) -> None:
-    leave_log(entry(NQN.format(1)), entry("nonsense"))
+    leave_log(entry(NQN.format(1)), entry("nqn.a,b"))
 
 
 OTHER_DC = "tcp:192.0.2.7:8009:nqn.2014-08.org.nvmexpress.discovery"

@@ -204,7 +204,7 @@ def test_a_plan_that_cannot_be_written_changes_nothing_else(host: Host) -> None:
 
 
 def test_what_no_source_asks_for_any_more_has_no_address(run: Path) -> None:
-    store.write_plan([store.plan_row(Decision("a", Action.KEEP, "no longer b", note="no longer b"))], [], [])
+    store.write_plan([store.plan_row(Decision("a", Action.KEEP, "no longer b", note="no longer b"))], [], [], {})
     (row,) = json.loads((run / "plan").read_text())["controllers"]
     assert (row["instance"], row["action"], row["note"]) == ("a", "keep", "no longer b")
     assert {row[name] for name in ("transport", "traddr", "trsvcid", "subsysnqn", "role", "sources")} == {""}

@@ -177,31 +177,37 @@ def test_a_worker_that_ends_slowly_is_looked_at_until_it_has_ended(host: Host) -
 NEXT = f"tcp:192.0.2.7:8009:{DISCOVERY_NQN}"
 
 
+def volumes(*numbers: int) -> list[bytes]:
+    return [entry(NQN.format(number)) for number in numbers]
+
+
 def test_a_referral_is_followed_and_what_it_lists_is_connected(host: Host) -> None:
     host.configure(DISCOVERY)
 
     async def scenario() -> None:
         await until(lambda: "1 live" in host.status)
-        leave_log(entry(DISCOVERY_NQN, "192.0.2.7", "8009", subtype=1), entry(NQN.format(1)))
-        await until(lambda: "3 live" in host.status)
+        others = volumes(*range(3, 10))
+        referral = entry(DISCOVERY_NQN, "192.0.2.7", "8009", subtype=1)
+        leave_log(referral, entry(NQN.format(1)), *others)
+        await until(lambda: "10 live" in host.status)
         assert spec_of(NEXT).origin == DC
         assert spec_of(NEXT).horizon == 72 * 3600
         assert spec_of(ONE).horizon == 0
         leave_log(entry(NQN.format(2)), instance=NEXT)
-        await until(lambda: "4 live" in host.status)
+        await until(lambda: "11 live" in host.status)
         assert spec_of(TWO).source == f"listed in the log page of {NEXT}"
-        # The first no longer refers to the second; what that one lists runs on.
-        leave_log(entry(NQN.format(1)), generation=2)
-        await until(lambda: NEXT in host.systemd.hung_up)
+        # The first no longer refers to the second, and so nobody leads to what that one lists.
+        leave_log(entry(NQN.format(1)), *others, generation=2)
+        await until(lambda: spec_of(NEXT).disconnect and spec_of(TWO).disconnect)
         assert spec_of(NEXT).note == f"no longer a referral in the log page of {DC} (generation 2)"
-        await quiet()
-        assert spec_of(TWO).note == ""
-        assert "4 live" in host.status
-        leave_log(entry(NQN.format(1)), entry(DISCOVERY_NQN, "192.0.2.7", "8009", subtype=1), generation=3)
-        await until(lambda: spec_of(NEXT).note == "")
+        assert spec_of(TWO).note == f"no longer listed in the log page of {NEXT} (which nothing leads to any more)"
+        leave_log(referral, entry(NQN.format(1)), *others, generation=3)
+        await until(lambda: not spec_of(NEXT).note and not spec_of(TWO).note)
+        assert "11 live" in host.status
 
     assert host.play(scenario) == 0
-    assert host.systemd.started == [DC, NEXT, ONE, TWO]
+    assert host.systemd.started[:2] == [DC, NEXT]
+    assert len(host.systemd.started) == 11
 
 
 def test_what_was_given_up_is_tried_again_when_it_is_asked_for_anew(host: Host) -> None:
@@ -237,10 +243,6 @@ def test_what_was_given_up_is_tried_again_when_it_is_asked_for_anew(host: Host) 
 OTHER_DC = DC.replace("192.0.2.1", "192.0.2.2")
 
 
-def volumes(*numbers: int) -> list[bytes]:
-    return [entry(NQN.format(number)) for number in numbers]
-
-
 def test_what_two_have_listed_is_not_withdrawn_while_one_says_nothing(host: Host) -> None:
     host.configure(DISCOVERY + "controller = transport=tcp;traddr=192.0.2.2\n")
 
@@ -255,7 +257,13 @@ def test_what_two_have_listed_is_not_withdrawn_while_one_says_nothing(host: Host
         leave_log(*volumes(2), instance=OTHER_DC, generation=2)
         await quiet()
         assert not spec_of(ONE).withdrawn
+        # What follows nothing at all is not compared with it.
         leave_log(*volumes(2), generation=3)
+        await until(lambda: "has started anew" in spec_of(DC).note)
+        assert not spec_of(ONE).withdrawn
+        leave_log(*volumes(1, 2), generation=4)
+        await until(lambda: not spec_of(DC).note)
+        leave_log(*volumes(2), generation=5)
         await until(lambda: spec_of(ONE).disconnect == "ours")
         assert not spec_of(TWO).withdrawn
 

@@ -21,8 +21,10 @@ from .fake_kernel import Session, identity
 from .log_pages import entry, page
 
 NONE, DDC, CDC = 0, 1, 2
+DISCOVERY_NQN = "nqn.2014-08.org.nvmexpress.discovery"
+ADDRESS = [("traddr", "192.0.2.1"), ("trsvcid", "8009")]
 SELF = entry("nqn.2014-08.org.nvmexpress.discovery", subtype=3)
-HELD_SELF = entry("nqn.2014-08.org.nvmexpress.discovery", subtype=3, eflags=2)
+HELD_SELF = entry("nqn.2014-08.org.nvmexpress.discovery", trsvcid="8009", subtype=3, eflags=2)
 
 
 class Registration:
@@ -63,7 +65,7 @@ class Reader:
         self.log_read = ""
         self.call: object = None
         self.call_name = ""
-        self.spec = state.Spec("discovery", [("transport", "tcp"), ("nqn", "nqn.2014-08.org.nvmexpress.discovery")])
+        self.spec = state.Spec("discovery", [("transport", "tcp"), ("nqn", DISCOVERY_NQN), *ADDRESS])
         self.visit: Callable[[str], None] = lambda _: None
         self.reads: list[float] = []
         self.shown = 0
@@ -159,7 +161,9 @@ class Reader:
 def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
     monkeypatch.setattr(discovery, "Registration", Registration)
     made = Reader(tmp_path)
-    clock: Any = SimpleNamespace(monotonic=lambda: made.now, monotonic_ns=lambda: int(made.now * 1e9))
+    clock: Any = SimpleNamespace(
+        monotonic=lambda: made.now, monotonic_ns=lambda: int(made.now * 1e9), clock_gettime=lambda _: made.now
+    )
     for module, name, value in (
         (discovery, "time", clock),
         (notify, "log", lambda *_: None),
@@ -302,7 +306,7 @@ def test_each_reading_has_another_stamp(reader: Reader) -> None:
         stamps.append(reader.log_read)
         reader.now += INTERVAL
     assert len(set(stamps)) == 3
-    assert Path(reader.directory, "log").read_bytes() == page(generation=1)
+    assert state.split(state.LOG, Path(reader.directory, "log").read_bytes())[1] == page(generation=1)
 
 
 def test_a_page_that_may_be_another_one_by_now_has_no_stamp(reader: Reader) -> None:

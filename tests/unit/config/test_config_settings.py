@@ -30,6 +30,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "pleo": {"no": False, "True": True},
     "disconnect-scope": {"none": "none", "ours": "ours", "ALL": "all"},
     "disconnect-transports": {"tcp rdma": ("tcp", "rdma"), "FC": ("fc",), "fc  tcp\ttcp": ("tcp", "fc")},
+    "disconnect-share": {"10%": 10, "0": 0, "100 %": 100},
     "connect-attempts-on-ncc": {"1": 1, "0": 0, "1000": 1000},
 }
 BAD: dict[str, tuple[list[str], str]] = {
@@ -47,6 +48,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "pleo": (["enabled"], "yes or no"),
     "disconnect-scope": (["only-stas-connections", "ours all"], "one of ours, all, none"),
     "disconnect-transports": (["tcp+rdma", "loop", "tcp, fc"], "a list of transports such as: tcp rdma fc"),
+    "disconnect-share": (["101%", "-1", "half", "%"], "a share from 0%"),
     "connect-attempts-on-ncc": (["-1", "1001", "two"], "a whole number from 0 (no limit) to 1000"),
 }
 
