@@ -311,7 +311,7 @@ class Inventory:
                 self._held_until[instance] = shown
                 text = f"{len(units)} of {self.log_pages.listed[instance]} controllers that its log page listed are"
                 text += f" missing from it ({self.complete[instance].text}), and stay until {shown[1]} at least: {why}"
-                self.held_back[instance] = f"{text}; to disconnect them now: discoverctl confirm '{instance}'"
+                self.held_back[instance] = text
                 break
 
 

@@ -354,6 +354,11 @@ def _silent(instance: str, known: Known, facts: Facts) -> list[str]:
     return [origin, *owing] if gone or _owes_answer(origin, instance, facts) else owing
 
 
+def confirmable(instance: str, held_back: str) -> str:
+    """Return what of a discovery controller's log page is held back, and the command that confirms it."""
+    return f"{held_back}; to disconnect them now: discoverctl confirm '{instance}'"
+
+
 def _doubt(origin: str, instance: str, facts: Facts) -> str:
     pending = facts.pending.get(origin, {}).get(instance)
     return pending.reason if pending else facts.doubts.get(origin, "nothing newer is known")

@@ -9,7 +9,7 @@ from discoverd import state, store
 from discoverd.candidate import SOURCES, listed_by
 from discoverd.config.settings import Settings
 from discoverd.kernel import fabrics
-from discoverd.planner import Decision, Known
+from discoverd.planner import Decision, Known, confirmable
 from discoverd.tid import DISCOVERY
 
 log = logging.getLogger("discoverd")
@@ -49,7 +49,9 @@ class Specifications:
             return False
         self._say_lacking(candidate.options)
         spec = state.Spec(candidate.role, list(candidate.options))
-        spec.source, spec.origin, spec.note = candidate.source, candidate.origin, decision.note or decision.held_back
+        spec.source, spec.origin, spec.note = candidate.source, candidate.origin, decision.note
+        if decision.held_back and not decision.note:
+            spec.note = confirmable(instance, decision.held_back)
         spec.confirm = bool(decision.held_back)
         spec.witnesses = " ".join(sorted(decision.witnesses))
         spec.disconnect, spec.withdrawn = decision.disconnect, bool(decision.disconnect)

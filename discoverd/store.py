@@ -181,6 +181,7 @@ def plan_row(decision: Decision) -> str:
         "action": decision.action.value,
         "reason": decision.reason,
         "note": decision.note,
+        "held_back": decision.held_back,
     }
     candidate = decision.candidate
     for field in ("transport", "traddr", "trsvcid", "subsysnqn", "host_iface", "host_traddr"):
@@ -258,9 +259,14 @@ def read_log(instance: str) -> PageRead | None:
     return PageRead(parse(page), _number(told.get("milliseconds", "")) / 1000, told.get("connection", ""), asked)
 
 
-def confirm(instance: str, units: Iterable[str]) -> None:
-    """Leave an administrator's word that a log page rightly lists these units no longer. Raises state.StateError."""
-    state.write(_confirmation(instance), state.encode(CONFIRMATION, [("unit", unit) for unit in units]))
+def confirm(instance: str, units: Iterable[str]) -> str:
+    """Leave an administrator's word that a log page rightly lists these units no longer, and return where it is.
+
+    Whoever takes it removes the file. Raises state.StateError.
+    """
+    path = _confirmation(instance)
+    state.write(path, state.encode(CONFIRMATION, [("unit", unit) for unit in units]))
+    return path
 
 
 def take_confirmation(instance: str) -> list[str]:

@@ -28,7 +28,7 @@ from discoverd.evidence import Pending
 from discoverd.inventory import Inventory
 from discoverd.kernel import fabrics, usage
 from discoverd.notifier import Notifier
-from discoverd.planner import ENDED, Action, Answer, Decision, Facts, Known, Policy, Report, UnitFact, plan
+from discoverd.planner import ENDED, Action, Answer, Decision, Facts, Known, Policy, Report, UnitFact, confirmable, plan
 from discoverd.sources import boot
 from discoverd.sources.discovery_log import LogPageError
 from discoverd.specifications import Specifications
@@ -458,7 +458,7 @@ class Supervisor:
         for instance in sorted(one for one in held if before.held_back.get(one) != now.held_back.get(one)):
             changed.add(instance)
             if text := now.held_back.get(instance):
-                log.warning("%s: %s", instance, text, extra=about(instance))
+                log.warning("%s: %s", instance, confirmable(instance, text), extra=about(instance))
         return changed
 
     async def _decide(self) -> None:
@@ -597,7 +597,7 @@ class Supervisor:
         lists = self._inventory.exclusions.exclusions
         problems = [str(one) for one in self._complaints if one.severity == "error"]
         problems += [f"{file}:{line}: {what}" if line else f"{file}: {what}" for file, line, what in lists.problems]
-        problems += [f"{instance}: {text}" for instance, text in self._inventory.held_back.items()]
+        problems += [f"{one}: {confirmable(one, text)}" for one, text in self._inventory.held_back.items()]
         return problems + [f"{one.what} ({one.source}): {one.reason}" for one in self._inventory.refusals]
 
     def _state_of(self, decision: Decision) -> str:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from discoverd.cli import choose, disconnect, doctor, exclude, import_stas, jobs, listing, status, text, why
+from discoverd.cli import choose, confirm, disconnect, doctor, exclude, import_stas, jobs, listing, status, text, why
 from discoverd.cli import overview as overviews
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.systemd import Systemd
@@ -64,6 +64,8 @@ def _run(asked: argparse.Namespace) -> Exit:
     if asked.verb == "unexclude":
         return exclude.unexclude(asked.what, overview)
     chosen = choose.choose(asked.controller, overview)
+    if asked.verb == "confirm":
+        return confirm.confirm(chosen, overview.plan, asked.dry_run)
     if asked.verb == "start":
         return jobs.start(chosen, systemd)
     if asked.verb == "stop":
@@ -95,6 +97,9 @@ def _parser() -> argparse.ArgumentParser:
         one = verbs.add_parser(verb, help=help_text)
         one.add_argument("controller", nargs="+", metavar="CONTROLLER", help=_WHICH)
     one.add_argument("--force", action="store_true", help="insist, though data may be lost")
+    one = verbs.add_parser("confirm", help="disconnect now what a log page no longer lists and what is held back")
+    one.add_argument("controller", nargs="+", metavar="CONTROLLER", help=f"a discovery controller: {_WHICH}")
+    one.add_argument("--dry-run", action="store_true", help="only show what it would disconnect")
     one = verbs.add_parser("exclude", help="have controllers not connected, whoever asks; the connected ones stay")
     one.add_argument("what", nargs="+", metavar="ENTRY|CONTROLLER", help=_EXCLUDED)
     one.add_argument("--dry-run", action="store_true", help="only show what it would hit")

@@ -47,7 +47,8 @@ class Device:
 class Controller:
     """One controller. ``name`` is its instance, or what its instance would be if it had a unit.
 
-    ``spec`` can hold secrets, so its options are not shown.
+    ``spec`` can hold secrets, so its options are not shown. ``waits_for`` is the discovery controller that does not
+    list it any longer, if it stays until that is confirmed.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Controller:
     report: Report | None = None
     spec: state.Spec | None = None
     device: Device | None = None
+    waits_for: str = ""
 
     @property
     def unit_name(self) -> str:
@@ -167,7 +169,8 @@ def look(systemd: Systemd) -> Overview:
         device = entered.get(unit_name(name)) or _device_of(name, report, spec, unclaimed.values())
         if device:
             del unclaimed[device.name]
-        found.append(Controller(name, units.get(name), plan.controllers.get(name), report, spec, device))
+        waits_for = next((origin for origin, pending in plan.pending.items() if name in pending), "")
+        found.append(Controller(name, units.get(name), plan.controllers.get(name), report, spec, device, waits_for))
     # A directory without a specification that can be read, and without a unit, is nothing.
     found = [one for one in found if one.known]
     found += [Controller(_name(device.kernel), device=device) for device in unclaimed.values()]
@@ -186,7 +189,7 @@ def refreshed(controller: Controller, systemd: Systemd) -> Controller:
         device = _device_of(controller.name, report, controller.spec, _devices())
     else:
         device = _device(device.name)
-    return Controller(controller.name, shown, controller.planned, report, controller.spec, device)
+    return replace(controller, unit=shown, report=report, device=device)
 
 
 def _state_directories() -> Iterable[str]:

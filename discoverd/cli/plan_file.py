@@ -18,13 +18,15 @@ _LIMIT = 1 << 26
 class Planned:
     """A decision: ``action`` is start, keep, hold or leave, and ``reason`` completes "because it is …".
 
-    What identifies the controller is '' for one that no source asks for any more.
+    ``held_back`` says of a discovery controller what of its log page is not acted on yet, '' if all of it is. What
+    identifies the controller is '' for one that no source asks for any more.
     """
 
     instance: str
     action: str
     reason: str
     note: str = ""
+    held_back: str = ""
     transport: str = ""
     traddr: str = ""
     trsvcid: str = ""
@@ -46,11 +48,15 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class PlanFile:
-    """The plan; ``fault`` says why there is none to be had, and what to do, '' if there is one."""
+    """The plan; ``fault`` says why there is none to be had, and what to do, '' if there is one.
+
+    ``pending`` has by discovery controller what its log page does not list, and what stays until that is confirmed.
+    """
 
     controllers: Mapping[str, Planned] = field(default_factory=dict)
     refusals: tuple[Refused, ...] = ()
     complaints: tuple[str, ...] = ()
+    pending: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fault: str = ""
 
 
@@ -78,7 +84,8 @@ def _understand(plan: Any) -> PlanFile:
     planned = [_take(Planned, entry) for entry in plan["controllers"]]
     refusals = [_take(Refused, entry) for entry in plan["refusals"]]
     complaints = [str(text) for text in plan["complaints"]]
-    return PlanFile({entry.instance: entry for entry in planned}, tuple(refusals), tuple(complaints))
+    pending = {str(entry["origin"]): tuple(map(str, entry["instances"])) for entry in plan.get("pending", ())}
+    return PlanFile({entry.instance: entry for entry in planned}, tuple(refusals), tuple(complaints), pending)
 
 
 def _take(kind: Any, entry: Any) -> Any:

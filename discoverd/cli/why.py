@@ -71,6 +71,8 @@ def _reality(controller: Controller) -> list[str]:
         found.append("The kernel does not have it.")
     else:
         found.append(f"The kernel has it as {device.name}, {device.kernel.state}; {_owner(controller)}.")
+    if controller.planned and controller.planned.held_back:
+        found.append(f"Of what it lists, {controller.planned.held_back}.")
     return found
 
 
@@ -104,6 +106,10 @@ def _change(controller: Controller) -> list[str]:
             f"To have it looked after again: discoverctl start {name}",
             f"To disconnect it, end its use, then: discoverctl disconnect {name}",
         ]
+    if controller.waits_for:
+        return [f"To disconnect it now, with all that waits for the same: {_confirm(controller.waits_for)}"]
+    if planned and planned.held_back:
+        return [f"To confirm what its log page says now: {_confirm(controller.name)}"]
     if planned and planned.action == "hold":
         return [f"To have it back: discoverctl start {name}"]
     if state == "failed":
@@ -122,6 +128,10 @@ def _change(controller: Controller) -> list[str]:
     if unit and unit.running:
         return ["It is tried again and again by itself, so nothing needs to be done here once its target answers."]
     return ["To see what discoverd does: discoverctl status"]
+
+
+def _confirm(instance: str) -> str:
+    return f"discoverctl confirm {text.quoted(instance)}"
 
 
 def _change_excluded(controller: Controller) -> list[str]:

@@ -64,10 +64,13 @@ class Cdc:
     ) -> None:
         self.stop()
 
-    def start(self) -> None:
-        """Returns when every instance listens. What an earlier start had on record is gone."""
+    def start(self, **fabric: Any) -> None:
+        """Returns when every instance listens. What an earlier start had on record is gone.
+
+        ``fabric`` takes the place of what the description has, this time.
+        """
         self.machine.run(f"mkdir -p {FOLDER} && tar -xmC {FOLDER}", data=_archive())
-        self.machine.put(f"{FOLDER}/fabric.json", json.dumps(self._fabric))
+        self.machine.put(f"{FOLDER}/fabric.json", json.dumps(self._fabric | fabric))
         program = f"/usr/bin/python3 -m cdc --fabric {FOLDER}/fabric.json --control {FOLDER}/control"
         self.machine.run(
             f"systemctl reset-failed {UNIT} 2>/dev/null; systemd-run --quiet --unit={UNIT} --collect "
