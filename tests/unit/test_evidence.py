@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the readings of one discovery controller prove about what it no longer lists."""
+
+from collections.abc import Iterable
+
+import pytest
+
+from discoverd.candidate import Target
+from discoverd.evidence import (
+    CONFIRM_SECONDS,
+    DAMPING_SECONDS,
+    HELD_SECONDS,
+    Asked,
+    Evidence,
+    Reading,
+    Verdict,
+    Wait,
+)
+
+VOLUMES = [f"vol{number}" for number in range(20)]
+FIRST, SECOND = "192.0.2.1", "192.0.2.2"
+MINUTE = 60
+
+
+class Page:
+    """A discovery controller at FIRST, the readings of its page, and what is known to have been listed."""
+
+    def __init__(self, *volumes: str, addresses: Iterable[str] = (FIRST,)) -> None:
+        self.now = 1000.0
+        self.generation = 1
+        self.connection = "1"
+        self.addresses = tuple(addresses)
+        self.evidence = Evidence(("tcp", FIRST))
+        self.known: dict[str, Target] = {}
+        self.verdict = Verdict()
+        self.weights: dict[str, int] = {}
+        self.wanted: set[str] = set()
+        self.share = 25
+        if volumes:
+            self.read(*volumes)
+
+    def read(
+        self,
+        *volumes: str,
+        after: float = 1,
+        asked: Asked = Asked.ALL_PORTS,
+        doubt: str = "",
+        doubtful: Iterable[str] = (),
+        addresses: Iterable[str] | None = None,
+    ) -> Verdict:
+        """Read the page with these volumes on it, at each address, under the next generation."""
+        self.now += after
+        self.generation += 1
+        at = self.addresses if addresses is None else addresses
+        listed = {f"{one}@{address}": ("tcp", address, "4420", f"nqn.{one}") for one in volumes for address in at}
+        reading = Reading(
+            self.now,
+            self.connection,
+            self.generation,
+            asked,
+            listed,
+            doubt,
+            frozenset(f"nqn.{one}" for one in doubtful),
+        )
+        self.evidence.read(reading, self.known)
+        self.known |= listed
+        return self.judge()
+
+    def judge(self) -> Verdict:
+        self.verdict = self.evidence.judge(
+            self.known, self.wanted.__contains__, lambda unit: self.weights.get(unit, 1), self.share
+        )
+        return self.verdict
+
+    def forget(self) -> None:
+        """What was withdrawn has ended, and nothing is left of it."""
+        for unit in self.verdict.absent:
+            del self.known[unit]
+
+    @property
+    def absent(self) -> set[str]:
+        return {unit.partition("@")[0] for unit in self.verdict.absent}
+
+    @property
+    def waits(self) -> dict[str, Wait]:
+        return {unit.partition("@")[0]: one.wait for unit, one in self.verdict.pending.items()}
+
+
+def test_gap_between_two_readings_on_one_connection_is_proved_at_once() -> None:
+    page = Page(*VOLUMES)
+    page.read(*VOLUMES[1:])
+    assert (page.absent, page.waits) == ({"vol0"}, {})
+    page.read(*VOLUMES)
+    assert (page.absent, page.waits) == (set(), {})
+
+
+def test_gap_on_a_new_connection_is_confirmed_by_readings_over_minutes() -> None:
+    page = Page(*VOLUMES)
+    page.connection = "2"
+    page.read(*VOLUMES[1:])
+    assert page.waits == {"vol0": Wait.CONFIRMATION}
+    page.read(*VOLUMES[1:], after=MINUTE)
+    page.read(*VOLUMES[1:], after=MINUTE)
+    assert page.absent == set()
+    page.read(*VOLUMES[1:], after=MINUTE)
+    assert (page.absent, page.waits) == ({"vol0"}, {})
+
+
+def test_two_readings_confirm_nothing_however_far_apart() -> None:
+    page = Page(*VOLUMES)
+    page.connection = "2"
+    page.read(*VOLUMES[1:])
+    page.read(*VOLUMES[1:], after=10 * MINUTE)
+    assert page.absent == set()
+    page.read(*VOLUMES[1:])
+    assert page.absent == {"vol0"}
+
+
+def test_gap_after_the_generation_went_back_is_confirmed_first() -> None:
+    page = Page(*VOLUMES)
+    page.generation = 0
+    page.read(*VOLUMES[1:])
+    assert page.waits == {"vol0": Wait.CONFIRMATION}
+    page.read(*VOLUMES[2:])
+    assert (page.absent, page.waits) == ({"vol1"}, {"vol0": Wait.CONFIRMATION})
+
+
+def test_what_comes_back_restarts_the_confirmation_of_the_rest() -> None:
+    page = Page(*VOLUMES)
+    page.connection = "2"
+    for count in range(1, 19):
+        page.read(*VOLUMES[:count], after=2 * MINUTE)
+        assert page.absent == set()
+    # The last one stays away.
+    page.read(*VOLUMES[:19], after=MINUTE)
+    page.read(*VOLUMES[:19], after=MINUTE)
+    assert page.absent == set()
+    page.read(*VOLUMES[:19], after=CONFIRM_SECONDS)
+    assert page.absent == {"vol19"}
+
+
+def test_another_generation_back_restarts_the_confirmation() -> None:
+    page = Page(*VOLUMES)
+    page.connection = "2"
+    for _ in range(3):
+        page.generation = 0
+        page.read(*VOLUMES[1:], after=MINUTE)
+    assert page.waits == {"vol0": Wait.CONFIRMATION}
+
+
+def test_a_new_volume_does_not_restart_the_confirmation() -> None:
+    page = Page(*VOLUMES)
+    page.connection = "2"
+    for number in range(4):
+        page.read(*VOLUMES[1:], *(f"new{one}" for one in range(number)), after=MINUTE)
+    assert page.absent == {"vol0"}
+
+
+def test_first_reading_after_a_restart_is_compared_with_none() -> None:
+    page = Page(*VOLUMES)
+    page.evidence = Evidence(("tcp", FIRST))
+    page.read(*VOLUMES[1:])
+    assert page.waits == {"vol0": Wait.CONFIRMATION}
+
+
+def test_page_in_doubt_proves_nothing_and_the_next_is_compared_with_none() -> None:
+    page = Page(*VOLUMES)
+    page.read(doubt="its log page lists nothing")
+    assert page.verdict == Verdict()
+    page.read(*VOLUMES[1:])
+    assert page.waits == {"vol0": Wait.CONFIRMATION}
+
+
+def test_page_in_doubt_takes_no_proof_back() -> None:
+    page = Page(*VOLUMES)
+    page.read(*VOLUMES[1:])
+    page.read(doubt="1 entry of its log page cannot be read")
+    assert page.absent == set()
+    page.connection = "2"
+    page.read(*VOLUMES[1:])
+    assert page.absent == {"vol0"}
+
+
+def test_entry_that_cannot_be_used_may_be_any_path_of_its_subsystem() -> None:
+    page = Page("vol0", "vol1", addresses=(FIRST, SECOND))
+    page.read("vol0", "vol1", addresses=(FIRST,), doubtful=("vol0",))
+    assert page.verdict.pending.keys() == {f"vol0@{SECOND}"}
+    assert page.verdict.absent == {f"vol1@{SECOND}"}
+
+
+def test_page_of_one_port_says_nothing_about_others() -> None:
+    page = Page(*VOLUMES, addresses=(FIRST, SECOND))
+    page.connection = "2"
+    for _ in range(5):
+        page.read(*VOLUMES, addresses=(FIRST,), asked=Asked.ONE_PORT, after=5 * MINUTE)
+    assert page.absent == set()
+    assert set(page.waits.values()) == {Wait.UNKNOWN}
+    page.read(*VOLUMES[1:], addresses=(FIRST,), asked=Asked.ONE_PORT)
+    assert page.verdict.absent == {f"vol0@{FIRST}"}
+
+
+def test_page_of_one_port_speaks_for_what_such_a_page_has_listed() -> None:
+    page = Page(addresses=(SECOND,))
+    page.read(*VOLUMES, asked=Asked.ONE_PORT)
+    page.read(*VOLUMES[1:], asked=Asked.ONE_PORT)
+    assert page.absent == {"vol0"}
+
+
+def test_page_of_an_earlier_worker_proves_nothing_at_once() -> None:
+    page = Page()
+    page.connection = ""
+    page.read(*VOLUMES, asked=Asked.UNKNOWN)
+    page.read(*VOLUMES[1:], asked=Asked.UNKNOWN)
+    assert page.waits == {"vol0": Wait.CONFIRMATION}
+
+
+def test_more_than_the_share_is_held_back_and_then_goes() -> None:
+    page = Page(*VOLUMES)
+    page.read(*VOLUMES[10:])
+    assert set(page.waits.values()) == {Wait.SHARE}
+    assert page.verdict.listed == 20
+    until = {one.until for one in page.verdict.pending.values()}
+    assert until == {page.now + HELD_SECONDS}
+    page.read(*VOLUMES[10:], after=HELD_SECONDS - 1)
+    assert page.absent == set()
+    page.read(*VOLUMES[10:])
+    assert len(page.absent) == 10
+
+
+def test_the_share_counts_what_goes_one_after_another() -> None:
+    page = Page(*VOLUMES)
+    for number in range(1, 6):
+        page.read(*VOLUMES[number:])
+        assert page.absent == {f"vol{number - 1}"}
+        page.forget()
+    page.read(*VOLUMES[6:])
+    assert page.waits == {"vol5": Wait.SHARE}
+    # What went a while ago does not count.
+    page.read(*VOLUMES[7:], after=HELD_SECONDS)
+    assert page.absent == {"vol5", "vol6"}
+
+
+def test_one_controller_may_always_go() -> None:
+    page = Page("vol0", "vol1")
+    page.read("vol0")
+    assert page.absent == {"vol1"}
+
+
+@pytest.mark.parametrize(("share", "held"), [(0, 2), (9, 2), (10, 0), (100, 0)])
+def test_the_share_is_a_setting(share: int, held: int) -> None:
+    page = Page(*VOLUMES)
+    page.share = share
+    page.read(*VOLUMES[2:])
+    assert len(page.waits) == held
+
+
+def test_a_referral_counts_with_what_only_it_leads_to() -> None:
+    page = Page(*VOLUMES)
+    page.weights[f"vol0@{FIRST}"] = 10
+    page.read(*VOLUMES[1:])
+    assert page.waits == {"vol0": Wait.SHARE}
+
+
+def test_what_others_ask_for_takes_nothing_of_the_share() -> None:
+    page = Page(*VOLUMES)
+    page.wanted = {f"vol{number}@{FIRST}" for number in range(10)}
+    page.read(*VOLUMES[11:])
+    assert page.waits == {}
+    assert len(page.absent) == 11
+
+
+def test_a_confirmed_gap_is_proved() -> None:
+    page = Page(*VOLUMES)
+    page.connection = "2"
+    page.read(*VOLUMES[10:])
+    page.evidence.confirm([f"vol0@{FIRST}", f"vol1@{FIRST}", "unknown"])
+    page.judge()
+    assert page.absent == {"vol0", "vol1"}
+    assert len(page.waits) == 8
+
+
+def test_what_comes_and_goes_is_kept_longer_each_time() -> None:
+    page = Page(*VOLUMES)
+    held = []
+    for _ in range(5):
+        page.read(*VOLUMES[1:])
+        began = page.now
+        while page.absent != {"vol0"}:
+            assert page.waits == {"vol0": Wait.DAMPING}
+            page.read(*VOLUMES[1:], after=10)
+        held.append(page.now - began)
+        page.read(*VOLUMES)
+    assert held == [0, 0, DAMPING_SECONDS, 2 * DAMPING_SECONDS, 4 * DAMPING_SECONDS]
+
+
+def test_what_came_and_went_long_ago_goes_at_once() -> None:
+    page = Page(*VOLUMES)
+    for _ in range(5):
+        page.read(*VOLUMES[1:], after=10 * MINUTE)
+        assert page.absent == {"vol0"}
+        page.read(*VOLUMES)
