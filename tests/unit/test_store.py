@@ -148,6 +148,7 @@ def test_a_row_tells_what_the_controller_is() -> None:
         "action": "keep",
         "reason": "configured at f:1 and listed",
         "note": "",
+        "held_back": "",
         "transport": "tcp",
         "traddr": "192.0.2.1",
         "trsvcid": "4420",

@@ -160,6 +160,7 @@ def test_the_plan_says_what_and_why(host: Host) -> None:
         "action": "keep",
         "reason": source,
         "note": "",
+        "held_back": "",
         "transport": "tcp",
         "traddr": "192.0.2.1",
         "trsvcid": "4420",

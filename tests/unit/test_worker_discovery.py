@@ -15,7 +15,7 @@ from discoverd.kernel import admin, controllers
 from discoverd.worker import discovery, notify, registration
 from discoverd.worker.call import Call
 from discoverd.worker.controller import Worker
-from discoverd.worker.discovery import INTERVAL, REREAD, RETRY, Discovery
+from discoverd.worker.discovery import CONFIRM, INTERVAL, REREAD, RETRY, Discovery
 
 from .fake_kernel import Session, identity
 from .log_pages import entry, page
@@ -660,3 +660,82 @@ def test_a_controller_may_change_its_mind(reader: Reader) -> None:
     reader.visited()
     assert reader.verdicts[-1] == (False, "it announces no changes")
     assert registration.PATIENCE < discovery.VISIT
+
+
+# How a page was read --------------------------------------------------------------------------------------
+
+
+def head(reader: Reader) -> dict[str, str]:
+    """What is kept with the page."""
+    return dict(state.split(state.LOG, Path(reader.directory, "log").read_bytes())[0])
+
+
+def test_when_and_how_it_was_asked_is_kept_with_the_page(reader: Reader) -> None:
+    reader.visited(fresh=True)
+    assert (head(reader)["asked"], head(reader)["milliseconds"]) == ("all-ports", str(int(reader.now * 1000)))
+    reader.dctype, reader.spec.pleo, reader.options = "ddc", True, admin.PORT_LOCAL
+    reader.visited(fresh=True)
+    assert head(reader)["asked"] == "one-port"
+
+
+def test_each_connection_has_a_name_of_its_own(reader: Reader) -> None:
+    reader.visited(fresh=True)
+    first = head(reader)["connection"]
+    reader.visited()
+    assert head(reader)["connection"] == first
+    reader.visited(fresh=True)
+    assert head(reader)["connection"] != first
+
+
+def test_after_a_failed_reading_the_connection_may_be_another(reader: Reader) -> None:
+    """The kernel may have made it anew before anybody has told us so."""
+    reader.visited(fresh=True)
+    first, good = head(reader)["connection"], reader.page
+    reader.page = OSError(errno.EINTR, "lost")
+    reader.visited()
+    reader.page = good
+    reader.visited()
+    assert head(reader)["connection"] != first
+
+
+def test_page_that_was_read_while_the_connection_was_made_anew_is_read_again(reader: Reader) -> None:
+    reader.visited(fresh=True)
+    reader.now += INTERVAL
+    reader.discovery.again()
+    # The event of the new connection arrives before the reading has been looked at.
+    reader.discovery.again(fresh=True)
+    reader.end(generation=2)
+    assert state.split(state.LOG, Path(reader.directory, "log").read_bytes())[1] == page()
+    reader.pass_time(2 * INTERVAL)
+    assert len(reader.reads) == 3
+    assert state.split(state.LOG, Path(reader.directory, "log").read_bytes())[1] == page(generation=2)
+
+
+def test_page_is_read_every_minute_while_it_has_to_be_confirmed(reader: Reader) -> None:
+    reader.visited(fresh=True)
+    reader.spec.confirm = True
+    reader.discovery.respecified()
+    reader.pass_time(3 * CONFIRM + 1)
+    assert len(reader.reads) == 4
+    reader.spec.confirm = False
+    reader.discovery.respecified()
+    reader.pass_time(3 * CONFIRM)
+    assert len(reader.reads) == 5
+
+
+def test_one_that_ends_its_connections_is_let_alone_longer_each_time(reader: Reader) -> None:
+    for _ in range(2):
+        reader.discovery.dropped(1)
+        assert reader.discovery.away == 0
+    pauses = []
+    for _ in range(4):
+        reader.discovery.dropped(1)
+        pauses.append(reader.discovery.away)
+        reader.visited(fresh=True)
+    assert pauses == [60, 120, 240, 480]
+    # It is held again, and a connection that lasts ends the series.
+    assert reader.discovery.away == 0
+    reader.discovery.dropped(61)
+    for _ in range(3):
+        reader.discovery.dropped(1)
+    assert reader.discovery.away == 60
