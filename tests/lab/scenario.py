@@ -136,3 +136,8 @@ def registry(machine: Machine) -> dict[str, dict[str, str]]:
         device, _, attribute = path.partition("/")
         entries.setdefault(device, {})[attribute] = value
     return entries
+
+
+def clock(machine: Machine) -> float:
+    """The machine's time, which its journal has too."""
+    return float(machine.run("date +%s.%N").stdout)

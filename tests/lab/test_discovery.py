@@ -38,6 +38,8 @@ def list_volumes(host: Machine, *volumes: int, listed: bool) -> None:
 def test_what_is_in_use_is_not_withdrawn_nor_what_others_connected(host: Machine) -> None:
     host.run("lab-target up --subsystems 3 --ports 192.0.2.1:4420")
     host.run(f"modprobe nvme-tcp && nvme connect -t tcp -a 192.0.2.1 -s 4420 -n {scenario.nqn(2)}")
+    # Two of three at once are meant.
+    host.put("/etc/nvme/discoverd.conf", "[Global]\ndisconnect-share = 100%\n")
     scenario.start(host)
     scenario.wait_live(host, 4)
     host.run("lab-storage use ext4=vol1")

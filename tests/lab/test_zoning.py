@@ -11,6 +11,8 @@ UNIT = f"nvme-ctrl@tcp:{ADDRESS}:8009:{scenario.DISCOVERY}.service"
 DEFAULTS = "[Discovery Controller Defaults]\nreconnect-delay = 1\nkeep-alive-tmo = 5\n"
 # One and another, by names of their own.
 A, B = "nqn.2024-08.com.example:a", "nqn.2024-08.com.example:b"
+# Three of four at once are meant.
+SETTINGS = "[Global]\ndisconnect-share = 100%\n"
 CONFIGURATION = f"{DEFAULTS}[Discovery Controller]\ncontroller = transport=tcp;traddr={ADDRESS};trsvcid=8009\n"
 # Longer than a page that takes something away is slept on.
 LATER = 3
@@ -38,11 +40,6 @@ def processes(host: Machine) -> dict[str, int]:
     return {"discoverd": supervisor} | {name: unit.main_pid for name, unit in scenario.units(host).items()}
 
 
-def clock(host: Machine) -> float:
-    """The machine's time, which its journal has too."""
-    return float(host.run("date +%s.%N").stdout)
-
-
 def test_what_a_zone_takes_away_is_disconnected_and_nothing_else_is(host: Machine) -> None:
     host.run(f"lab-target up --subsystems 4 --size {storage.SIZE_MIB} --ports {ADDRESS}:4420")
     host.run(f"modprobe nvme-tcp && nvme connect -t tcp -a {ADDRESS} -s 4420 -n {nqn(3)}")
@@ -55,12 +52,13 @@ def test_what_a_zone_takes_away_is_disconnected_and_nothing_else_is(host: Machin
         def zone(*numbers: int) -> None:
             cdc.order("zone", name="z", hosts=hosts, subsystems=[nqn(number) for number in numbers])
 
+        host.put("/etc/nvme/discoverd.conf", SETTINGS)
         scenario.start(host, CONFIGURATION)
         scenario.wait_live(host, 5)
         host.run("lab-storage use ext4=vol1")
         before = volumes(host)
 
-        began = clock(host)
+        began = scenario.clock(host)
         zone(4)
         host.wait_until(lambda: unit_name(2) not in scenario.units(host), what="the unit of vol2 is gone")
         left = host.journal(unit_name(2))[-1]
@@ -74,7 +72,7 @@ def test_what_a_zone_takes_away_is_disconnected_and_nothing_else_is(host: Machin
         assert any(page in line.message for line in host.journal(unit_name(2)))
 
         # Given back, by a zone, all of it is as it was. With the scope none nothing is taken away.
-        host.put("/etc/nvme/discoverd.conf", "[Global]\ndisconnect-scope = none\n")
+        host.put("/etc/nvme/discoverd.conf", SETTINGS + "disconnect-scope = none\n")
         host.run("systemctl reload discoverd.service")
         zone(1, 2, 3, 4)
         scenario.wait_live(host, 5)
@@ -86,7 +84,7 @@ def test_what_a_zone_takes_away_is_disconnected_and_nothing_else_is(host: Machin
         assert volumes(host) == before
         zone(1, 2, 3, 4)
         host.wait_until(lambda: not withdrawn(host), what="nothing is withdrawn")
-        host.put("/etc/nvme/discoverd.conf", "")
+        host.put("/etc/nvme/discoverd.conf", SETTINGS)
         host.run("systemctl reload discoverd.service")
 
         # Pages that are no evidence, and pages that are none.

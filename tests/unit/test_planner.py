@@ -9,10 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discoverd.candidate import CONFIGURATION, OTHERS, Candidate
+from discoverd.candidate import CONFIGURATION, MDNS, OTHERS, Candidate
 from discoverd.config.settings import DISCONNECT_SCOPES
-from discoverd.planner import ELSEWHERE, ENDED, Action, Answer, Decision, Facts, Known, Policy, Report, UnitFact, plan
-from discoverd.tid import IO, TransportId
+from discoverd.planner import (
+    ELSEWHERE,
+    ENDED,
+    Action,
+    Answer,
+    Decision,
+    Facts,
+    Known,
+    Policy,
+    Report,
+    UnitFact,
+    closed,
+    plan,
+)
+from discoverd.tid import DISCOVERY_NQN, IO, TransportId
 
 DC = "tcp:192.0.2.1:8009:nqn.2014-08.org.nvmexpress.discovery"
 RUNNING = UnitFact("loaded", "active")
@@ -319,18 +332,6 @@ def test_what_somebody_asks_for_is_not_what_others_connected() -> None:
     assert (decision.action, decision.reason, decision.disconnect) == (Action.START, "configured at f:1", "")
 
 
-def test_a_page_that_was_narrowed_to_its_port_withdraws_like_any_other() -> None:
-    """With ``pleo`` switched on, what is behind other ports is no longer listed, unless another page lists it."""
-    other = "tcp:192.0.2.2:8009:nqn.2014-08.org.nvmexpress.discovery"
-    answers = {DC: Answer("generation 7"), other: Answer("generation 3")}
-    facts = Facts(units={NAME: RUNNING}, known={NAME: KNOWN}, complete=answers)
-    (gone,) = plan(facts, [NAME])
-    assert (gone.action, gone.disconnect) == (Action.KEEP, "ours")
-    assert gone.note == f"no longer listed in the log page of {DC} (generation 7)"
-    (kept,) = plan(replace(facts, wanted={NAME: (candidate(origin=other),)}), [NAME])
-    assert (kept.action, kept.disconnect, kept.note) == (Action.KEEP, "", "")
-
-
 def test_only_what_is_asked_about_is_looked_at() -> None:
     """News of one controller cost the same, however many others there are."""
     others = {f"x{number}": (candidate(f"x{number}"),) for number in range(10)}
@@ -350,6 +351,82 @@ def test_what_has_ended_by_itself_is_not_kept_for_a_silent_source(said: str, uni
     assert (decision.action, decision.note) == (Action.LEAVE, f"no longer {KNOWN.source}")
     (decision,) = decide(replace(facts, units={NAME: RUNNING}))
     assert (decision.action, decision.note) == (Action.KEEP, "")
+
+
+# Who leads to a discovery controller -----------------------------------------------------------------------
+
+ROOT, B, C = DC, "tcp:192.0.2.7:8009:b", "tcp:192.0.2.8:8009:c"
+OF_DISCOVERY = ("tcp", "192.0.2.7", "8009", DISCOVERY_NQN)
+
+
+def referred(*referrers: str) -> Known:
+    """A discovery controller that these have referred to, the first of them last."""
+    return Known("a referral", referrers[0], witnesses=frozenset(referrers), target=OF_DISCOVERY)
+
+
+def without(*instances: str) -> Answer:
+    return Answer("generation 7", frozenset(instances))
+
+
+CONFIGURED_ROOT = Known("configured at f:1", CONFIGURATION, target=OF_DISCOVERY)
+
+
+@pytest.mark.parametrize(
+    ("known", "complete", "gone"),
+    [
+        # The root has taken it back; it refers to itself.
+        ({B: referred(ROOT, B)}, {ROOT: without(B)}, {B}),
+        ({B: referred(B)}, {ROOT: without(B)}, {B}),
+        # A ring of two, and of three.
+        ({B: referred(ROOT, C), C: referred(B)}, {ROOT: without(B)}, {B, C}),
+        ({B: referred(ROOT, "d"), C: referred(B), "d": referred(C)}, {ROOT: without(B)}, {B, C, "d"}),
+        # The root has not said so, or not proved it.
+        ({B: referred(ROOT, B)}, {}, set()),
+        ({B: referred(ROOT, B)}, {ROOT: without()}, set()),
+        ({B: referred(ROOT, C), C: referred(B)}, {ROOT: without(C)}, set()),
+        # Somebody else still leads to one of the ring.
+        ({B: referred(ROOT, C), C: referred(B, MDNS)}, {ROOT: without(B)}, set()),
+        # Who led there has gone without a word.
+        ({B: referred(C)}, {ROOT: without(B)}, set()),
+        # What an administrator took out stays, and what it leads to.
+        (
+            {B: Known("configured", CONFIGURATION, target=OF_DISCOVERY), C: referred(B)},
+            {CONFIGURATION: Answer()},
+            set(),
+        ),
+        # Storage leads nowhere.
+        ({B: replace(referred(ROOT), target=A.target)}, {ROOT: without(B)}, set()),
+    ],
+)
+def test_discovery_controller_that_nobody_leads_to(
+    known: dict[str, Known], complete: dict[str, Answer], gone: set[str]
+) -> None:
+    assert closed({ROOT: CONFIGURED_ROOT, **known}, {ROOT: ()}, complete) == gone
+
+
+def test_what_only_a_self_referral_listed_is_withdrawn_with_it() -> None:
+    known = {ROOT: CONFIGURED_ROOT, B: referred(ROOT, B), NAME: Known(f"listed in the log page of {B}", B)}
+    complete = {ROOT: without(B)}
+    facts = Facts(
+        {ROOT: (candidate("root"),)},
+        units={B: RUNNING, NAME: RUNNING},
+        known=known,
+        complete=complete,
+        closed=closed(known, {ROOT: ()}, complete),
+    )
+    second, volume = plan(facts, [B, NAME])
+    assert (second.disconnect, second.note) == ("ours", "no longer a referral (generation 7)")
+    assert volume.disconnect == "ours"
+    assert volume.note == f"no longer listed in the log page of {B} (which nothing leads to any more)"
+
+
+def test_who_has_taken_it_back_is_not_asked_again() -> None:
+    """Also when nothing is left of him: he must not look like one who has gone without a word."""
+    known = {NAME: Known("listed", B, witnesses=frozenset((B, C))), C: referred(ROOT), ROOT: CONFIGURED_ROOT}
+    facts = Facts(units={NAME: RUNNING}, known=known, closed={B}, doubts={C: "its log page lists nothing"})
+    (decision,) = plan(facts, [NAME])
+    assert not decision.disconnect
+    assert set(decision.witnesses) == {C}
 
 
 # Excluded -------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 """The supervisor and its sources: referrals, exclusions, giving up, what was announced or connected before."""
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from discoverd import boot_record, planner, state, supervisor
+from discoverd import boot_record, planner, state, store, supervisor
 from discoverd.bus import unit_signals
 from discoverd.candidate import BOOT, CONFIGURATION, MDNS, Candidate, fabrics_options
 from discoverd.config.model import Secrets
@@ -177,6 +178,10 @@ def test_a_worker_that_ends_slowly_is_looked_at_until_it_has_ended(host: Host) -
 NEXT = f"tcp:192.0.2.7:8009:{DISCOVERY_NQN}"
 
 
+def instance(number: int) -> str:
+    return f"tcp:192.0.2.1:4420:{NQN.format(number)}"
+
+
 def volumes(*numbers: int) -> list[bytes]:
     return [entry(NQN.format(number)) for number in numbers]
 
@@ -299,6 +304,55 @@ def test_a_listed_path_is_not_withdrawn_because_another_is_written_down(host: Ho
         assert (spec_of(ONE).withdrawn, spec_of(ONE).disconnect) == (True, "")
 
     assert host.play(scenario) == 0
+
+
+def test_half_of_a_page_waits_for_a_word(host: Host) -> None:
+    host.configure(DISCOVERY)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        leave_log(*volumes(*range(8)))
+        await until(lambda: "9 live" in host.status)
+        leave_log(*volumes(*range(4)), generation=2)
+        await until(lambda: spec_of(DC).confirm)
+        waiting = [instance(number) for number in range(4, 8)]
+        said = "4 of 8 controllers that its log page listed are missing from it (generation 2), and stay until"
+        assert said in spec_of(DC).note
+        await until(lambda: said in host.status)
+        assert not any(spec_of(one).withdrawn for one in waiting)
+        plan = json.loads((host.root / "run/plan").read_text())
+        assert plan["pending"] == [{"origin": DC, "instances": waiting}]
+
+        # A word about others, and then the right one.
+        await asyncio.to_thread(store.confirm, DC, [ONE])
+        await asyncio.to_thread(report, DC, "live", log_read="2")
+        await quiet()
+        assert not any(spec_of(one).withdrawn for one in [ONE, *waiting])
+        await asyncio.to_thread(store.confirm, DC, waiting)
+        await asyncio.to_thread(report, DC, "live", log_read="2")
+        await until(lambda: all(spec_of(one).disconnect == "ours" for one in waiting))
+        await until(lambda: not spec_of(DC).confirm and not spec_of(DC).note)
+        assert "missing" not in host.status
+
+    assert host.play(scenario) == 0
+
+
+def test_restarted_supervisor_takes_nothing_away_at_once(host: Host) -> None:
+    """It knows what was listed, but not on which connection that was."""
+    host.configure(DISCOVERY)
+
+    async def before() -> None:
+        await until(lambda: "1 live" in host.status)
+        leave_log(*volumes(1, 2))
+        await until(lambda: "3 live" in host.status)
+
+    async def after() -> None:
+        await until(lambda: "has started anew" in spec_of(DC).note)
+        assert not spec_of(TWO).withdrawn
+
+    assert host.play(before) == 0
+    leave_log(*volumes(1), generation=2)
+    assert host.play(after) == 0
 
 
 # Announced before -----------------------------------------------------------------------------------------
