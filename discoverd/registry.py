@@ -15,6 +15,10 @@ OWNER = "nvme-ctrl"
 FIRMWARE_OWNER = "nbft"
 
 _SEQNUM = "/sys/kernel/uevent_seqnum"
+# Each further try means that another tool wrote in the moment between two system calls.
+_TRIES = 100
+# By number, because every worker would pay for the errno module.
+_EEXIST, _ENOTDIR, _ENOTEMPTY, _ELOOP, _EBADMSG = 17, 20, 39, 40, 74
 
 
 def valid_device(name: str) -> bool:
@@ -26,7 +30,9 @@ def valid_device(name: str) -> bool:
 def retrieve(device: str, attribute: str) -> str | None:
     """Return an attribute's value, or None if there is no entry, no such attribute or an empty file.
 
-    OSError for anything else: an unreadable registry is not the same as an unowned controller.
+    One with control characters in it is damaged, and counts as not there; but who wrote such an ``owner`` owns the
+    controller all the same. OSError for that, and for anything else: an unreadable registry is not the same as an
+    unowned controller.
     """
     if not valid_device(device):
         return None
@@ -38,7 +44,12 @@ def retrieve(device: str, attribute: str) -> str | None:
         data = posix.read(fd, 4096)
     finally:
         posix.close(fd)
-    return data.decode("utf-8", "replace").rstrip("\r\n") if data else None
+    text = data.decode("utf-8", "replace").rstrip("\r\n")
+    if not text.isprintable():
+        if attribute == "owner":
+            raise OSError(_EBADMSG, "its owner has control characters in it")
+        return None
+    return text if data else None
 
 
 def claim(device: str, owner: str, unit: str, adopted: bool = False) -> None:
@@ -54,10 +65,10 @@ def claim(device: str, owner: str, unit: str, adopted: bool = False) -> None:
     _make_directory("/run/nvme")
     _make_directory(ROOT)
     temporary = f"{ROOT}/.{device}.tmp.{posix.getpid()}"
-    _remove_tree(temporary)
+    _remove(temporary)
     posix.mkdir(temporary, 0o755)
-    posix.chmod(temporary, 0o755)
     try:
+        posix.chmod(temporary, 0o755)
         for attribute, value in (
             ("seqnum", _uevent_seqnum()),
             ("owner", owner),
@@ -68,31 +79,45 @@ def claim(device: str, owner: str, unit: str, adopted: bool = False) -> None:
             # one.
             if value:
                 _write(f"{temporary}/{attribute}", value)
-        for _ in range(3):
-            delete(device)
+        for _ in range(_TRIES):
+            # Emptied only when the new entry stands: the less time in between, the fewer find none.
+            trash = _move_away(device)
             try:
                 posix.rename(temporary, f"{ROOT}/{device}")
                 return
-            except FileExistsError:
-                pass  # Another tool wrote its entry in between; nvme-cli gives up here, and leaves its own.
             except OSError as error:
-                if error.errno != 39:  # ENOTEMPTY: the same
+                # Another tool wrote its entry in between; nvme-cli gives up here, and leaves its own.
+                if error.errno not in (_EEXIST, _ENOTEMPTY, _ENOTDIR):
                     raise
-        raise FileExistsError(17, "another tool keeps writing this entry")
+            finally:
+                _remove(trash)
+        raise FileExistsError(_EEXIST, "another tool keeps writing this entry")
     except OSError:
-        _remove_tree(temporary)
+        _remove(temporary)
         raise
 
 
 def delete(device: str) -> None:
     """Take an entry away in one step, if there is one. Raises OSError."""
-    trash = f"{ROOT}/.trash.{device}.{posix.getpid()}"
-    _remove_tree(trash)
-    try:
-        posix.rename(f"{ROOT}/{device}", trash)
-    except FileNotFoundError:
-        return
-    _remove_tree(trash)
+    _remove(_move_away(device))
+
+
+def _move_away(device: str) -> str:
+    """Rename an entry, if there is one, to where nobody takes it for one, and return that path. Raises OSError."""
+    for number in range(_TRIES):
+        trash = f"{ROOT}/.trash.{device}.{number}.{posix.getpid()}"
+        _remove(trash)
+        try:
+            posix.rename(f"{ROOT}/{device}", trash)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            # What could not be emptied the last time is in the way.
+            if error.errno not in (_EEXIST, _ENOTEMPTY, _ENOTDIR):
+                raise
+            continue
+        return trash
+    raise FileExistsError(_EEXIST, f"{ROOT} is full of .trash.{device}.*; remove these")
 
 
 def _uevent_seqnum() -> str:
@@ -101,9 +126,10 @@ def _uevent_seqnum() -> str:
     except OSError:
         return ""
     try:
-        return posix.read(fd, 64).decode().strip()
+        stamp = posix.read(fd, 64).strip()
     finally:
         posix.close(fd)
+    return stamp.decode() if stamp.isdigit() else ""
 
 
 def _write(path: str, value: str) -> None:
@@ -123,17 +149,38 @@ def _make_directory(path: str) -> None:
         pass  # Whoever made it first did so for all orchestrators.
 
 
-def _remove_tree(path: str) -> None:
-    try:
-        names = posix.listdir(path)
-    except FileNotFoundError:
-        return
-    for name in names:
+def _remove(path: str) -> None:
+    """Remove what was moved away, if it is there. Raises OSError.
+
+    Whoever had looked up the entry's path when it was moved may still write into it, nvme-cli by way of a temporary
+    file for each attribute. What comes into it for ever is left, and the next start of discoverd takes it away.
+    """
+    flags = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
+    for _ in range(_TRIES):
         try:
-            posix.unlink(f"{path}/{name}")
+            fd = posix.open(path, flags)
         except FileNotFoundError:
-            pass  # The udev rule removes entries as well.
-    try:
-        posix.rmdir(path)
-    except FileNotFoundError:
-        pass
+            return
+        except OSError as error:
+            if error.errno not in (_ENOTDIR, _ELOOP):
+                raise
+            posix.unlink(path)  # Somebody had put a file or a link in the entry's place.
+            return
+        try:
+            for name in posix.listdir(fd):
+                try:
+                    posix.unlink(name, dir_fd=fd)
+                except FileNotFoundError:
+                    pass  # Its writer has renamed it, or the udev rule removes entries as well.
+                except IsADirectoryError:
+                    _remove(f"{path}/{name}")
+        finally:
+            posix.close(fd)
+        try:
+            posix.rmdir(path)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != _ENOTEMPTY:
+                raise

@@ -210,7 +210,10 @@ def _device(name: str) -> Device | None:
     kernel = KernelController(name)
     if kernel.transport not in TRANSPORTS or not instance:
         return None
-    entry = [registry.retrieve(name, attribute) or "" for attribute in ("owner", "unit", "seqnum")]
+    try:
+        entry = [registry.retrieve(name, attribute) or "" for attribute in ("owner", "unit", "seqnum")]
+    except OSError as error:
+        entry = [f"somebody (the registry is unreadable: {error.strerror})", "", ""]
     return Device(kernel, instance, *entry)
 
 

@@ -3,6 +3,7 @@
 
 import errno
 import os
+import random
 import re
 import stat
 import subprocess
@@ -66,7 +67,7 @@ def test_attributes_have_names_that_nvme_cli_takes(root: Path) -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in entry(root))
 
 
-@pytest.mark.parametrize("content", [None, ""])
+@pytest.mark.parametrize("content", [None, "", "4711 \n12", "\u0664"])
 def test_no_stamp_rather_than_a_malformed_one(root: Path, tmp_path: Path, content: str | None) -> None:
     """The clean-up rule removes an entry whose stamp is no number."""
     (tmp_path / "uevent_seqnum").unlink()
@@ -110,7 +111,6 @@ def test_device_names(name: str, valid: bool) -> None:
         (b"stas\n", "stas"),
         (b"stas", "stas"),
         (b"stas\n\r\n\n", "stas"),
-        (b"two\nlines\n", "two\nlines"),
         (b' quoted "!@#%" \n', ' quoted "!@#%" '),
         (b"\n", ""),
         (b"", None),
@@ -121,6 +121,18 @@ def test_values_as_others_write_them(root: Path, content: bytes, value: str | No
     (root / "nvme3").mkdir()
     (root / "nvme3" / "owner").write_bytes(content)
     assert registry.retrieve("nvme3", "owner") == value
+
+
+@pytest.mark.parametrize("content", [b"two\nlines\n", b"stas\x1b[2J\n", b"\0\n", "stas\u2028x\n".encode(), b"\rstas\n"])
+def test_a_damaged_owner_is_somebody_and_any_other_damage_is_nothing(root: Path, content: bytes) -> None:
+    (root / "nvme3").mkdir()
+    for attribute in ("owner", "unit", "seqnum", "adopted"):
+        (root / "nvme3" / attribute).write_bytes(content)
+    with pytest.raises(OSError, match="control characters"):
+        registry.retrieve("nvme3", "owner")
+    assert [registry.retrieve("nvme3", attribute) for attribute in ("unit", "seqnum", "adopted")] == [None] * 3
+    registry.claim("nvme3", registry.OWNER, UNIT)
+    assert sorted(entry(root)) == ["owner", "seqnum", "unit"]
 
 
 def test_what_is_not_there(root: Path) -> None:
@@ -161,29 +173,31 @@ def test_what_a_killed_claim_left_is_no_hindrance(root: Path) -> None:
 
 
 def test_an_entry_that_is_written_in_between_is_replaced(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    delete = registry.delete
+    move_away = registry._move_away
     raced = iter([True, True])
 
-    def lose(device: str) -> None:
-        delete(device)
+    def lose(device: str) -> str:
+        trash = move_away(device)
         if next(raced, False):
             (root / device).mkdir()
             (root / device / "owner").write_bytes(b"stas\n")
+        return trash
 
-    monkeypatch.setattr(registry, "delete", lose)
+    monkeypatch.setattr(registry, "_move_away", lose)
     registry.claim("nvme3", registry.OWNER, UNIT)
     assert entry(root)["owner"] == b"nvme-ctrl\n"
 
 
 def test_an_entry_that_somebody_keeps_writing_is_left(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    delete = registry.delete
+    move_away = registry._move_away
 
-    def lose(device: str) -> None:
-        delete(device)
+    def lose(device: str) -> str:
+        trash = move_away(device)
         (root / device).mkdir()
         (root / device / "owner").write_bytes(b"stas\n")
+        return trash
 
-    monkeypatch.setattr(registry, "delete", lose)
+    monkeypatch.setattr(registry, "_move_away", lose)
     with pytest.raises(FileExistsError, match="another tool"):
         registry.claim("nvme3", registry.OWNER, UNIT)
     assert entry(root) == {"owner": b"stas\n"}
@@ -209,12 +223,50 @@ def test_delete(root: Path) -> None:
 
 
 def test_what_a_killed_delete_left_is_no_hindrance(root: Path) -> None:
-    left = root / f".trash.nvme3.{os.getpid()}"
+    left = root / f".trash.nvme3.0.{os.getpid()}"
     left.mkdir()
     (left / "owner").write_bytes(b"half")
     registry.claim("nvme3", registry.OWNER, UNIT)
     registry.delete("nvme3")
     assert os.listdir(root) == []
+
+
+def test_a_claim_takes_the_place_of_whatever_is_there(root: Path, tmp_path: Path) -> None:
+    (root / "nvme3").write_bytes(b"a file")
+    registry.claim("nvme3", registry.OWNER, UNIT)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "file").write_bytes(b"not ours")
+    (root / "nvme4").symlink_to(elsewhere)
+    registry.claim("nvme4", registry.OWNER, UNIT)
+    (root / "nvme5" / "owner" / "deeper").mkdir(parents=True)
+    registry.claim("nvme5", registry.OWNER, UNIT)
+    registry.delete("nvme5")
+    assert sorted(os.listdir(root)) == ["nvme3", "nvme4"]
+    assert entry(root) == entry(root, "nvme4")
+    assert os.listdir(elsewhere) == ["file"]
+
+
+def test_what_cannot_be_emptied_is_left_for_the_next_start(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listdir = os.listdir
+
+    def listed_too_early(place: int) -> list[str]:
+        """A writer that has looked up the entry's path, and is slow, is always later than we are."""
+        names = listdir(place)
+        fd = os.open("owner.tmp.aZ3bq9", os.O_WRONLY | os.O_CREAT, dir_fd=place)
+        os.close(fd)
+        return names
+
+    monkeypatch.setattr("discoverd.registry.posix.listdir", listed_too_early)
+    for _ in range(2):
+        (root / "nvme3").mkdir()
+        (root / "nvme3" / "owner").write_bytes(b"stas\n")
+        registry.claim("nvme3", registry.OWNER, UNIT)
+        assert entry(root)["owner"] == b"nvme-ctrl\n"
+        registry.delete("nvme3")
+        assert not (root / "nvme3").exists()
+    monkeypatch.undo()
+    assert all(name.startswith(".trash.nvme3.") and name.endswith(f".{os.getpid()}") for name in os.listdir(root))
 
 
 _CLAIMER = """
@@ -247,3 +299,50 @@ def test_ten_processes_leave_one_whole_entry(root: Path) -> None:
     assert sorted(left) == ["owner", "seqnum", "unit"]
     assert re.fullmatch(rb"owner-\d-\d+\n", left["owner"])
     assert left["owner"].removeprefix(b"owner-") == left["unit"].removeprefix(b"unit-")
+
+
+# A tool that writes attributes of an entry as nvme-cli 3's library does, as fast as it can, until it is killed.
+_FOREIGN = """
+import os, random, sys
+root, seed = sys.argv[1:]
+chance = random.Random(int(seed))
+entry = root + "/nvme3"
+while True:
+    try:
+        os.mkdir(entry, 0o755)
+    except FileExistsError:
+        pass
+    path = entry + "/" + chance.choice(("owner", "note", "host"))
+    temporary = path + ".tmp." + "".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=6))
+    try:
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        os.fchmod(fd, 0o644)
+        os.write(fd, b"stas\\n")
+        os.close(fd)
+        os.rename(temporary, path)
+    except FileNotFoundError:
+        pass
+"""
+CLAIMS = int(os.environ.get("REGISTRY_CLAIMS", "400"))
+
+
+def test_claims_and_deletes_hold_while_another_tool_writes(root: Path) -> None:
+    seed = int(os.environ.get("REGISTRY_SEED", random.randrange(1 << 32)))
+    print(f"again with REGISTRY_SEED={seed}")
+    foreign = [
+        subprocess.Popen([sys.executable, "-I", "-S", "-c", _FOREIGN, str(root), str(seed + number)])
+        for number in range(4)
+    ]
+    try:
+        for number in range(CLAIMS):
+            registry.claim("nvme3", registry.OWNER, UNIT)
+            if number % 4 == 0:
+                registry.delete("nvme3")
+        assert {process.poll() for process in foreign} == {None}
+    finally:
+        for process in foreign:
+            process.kill()
+            process.wait()
+    registry.claim("nvme3", registry.OWNER, UNIT)
+    assert os.listdir(root) == ["nvme3"]
+    assert sorted(entry(root)) == ["owner", "seqnum", "unit"]
