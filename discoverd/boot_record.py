@@ -41,14 +41,17 @@ def record() -> None:
 def recorded() -> dict[str, int]:
     """Return the controllers of the record that are still there: names and kernel_instance().
 
-    Empty where there is no record, or one that is truncated or of another version.
+    Empty where there is no record, or one that is truncated, damaged or of another version.
     """
     try:
         fields = state.decode(KIND, state.read(PATH))
-        listed = {device: int(instance) for device, instance in fields}
-    except (state.StateError, ValueError):
+        listed = {device: state.number(instance) for device, instance in fields}
+    except state.StateError:
         return {}
-    return {device: instance for device, instance in listed.items() if controllers.kernel_instance(device) == instance}
+    there = set(controllers.names())
+    return {
+        name: number for name, number in listed.items() if name in there and controllers.kernel_instance(name) == number
+    }
 
 
 def _make_directory() -> None:

@@ -20,14 +20,45 @@ SPEC = "discoverd-spec 1"
 REPORT = "discoverd-report 1"
 LOG = "discoverd-log 1"
 
+# As many as a 64-bit number has, such as that of an inode.
+_DIGITS = 20
+_LAST_PORT = 65535
+
 
 class StateError(Exception):
     """A state file that is missing, truncated, of another version or unwritable; the text says which and why."""
 
 
 def instance_of(unit: str) -> str:
-    """Return the instance in the name of a controller's unit; the thin processes have no use for the rest of tid.py."""
-    return unit.removeprefix("nvme-ctrl@").removesuffix(".service")
+    """Return the instance in the name of a controller's unit, '' where that is no name for a directory.
+
+    The thin processes have no use for the rest of tid.py.
+    """
+    instance = unit.removeprefix("nvme-ctrl@").removesuffix(".service")
+    return instance if valid_instance(instance) else ""
+
+
+def valid_instance(text: str) -> bool:
+    """Tell whether ``text`` can be an instance, which is a part of a unit's name and the name of a directory."""
+    return text.isprintable() and text != "" and "/" not in text and text[0] != "."
+
+
+def number(text: str) -> int:
+    """Return the number that a state file has. Raises StateError for anything but a few ASCII digits.
+
+    int() takes signs, spaces, underscores and the digits of all scripts, and raises ValueError at 4,300 of them.
+    """
+    if not text.isascii() or not text.isdigit() or len(text) > _DIGITS:
+        raise StateError(f"{text[:40]!r} is no number")
+    return int(text)
+
+
+def _has_control(text: str) -> bool:
+    """Tell whether there is something in a text that ends a line, for whoever reads it, or moves a cursor."""
+    if text.isprintable():
+        return False
+    # What is no UTF-8, such as in a file's name, is not printable and does no harm.
+    return any(char < " " or "\x7f" <= char < "\xa0" or char in "\u2028\u2029" for char in text)
 
 
 def directory(instance: str) -> str:
@@ -47,19 +78,22 @@ def exists(path: str) -> bool:
 def encode(kind: str, fields: list[tuple[str, str]]) -> bytes:
     """Return the file's bytes.
 
-    A value with a line break or NUL, which could forge a field, raises StateError.
+    A value with a line break, which could forge a field, or another control character raises StateError.
     """
     lines = [kind]
     for key, value in fields:
-        if "\n" in value or "\0" in value or "\r" in value:
-            raise StateError(f"the value of {key} has a line break or NUL in it")
+        if _has_control(value):
+            raise StateError(f"the value of {key} has a line break or another control character in it")
         lines.append(f"{key}={value}")
     lines.append("end\n")
     return "\n".join(lines).encode("utf-8", "surrogateescape")
 
 
 def decode(kind: str, data: bytes) -> list[tuple[str, str]]:
-    """Return the fields in their order; StateError if the data is truncated or of another kind or version."""
+    """Return the fields in their order.
+
+    StateError if the data is truncated, of another kind or version, or holds what :func:`encode` does not write.
+    """
     lines = data.decode("utf-8", "surrogateescape").split("\n")
     if lines[0] != kind:
         raise StateError(f"it begins with {lines[0][:40]!r} instead of {kind!r}")
@@ -70,6 +104,8 @@ def decode(kind: str, data: bytes) -> list[tuple[str, str]]:
         key, equals, value = line.partition("=")
         if not equals:
             raise StateError(f"the line {line[:40]!r} is no field")
+        if _has_control(line):
+            raise StateError(f"the field {key[:40]!r} has a control character in it")
         fields.append((key, value))
     return fields
 
@@ -223,16 +259,22 @@ class Spec:
         """Read a ``spec`` file. Raises StateError."""
         spec = Spec("io", [])
         for key, value in decode(SPEC, data):
-            if key.startswith("option."):
-                spec.options.append((key[7:], value))
-            elif key == "role":
-                spec.role = value
-            elif key in ("note", "source", "origin", "witnesses", "persistent", "symname", "disconnect"):
+            if key in ("note", "source", "origin", "witnesses"):
                 setattr(spec, key, value)
-            elif key in ("horizon", "attempts") and value.isdecimal():
-                setattr(spec, key, int(value))
+            elif not key.isprintable() or not value.isprintable():
+                raise StateError(f"the field {key[:40]!r} is not printable")
+            elif key.startswith("option."):
+                if "," in key or "," in value:
+                    raise StateError(f"the option {key[7:47]!r} has a comma in it, which would end it for the kernel")
+                spec.options.append((key[7:], value))
+            elif key in ("role", "persistent", "symname", "disconnect"):
+                setattr(spec, key, value)
+            elif key in ("horizon", "attempts"):
+                setattr(spec, key, number(value))
             elif key in ("source-optional", "withdrawn", "pleo", "confirm"):
                 setattr(spec, key.replace("-", "_"), True)
         if not spec.option("nqn") or not spec.option("transport"):
             raise StateError("it has no NQN or no transport")
+        if number(spec.option("trsvcid") or "0") > _LAST_PORT:
+            raise StateError("its trsvcid is no port")
         return spec

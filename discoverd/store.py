@@ -78,12 +78,11 @@ def sweep() -> None:
 
 def _is_dead(name: str) -> bool:
     """Tell whether the process is gone whose number a temporary name ends in."""
-    number = name.rpartition(".")[2]
     try:
-        os.kill(int(number), 0)
+        os.kill(state.number(name.rpartition(".")[2]), 0)
     except (ProcessLookupError, OverflowError):
         return True
-    except (ValueError, PermissionError):
+    except (state.StateError, PermissionError):
         pass  # Not one of ours, or not ours to ask.
     return False
 
@@ -219,20 +218,16 @@ def read_report(instance: str) -> Report | None:
     """Return a worker's report, None where there is no usable one."""
     try:
         fields = dict(state.decode(state.REPORT, state.read(state.directory(instance) + "/report")))
+        return Report(
+            fields.get("state", ""),
+            fields.get("status", ""),
+            fields.get("device", ""),
+            fields.get("log-read", ""),
+            state.number(fields.get("attempt", "0")),
+            state.number(fields.get("time", "0")),
+        )
     except state.StateError:
         return None
-    return Report(
-        fields.get("state", ""),
-        fields.get("status", ""),
-        fields.get("device", ""),
-        fields.get("log-read", ""),
-        _number(fields.get("attempt", "")),
-        _number(fields.get("time", "")),
-    )
-
-
-def _number(text: str) -> int:
-    return int(text) if text.isdecimal() else 0
 
 
 def read_log(instance: str) -> PageRead | None:

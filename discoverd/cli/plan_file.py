@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from discoverd import state
+from discoverd.config.errors import printable
 
 PATH = state.ROOT + "/plan"
 VERSION = 1
@@ -61,7 +62,10 @@ class PlanFile:
 
 
 def read() -> PlanFile:
-    """Return the plan, or one with a ``fault`` where it is missing, truncated or of another version."""
+    """Return the plan, or one with a ``fault`` where it is missing, damaged or of another version.
+
+    All texts in it are printable.
+    """
     try:
         data = state.read(PATH, _LIMIT)
     except state.StateError as error:
@@ -77,18 +81,37 @@ def read() -> PlanFile:
 
 
 def _understand(plan: Any) -> PlanFile:
+    """Return the plan that the JSON is. Raises ValueError, KeyError or TypeError for one that is none."""
     version = plan["version"]
+    if type(version) is not int:
+        raise TypeError("the version is no number")
     if version != VERSION:
-        fault = f"{PATH} is of version {int(version)}, and this discoverctl understands {VERSION}"
+        fault = f"{PATH} is of version {version}, and this discoverctl understands {VERSION}"
         return PlanFile(fault=f"{fault}; install both from one release, then: systemctl restart discoverd")
     planned = [_take(Planned, entry) for entry in plan["controllers"]]
+    for entry, raw in zip(planned, plan["controllers"], strict=True):
+        if entry.instance != raw["instance"] or not state.valid_instance(entry.instance):
+            raise ValueError("an instance that is none")
     refusals = [_take(Refused, entry) for entry in plan["refusals"]]
-    complaints = [str(text) for text in plan["complaints"]]
-    pending = {str(entry["origin"]): tuple(map(str, entry["instances"])) for entry in plan.get("pending", ())}
+    complaints = [_text(one) for one in plan["complaints"]]
+    pending = {_instance(one["origin"]): tuple(map(_instance, one["instances"])) for one in plan.get("pending", ())}
     return PlanFile({entry.instance: entry for entry in planned}, tuple(refusals), tuple(complaints), pending)
+
+
+def _instance(value: Any) -> str:
+    if not isinstance(value, str) or not state.valid_instance(value):
+        raise ValueError("an instance that is none")
+    return value
 
 
 def _take(kind: Any, entry: Any) -> Any:
     """Return the dataclass with the fields that it knows; those of a later release beside them are left out."""
-    known = {one.name: str(entry[one.name]) for one in fields(kind) if one.name in entry}
+    known = {one.name: _text(entry[one.name]) for one in fields(kind) if one.name in entry}
     return kind(**known)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("no text where one belongs")
+    # The name of a configuration file, in a reason, may hold anything.
+    return printable(value)

@@ -114,7 +114,7 @@ def connect(options: list[tuple[str, str]], known: set[str] | None) -> str:
         posix.close(fd)
     for token in reply.strip().split(","):
         key, _, value = token.partition("=")
-        if key == "instance" and value.isdigit():
+        if key == "instance" and value.isascii() and value.isdigit():
             return "nvme" + value
     raise OSError(0, f"the kernel answered {reply[:80]!r} without an instance")
 
