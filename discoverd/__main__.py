@@ -3,12 +3,23 @@
 
 import argparse
 import asyncio
+import importlib.util
+import os
 import sys
 from pathlib import Path
 
+from discoverd import journal, lock, packages, state
 from discoverd.config.check import check
 
 LIBEXEC = "/usr/libexec/discoverd"
+# A service that is restarted begins when the one before has ended; one that an administrator is just ending need not.
+PATIENCE = 5.0
+SERVICE = "discoverd.service"
+SEE, START, RESTART = (f"systemctl {verb} discoverd" for verb in ("status", "start", "restart"))
+
+
+class StartError(Exception):
+    """This process must not, or cannot, be the supervisor; the text is a sentence that says why and what to type."""
 
 
 def main(libexec: str = LIBEXEC) -> int:
@@ -32,10 +43,49 @@ def main(libexec: str = LIBEXEC) -> int:
         text, status = check(arguments.check)
         print(text, end="")  # noqa: T201
         return status
-    # The check must work without the D-Bus and systemd packages.
-    from discoverd.supervisor import Supervisor
+    try:
+        return _supervise(libexec)
+    except StartError as error:
+        journal.complain(str(error))
+        return 1
 
+
+def _supervise(libexec: str) -> int:
+    """Be the supervisor of this host. Returns the exit status. Raises StartError if that is not to be."""
+    if os.geteuid():
+        raise StartError(f"discoverd is a service of root's; to see it: {SEE}; to start it, as root: {START}")
+    managed = "NOTIFY_SOCKET" in os.environ
+    try:
+        if not managed and (os.isatty(0) or os.isatty(2)):
+            if pid := lock.holder():
+                raise lock.HeldError(pid)
+            raise StartError(f"discoverd is a service and does not run in a terminal; to start it: {START}")
+        lock.take(PATIENCE if managed else 0.0)
+    except lock.HeldError as error:
+        raise StartError(_running_already(error.pid)) from None
+    except OSError as error:
+        what = "free space there, or mount it writable, then"
+        raise StartError(f"discoverd cannot use {state.ROOT}: {error.strerror}; {what}: {START}") from None
+    # Here, because the check must work without the D-Bus and systemd packages.
+    try:
+        from discoverd.supervisor import Supervisor
+
+        # Only the unit agent imports it, and would end over and over.
+        if importlib.util.find_spec("pystemd") is None:
+            raise ModuleNotFoundError("No module named 'pystemd'", name="pystemd")
+    except ImportError as error:
+        raise StartError(f"discoverd cannot start: {packages.missing(error)}; then: {START}") from error
     return asyncio.run(Supervisor(libexec).run())
+
+
+def _running_already(pid: int) -> str:
+    try:
+        groups = Path(f"/proc/{pid}/cgroup").read_text(errors="replace")
+    except OSError:
+        groups = ""  # It has ended by now, or is hidden.
+    if f"/{SERVICE}\n" in groups or not groups:
+        return f"discoverd is running already, as PID {pid} ({SERVICE}); to see it: {SEE}; to restart it: {RESTART}"
+    return f"discoverd is running already, as PID {pid} and not as {SERVICE}; to change that: kill {pid} && {START}"
 
 
 if __name__ == "__main__":

@@ -5,15 +5,20 @@ Each call blocks until PID 1 has answered, for up to the 25 seconds of sd-bus.
 """
 
 import errno
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pystemd.dbusexc import DBusBaseError
-from pystemd.dbuslib import DBus, apply_signature
-
+from discoverd import packages
 from discoverd.cli.exits import CliError, Exit
 from discoverd.tid import UNIT_PREFIX, UNIT_SUFFIX
+
+try:
+    from pystemd.dbusexc import DBusBaseError
+    from pystemd.dbuslib import DBus, apply_signature
+except ImportError as missing:
+    sys.exit(f"discoverctl: {packages.missing(missing)}")
 
 _NAME = b"org.freedesktop.systemd1"
 _PATH = b"/org/freedesktop/systemd1"

@@ -53,6 +53,30 @@ def test_kills_at_random_moments(host: Machine, allow_journal: Callable[[str], N
     assert_whole(host, 18)
 
 
+def test_a_second_discoverd_says_what_to_type_and_takes_nothing_away(host: Machine) -> None:
+    host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
+    in_terminal = "script --quiet --return --command discoverd /dev/null"
+    refused = host.run(in_terminal, check=False)
+    assert refused.returncode == 1
+    assert "does not run in a terminal; to start it: systemctl start discoverd" in refused.stdout
+    scenario.start(host)
+    scenario.wait_live(host, 2)
+    scenario.wait_status(host, "2 controllers: 2 live")
+    pid = host.run("systemctl show -P MainPID discoverd.service").stdout.strip()
+    for command in ("discoverd </dev/null 2>&1", in_terminal):
+        refused = host.run(command, check=False)
+        assert refused.returncode == 1
+        assert f"discoverd is running already, as PID {pid} (discoverd.service); to see it: " in refused.stdout
+    # The first hears of what is new as before, from the worker of the discovery controller.
+    host.run("lab-target add-subsystem vol2 && lab-target link vol2 1")
+    scenario.wait_live(host, 3)
+    scenario.wait_status(host, "3 controllers: 3 live")
+    host.run("systemctl restart discoverd.service", timeout=GENEROUS)
+    assert host.run("systemctl show -P NRestarts discoverd.service").stdout.strip() == "0"
+    scenario.wait_status(host, "3 controllers: 3 live")
+    assert_whole(host, 3)
+
+
 def truncated(content: bytes) -> bytes:
     return content[: len(content) // 2]
 

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lock that makes a supervisor the only one of its host.
+
+A second one would take the workers' wake socket from the first, and both would decide about the same units. It is a
+POSIX record lock: the kernel says who holds it, so that no file has to be believed; it ends with the process, however
+that ends; and no child inherits it. It would also end with the first descriptor of this file that the process closes,
+so nothing else may open the file.
+"""
+
+import fcntl
+import os
+import struct
+import time
+
+from discoverd import state
+
+# struct flock of fcntl(2): type, whence, start, length, process.
+_FLOCK = "hhqqi"
+_EVERY = 0.1
+
+
+class HeldError(Exception):
+    """Another process holds the lock. ``pid`` is its number."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(f"process {pid} holds it")
+        self.pid = pid
+
+
+def path() -> str:
+    """Return where the file is; it stays when the process ends."""
+    return state.ROOT + "/supervisor.lock"
+
+
+def take(patience: float = 0.0) -> int:
+    """Take the lock for as long as the process lives, and return the file's descriptor, which is never closed.
+
+    Blocks for ``patience`` seconds at most. Raises HeldError, and OSError where there can be no such file.
+    """
+    os.makedirs(state.ROOT, mode=0o700, exist_ok=True)
+    fd = os.open(path(), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
+        except BlockingIOError:
+            pid = _holder(fd)
+        if pid and time.monotonic() >= end:
+            os.close(fd)
+            raise HeldError(pid)
+        # Without a holder it has ended between the two questions.
+        time.sleep(_EVERY if pid else 0)
+
+
+def holder() -> int:
+    """Return the number of the process that holds the lock, 0 if none does. Raises OSError where it cannot be told."""
+    try:
+        fd = os.open(path(), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return 0
+    try:
+        return _holder(fd)
+    finally:
+        os.close(fd)
+
+
+def _holder(fd: int) -> int:
+    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+    return 0 if kind == fcntl.F_UNLCK else int(pid)
