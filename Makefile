@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Run as root on a Debian 12 or 13; each target installs what it lacks.
+# Run on a Debian 12 or 13; each target installs what it lacks. Only lint, unit and fuzz work without root.
 
 python := .cache/venv/bin/python
 # Bounds for one test; the lab's run under software emulation.
@@ -12,12 +12,13 @@ lab_machines := 2
 shell_wanted := $(if $(filter command line,$(origin SHELL)),--shell)
 override SHELL := /bin/sh
 
-.PHONY: help setup lint unit fuzz image lab test test-matrix demo bench clean
+.PHONY: help setup setup-unit lint unit unit-trixie fuzz image lab test test-matrix demo bench clean
 
 help:
-	@echo "make test    everything: lint, unit tests, lab"
+	@echo "make test    everything: lint, unit tests, on Debian 12 also those of Debian 13, lab"
 	@echo "make lint    ruff and mypy"
 	@echo "make unit    tests that need no root and no machine"
+	@echo "make unit-trixie  lint and unit tests under Debian 13's Python, in a directory with a Debian 13"
 	@echo "make lab     scenarios in a virtual machine with a real kernel; ARGS= goes to pytest"
 	@echo "make test-matrix  shutdown with each kind of storage by itself, on Debian 13 and 12; hours; ARGS=\"-k lvm\" is less"
 	@echo "make fuzz    100,000 discovery controllers that answer anything; ARGS=\"--count 1000\" is quicker"
@@ -30,15 +31,21 @@ help:
 setup:
 	@tests/setup.sh
 
-lint: setup
+setup-unit:
+	@tests/setup.sh unit
+
+lint: setup-unit
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy
 
-unit: setup
+unit: setup-unit
 	$(python) -m pytest tests/unit --timeout=$(unit_seconds) $(ARGS)
 
-fuzz: setup
+unit-trixie: setup
+	LAB_SUITE=trixie $(python) -m tests.lab.other_python --timeout=$(unit_seconds) $(ARGS)
+
+fuzz: setup-unit
 	$(python) -m tests.fuzz $(ARGS)
 
 image: setup
@@ -46,9 +53,9 @@ image: setup
 
 lab: image
 	$(python) -m pytest tests/lab --ignore=tests/lab/matrix --timeout=$(lab_seconds) \
-		--numprocesses=$(lab_machines) --dist=worksteal $(ARGS)
+		--numprocesses=$(lab_machines) --dist=worksteal --durations=25 $(ARGS)
 
-test: lint unit lab
+test: lint unit unit-trixie lab
 
 test-matrix: setup
 	LAB_SUITE=trixie $(python) -m pytest tests/lab/matrix --timeout=$(lab_seconds) $(ARGS)

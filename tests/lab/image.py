@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -81,8 +81,8 @@ LEFT_OUT = (
         )
     ),
 )
-# What the work tree contributes nothing to the guest with.
-NOT_INSTALLED = ("tests/", ".ci/", "docs/design/", "Makefile", "README", ".git")
+# What meson.build installs from.
+INSTALLED = ("discoverd", "docs/man", "docs/samples", "meson.build", "udev", "units")
 
 
 class ImageError(Exception):
@@ -118,15 +118,9 @@ def guest_files() -> list[Path]:
 
 
 def installed_sources() -> list[Path]:
-    """Files of the work tree, committed or not, that `meson install` may put into the guest."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=PROJECT,
-        check=True,
-        stdout=subprocess.PIPE,
-    ).stdout.decode()
-    names = sorted(name for name in listed.split("\0") if name and not name.startswith(NOT_INSTALLED))
-    return [PROJECT / name for name in names if (PROJECT / name).is_file()]
+    """Files of the work tree that `meson install` may put into the guest; it need not be a clone, or root's."""
+    found = (path for name in INSTALLED for path in (PROJECT / name, *(PROJECT / name).rglob("*")))
+    return sorted(path for path in found if path.is_file() and "__pycache__" not in path.parts)
 
 
 @contextlib.contextmanager
@@ -142,17 +136,19 @@ def step(title: str) -> Iterator[None]:
     print(f" {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
 
 
-def call(log: str, command: Sequence[str | Path], *, data: bytes | None = None, folder: Path | None = None) -> None:
-    """Runs a command with a clean environment, its output in `.cache/lab/log/`."""
+# No PYTHONDONTWRITEBYTECODE, no virtual environment and no locale of the caller's may shape the image.
+CLEAN = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
+
+
+def call(log: str, command: Sequence[str | Path], environment: Mapping[str, str] = CLEAN) -> None:
+    """Runs a command, its output in `.cache/lab/log/`. Raises ImageError with the end of it."""
     path = CACHE / "log" / f"{log}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
-    # No PYTHONDONTWRITEBYTECODE, no virtual environment and no locale of the caller's may shape the image.
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
     with path.open("ab") as output:
         output.write(f"+ {' '.join(map(str, command))}\n".encode())
         output.flush()
         try:
-            subprocess.run(command, check=True, input=data, stdout=output, stderr=output, env=environment, cwd=folder)
+            subprocess.run(command, check=True, stdout=output, stderr=output, env=environment)
         except FileNotFoundError as error:
             raise ImageError(f"{command[0]} is not installed; run: make setup") from error
         except subprocess.CalledProcessError as error:
@@ -284,9 +280,44 @@ def keep_newest(pattern: str, count: int) -> None:
 
 
 def missing_tools() -> list[str]:
-    tools = ("mmdebstrap", "mkfs.ext4", "qemu-system-x86_64", "qemu-img", "git")
+    tools = ("mmdebstrap", "mkfs.ext4", "qemu-system-x86_64", "qemu-img")
     path = "/usr/sbin:/usr/bin:/sbin:/bin"
     return [tool for tool in tools if shutil.which(tool, path=path) is None]
+
+
+def check() -> None:
+    """Raises ImageError with what this machine lacks to build an image, and what to do about it."""
+    if SUITE not in LACKS:
+        raise ImageError(f"LAB_SUITE={SUITE} is no suite the lab knows; it is one of {', '.join(LACKS)}")
+    if os.geteuid() != 0:
+        raise ImageError("the lab builds a Debian tree and therefore needs root; run it as root")
+    if absent := missing_tools():
+        raise ImageError(f"not installed: {', '.join(absent)}; run: make setup")
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """Waits until no other process builds."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def base_tree() -> Path:
+    """The base tree, built where the cached one does not match. To be called :func:`locked`. Raises ImageError."""
+    recipe = [LAB / "packages.txt", LAB / "initrd-init", LAB / "image.py", *guest_files()]
+    base = CACHE / f"base-{SUITE}-{digest([SUITE.encode(), *file_parts(LAB, recipe)])}"
+    if not base.exists():
+        partial = CACHE / "base.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        build_base(partial)
+        with step("initial RAM disk"):
+            build_initrd(partial)
+        partial.rename(base)
+    os.utime(base)
+    keep_newest(f"base-{SUITE}-*", 2)
+    return base
 
 
 def build() -> Image:
@@ -294,35 +325,17 @@ def build() -> Image:
 
     Processes that ask at once wait for each other. Raises ImageError with what failed or what is missing.
     """
-    if SUITE not in LACKS:
-        raise ImageError(f"LAB_SUITE={SUITE} is no suite the lab knows; it is one of {', '.join(LACKS)}")
-    if os.geteuid() != 0:
-        raise ImageError("the lab builds a Debian tree and therefore needs root; run it as root")
-    if absent := missing_tools():
-        raise ImageError(f"not installed: {', '.join(absent)}; run: make setup")
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        recipe = [LAB / "packages.txt", LAB / "initrd-init", LAB / "image.py", *guest_files()]
-        base_key = digest([SUITE.encode(), *file_parts(LAB, recipe)])
-        base = CACHE / f"base-{SUITE}-{base_key}"
-        if not base.exists():
-            partial = CACHE / "base.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            build_base(partial)
-            with step("initial RAM disk"):
-                build_initrd(partial)
-            partial.rename(base)
+    check()
+    with locked():
+        base = base_tree()
         sources = installed_sources()
-        disk = CACHE / f"disk-{SUITE}-{digest([base_key.encode(), *file_parts(PROJECT, sources)])}.img"
+        disk = CACHE / f"disk-{SUITE}-{digest([base.name.encode(), *file_parts(PROJECT, sources)])}.img"
         if disk.exists():
             os.utime(disk)
         else:
             build_disk(base, disk, sources)
-        os.utime(base)
         # A machine that starts right now may still open the image before this one.
         keep_newest(f"disk-{SUITE}-*.img", 5)
-        keep_newest(f"base-{SUITE}-*", 2)
         (kernel,) = (base / "boot").glob("vmlinuz-*")
         return Image(disk=disk, kernel=kernel, initrd=base / "boot/initrd.img")
 
