@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lint and unit tests under the Python of the Debian that LAB_SUITE names, where this host is another one.
 
-They run in a copy of the lab's base tree, with the tools of the host's virtual environment in the same versions. Where
-/proc cannot be mounted, what needs it is missing there. Arguments go to pytest.
+They run in a copy of the lab's base tree, with the tools of the host's virtual environment in the same versions.
+Arguments go to pytest.
 """
 
 import fcntl
@@ -20,15 +20,11 @@ from tests.lab.image import CACHE, PROJECT, SUITE, ImageError, call, in_tree, st
 VENV = "/opt/venv"
 SOURCES = "/opt/discoverd"
 REQUIREMENTS = PROJECT / "tests/requirements.txt"
-NOT_COPIED = (".cache", ".git", "__pycache__", ".*_cache", ".hypothesis", "build")
-# All that is mounted goes with the process; without the right to mount, the tree is used as it is.
+NOT_COPIED = (".cache", ".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "build")
+# A mount namespace of its own: all that is mounted goes with the process.
+UNSHARE = ("unshare", "--mount", "--propagation", "private")
 ENTER = """
-if unshare --mount --propagation private true 2>/dev/null; then
-    exec unshare --mount --propagation private sh -c '
-        mount -t proc proc "$0/proc" && mount -t sysfs sysfs "$0/sys" && mount --rbind /dev "$0/dev"
-        exec chroot "$0" "$@"' "$0" "$@"
-fi
-exec chroot "$0" "$@"
+mount -t proc proc "$0/proc" && mount -t sysfs sysfs "$0/sys" && mount --rbind /dev "$0/dev" && exec chroot "$0" "$@"
 """
 
 
@@ -39,34 +35,60 @@ def build_tree(base: Path, tree: Path) -> None:
     with step(f"copy of the base system for unit tests ({SUITE})"):
         call("python", ["cp", "--archive", "--link", base, partial])
         in_tree("python", partial, "/usr/bin/python3", "-m", "venv", "--without-pip", "--system-site-packages", VENV)
-        (packages,) = partial.glob(f"{VENV[1:]}/lib/python3*/site-packages")
-        version = packages.parent.name.removeprefix("python")
+        packages = site_packages(partial)
         # All of them by name: pip resolves nothing for another Python where a package has only sources.
         frozen = [sys.executable, "-m", "pip", "freeze", "--local"]
         listed = partial / "opt/requirements.txt"
         listed.write_bytes(subprocess.run(frozen, check=True, stdout=subprocess.PIPE).stdout)
-        options: list[str | Path] = ["--no-deps", "--no-compile", "--python-version", version, "--requirement", listed]
+        options: list[str | Path] = [
+            "--no-deps",
+            "--no-compile",
+            "--python-version",
+            version_of(packages),
+            "--requirement",
+            listed,
+        ]
         # How to reach an index may stand in the caller's environment.
         call("python", [sys.executable, "-m", "pip", "install", "--target", packages, *options], os.environ)
         partial.rename(tree)
+
+
+def site_packages(tree: Path) -> Path:
+    (found,) = tree.glob(f"{VENV[1:]}/lib/python3*/site-packages")
+    return found
+
+
+def version_of(packages: Path) -> str:
+    return packages.parent.name.removeprefix("python")
 
 
 def run(tree: Path, command: Sequence[str]) -> int:
     print("+", *command, flush=True)
     environment = {"PATH": f"{VENV}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
     whole = ["sh", "-c", f'cd {SOURCES} && exec "$@"', "sh", *command]
-    return subprocess.run(["sh", "-c", ENTER, tree, *whole], env=environment, check=False).returncode
+    return subprocess.run([*UNSHARE, "sh", "-c", ENTER, tree, *whole], env=environment, check=False).returncode
+
+
+def failed(error: Exception) -> int:
+    print(f"other_python: {error}", file=sys.stderr)
+    return 1
 
 
 def main() -> int:
     if platform.freedesktop_os_release().get("VERSION_CODENAME") == SUITE:
-        print(f"other_python: this host is a Debian {SUITE} itself")
+        print(f"other_python: skipped, because this host is a Debian {SUITE} itself")
+        return 0
+    try:
+        image.check()
+    except ImageError as error:
+        return failed(error)
+    if subprocess.run([*UNSHARE, "true"], check=False).returncode:
+        print("other_python: skipped, because tests need /proc, and this host lets nobody mount it into a directory")
         return 0
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "python.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            image.check()
             with image.locked():
                 base = image.base_tree()
                 parts = (base.name.encode(), REQUIREMENTS.read_bytes(), Path(__file__).read_bytes())
@@ -76,15 +98,14 @@ def main() -> int:
                 os.utime(tree)
                 image.keep_newest(f"python-{SUITE}-*", 1)
         except (ImageError, subprocess.CalledProcessError) as error:
-            print(f"other_python: {error}", file=sys.stderr)
-            return 1
+            return failed(error)
         copy = tree / SOURCES[1:]
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(PROJECT, copy, ignore=shutil.ignore_patterns(*NOT_COPIED))
         python = f"{VENV}/bin/python"
         commands = (
             [python, "-m", "ruff", "check", "."],
-            [python, "-m", "mypy", "--python-version", "3.13"],
+            [python, "-m", "mypy", "--python-version", version_of(site_packages(tree))],
             [python, "-m", "pytest", "tests/unit", *sys.argv[1:]],
         )
         return next((status for command in commands if (status := run(tree, command))), 0)
