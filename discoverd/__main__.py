@@ -57,8 +57,7 @@ def _supervise(libexec: str) -> int:
     managed = "NOTIFY_SOCKET" in os.environ
     try:
         if not managed and (os.isatty(0) or os.isatty(2)):
-            if pid := lock.holder():
-                raise lock.HeldError(pid)
+            lock.check()
             raise StartError(f"discoverd is a service and does not run in a terminal; to start it: {START}")
         lock.take(PATIENCE if managed else 0.0)
     except lock.HeldError as error:

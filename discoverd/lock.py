@@ -20,7 +20,7 @@ _EVERY = 0.1
 
 
 class HeldError(Exception):
-    """Another process holds the lock. ``pid`` is its number."""
+    """Another process holds the lock. ``pid`` is its number, 0 where that is of another PID namespace."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(f"process {pid} holds it")
@@ -46,26 +46,29 @@ def take(patience: float = 0.0) -> int:
             return fd
         except BlockingIOError:
             pid = _holder(fd)
-        if pid and time.monotonic() >= end:
+        if pid is None:
+            continue  # It has ended between the two questions.
+        if time.monotonic() >= end:
             os.close(fd)
             raise HeldError(pid)
-        # Without a holder it has ended between the two questions.
-        time.sleep(_EVERY if pid else 0)
+        time.sleep(_EVERY)
 
 
-def holder() -> int:
-    """Return the number of the process that holds the lock, 0 if none does. Raises OSError where it cannot be told."""
+def check() -> None:
+    """Raise HeldError if another process holds the lock, and OSError where that cannot be told; touches nothing."""
     try:
         fd = os.open(path(), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
-        return 0
+        return
     try:
-        return _holder(fd)
+        pid = _holder(fd)
     finally:
         os.close(fd)
+    if pid is not None:
+        raise HeldError(pid)
 
 
-def _holder(fd: int) -> int:
+def _holder(fd: int) -> int | None:
     asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
-    return 0 if kind == fcntl.F_UNLCK else int(pid)
+    return None if kind == fcntl.F_UNLCK else int(pid)

@@ -30,7 +30,7 @@ def valid_device(name: str) -> bool:
 def retrieve(device: str, attribute: str) -> str | None:
     """Return an attribute's value, or None if there is no entry, no such attribute or an empty file.
 
-    One with control characters in it is damaged, and counts as not there; but who wrote such an ``owner`` owns the
+    One with unprintable characters in it is damaged, and counts as not there; but who wrote such an ``owner`` owns the
     controller all the same. OSError for that, and for anything else: an unreadable registry is not the same as an
     unowned controller.
     """
@@ -47,7 +47,7 @@ def retrieve(device: str, attribute: str) -> str | None:
     text = data.decode("utf-8", "replace").rstrip("\r\n")
     if not text.isprintable():
         if attribute == "owner":
-            raise OSError(_EBADMSG, "its owner has control characters in it")
+            raise OSError(_EBADMSG, "its owner has unprintable characters in it")
         return None
     return text if data else None
 

@@ -228,7 +228,7 @@ class Supervisor:
                 instance = wake.recv(4096).decode("utf-8", "replace")
             except BlockingIOError:
                 return
-            if instance.isprintable() and instance and "/" not in instance and not instance.startswith("."):
+            if state.valid_instance(instance):
                 self._unread_reports.add(instance)
                 self._changed.set()
 

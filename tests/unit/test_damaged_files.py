@@ -158,7 +158,7 @@ def test_the_record_names_controllers_only(run: Path) -> None:
 def test_an_attribute_in_the_registry(run: Path, data: bytes, attribute: str) -> None:
     (run / "registry/nvme3" / attribute).write_bytes(data)
     if attribute == "owner" and not data.decode(errors="replace").rstrip("\r\n").isprintable():
-        with pytest.raises(OSError, match="control characters"):
+        with pytest.raises(OSError, match="unprintable characters"):
             registry.retrieve("nvme3", attribute)
         return
     value = registry.retrieve("nvme3", attribute)

@@ -128,7 +128,7 @@ def test_a_damaged_owner_is_somebody_and_any_other_damage_is_nothing(root: Path,
     (root / "nvme3").mkdir()
     for attribute in ("owner", "unit", "seqnum", "adopted"):
         (root / "nvme3" / attribute).write_bytes(content)
-    with pytest.raises(OSError, match="control characters"):
+    with pytest.raises(OSError, match="unprintable characters"):
         registry.retrieve("nvme3", "owner")
     assert [registry.retrieve("nvme3", attribute) for attribute in ("unit", "seqnum", "adopted")] == [None] * 3
     registry.claim("nvme3", registry.OWNER, UNIT)

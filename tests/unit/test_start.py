@@ -189,7 +189,8 @@ def test_a_package_that_is_missing(
             monkeypatch.setitem(sys.modules, name, None)
     assert command.main() == 1
     said = capsys.readouterr().err
-    assert f"the Python package {package} is missing or broken" in said
+    assert said.startswith("discoverd cannot start: ")
+    assert f"{package} " in said
     assert f"apt install python3-{package}; then: systemctl start discoverd" in said
 
 
