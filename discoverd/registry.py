@@ -62,7 +62,7 @@ def claim(device: str, owner: str, unit: str, adopted: bool = False) -> None:
     stamp. An entry that is there already belongs to an earlier controller of the same name, or is ours, and
     goes first.
     """
-    _make_directory("/run/nvme")
+    _make_directory(ROOT.rpartition("/")[0])
     _make_directory(ROOT)
     temporary = f"{ROOT}/.{device}.tmp.{posix.getpid()}"
     _remove(temporary)

@@ -318,13 +318,11 @@ def install(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     (run / "registry").mkdir(parents=True)
     (run / "controllers").mkdir()
     (kernel.root / "uevent_seqnum").write_text("4711\n")
-    make = registry._make_directory
     for module, name, value in (
         (state, "CONTROLLERS", str(run / "controllers")),
         (state, "WAKE_SOCKET", str(run / "wake")),
         (registry, "ROOT", str(run / "registry")),
         (registry, "_SEQNUM", str(kernel.root / "uevent_seqnum")),
-        (registry, "_make_directory", lambda path: None if path == "/run/nvme" else make(path)),
         (controllers, "CLASS", str(kernel.sysfs)),
         (block, "SYS", str(kernel.root / "sys")),
         (fabrics, "supported", kernel.supported),

@@ -59,12 +59,10 @@ class Boot:
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Boot:
     (tmp_path / "registry").mkdir()
     (tmp_path / "uevent_seqnum").write_text("4711\n")
-    make = registry._make_directory
     monkeypatch.setattr(controllers, "CLASS", str(tmp_path / "nvme"))
     monkeypatch.setattr(boot_record, "PATH", str(tmp_path / "boot-controllers"))
     monkeypatch.setattr(registry, "ROOT", str(tmp_path / "registry"))
     monkeypatch.setattr(registry, "_SEQNUM", str(tmp_path / "uevent_seqnum"))
-    monkeypatch.setattr(registry, "_make_directory", lambda path: None if path == "/run/nvme" else make(path))
     return Boot(tmp_path)
 
 
