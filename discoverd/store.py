@@ -243,15 +243,16 @@ def read_log(instance: str) -> PageRead | None:
             age = max(0.0, time.time() - os.stat(path).st_mtime)
             return PageRead(parse(data), time.clock_gettime(time.CLOCK_BOOTTIME) - age)
         fields, page = state.split(state.LOG, data)
+        told = dict(fields)
+        milliseconds = state.number(told.get("milliseconds", "0"))
     except FileNotFoundError:
         return None  # It went with its directory in this moment.
     except state.StateError as error:
         if os.path.exists(path):
             raise LogPageError(str(error)) from error
         return None
-    told = dict(fields)
     asked = next((one for one in Asked if one.value == told.get("asked")), Asked.UNKNOWN)
-    return PageRead(parse(page), _number(told.get("milliseconds", "")) / 1000, told.get("connection", ""), asked)
+    return PageRead(parse(page), milliseconds / 1000, told.get("connection", ""), asked)
 
 
 def confirm(instance: str, units: Iterable[str]) -> str:
@@ -272,7 +273,7 @@ def take_confirmation(instance: str) -> list[str]:
         fields = []
     with contextlib.suppress(OSError):
         os.unlink(_confirmation(instance))
-    return [value for key, value in fields if key == "unit"]
+    return [value for key, value in fields if key == "unit" and state.valid_instance(value)]
 
 
 def _confirmation(instance: str) -> str:

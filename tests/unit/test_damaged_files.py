@@ -16,15 +16,22 @@ from hypothesis import strategies as st
 
 from discoverd import boot_record, registry, state, store
 from discoverd.cli import plan_file
+from discoverd.evidence import Asked
 from discoverd.kernel import controllers
 from discoverd.planner import Action, Decision
+from discoverd.sources.discovery_log import LogPageError
 from discoverd.state import Spec, StateError
+
+from .log_pages import entry, page
 
 # The directories are made once for all examples, each of which writes its file anew.
 many = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 
 FIELDS = [("state", "live"), ("status", "live nvme3"), ("device", "nvme3"), ("log-read", "7"), ("attempt", "4")]
 REPORT = state.encode(state.REPORT, [*FIELDS, ("time", "4711")])
+LOG_HEAD = [("milliseconds", "4711"), ("connection", "1"), ("asked", "one-port")]
+LOG = state.encode(state.LOG, LOG_HEAD) + page(entry("nqn.x"))
+CONFIRMATION = state.encode(store.CONFIRMATION, [("unit", "tcp:192.0.2.1:4420:nqn.x")])
 RECORD = state.encode(boot_record.KIND, [("nvme0", "1234")])
 ROWS = [
     {"instance": f"tcp:192.0.2.1:4420:nqn.x{number}", "action": "keep", "reason": "configured at x.conf:3"}
@@ -36,6 +43,7 @@ PLAN = json.dumps(
         "controllers": ROWS,
         "refusals": [{"what": "x", "source": "x.conf:3", "reason": "it has no address"}],
         "complaints": ["x.conf:3: a mistake"],
+        "pending": [{"origin": "tcp:192.0.2.1:4420:nqn.x0", "instances": ["tcp:192.0.2.1:4420:nqn.x1"]}],
     }
 ).encode()
 
@@ -136,6 +144,30 @@ def test_a_report(run: Path, data: bytes) -> None:
 
 
 @many
+@given(damaged(LOG))
+@example(LOG)
+@example(LOG.replace(b"4711", b"9" * 5000))
+def test_a_log_page(run: Path, data: bytes) -> None:
+    (run / "controllers/a/log").write_bytes(data)
+    try:
+        read = store.read_log("a")
+    except LogPageError:
+        return
+    assert read is not None
+    assert 0 <= read.time < 10**20
+    assert read.asked in Asked
+
+
+@many
+@given(damaged(CONFIRMATION))
+@example(CONFIRMATION)
+def test_a_confirmation(run: Path, data: bytes) -> None:
+    (run / "controllers/a/confirm").write_bytes(data)
+    assert all(state.valid_instance(unit) for unit in store.take_confirmation("a"))
+    assert not (run / "controllers/a/confirm").exists()
+
+
+@many
 @given(data=damaged(RECORD))
 @example(data=RECORD)
 def test_the_record_of_the_boot(run: Path, data: bytes) -> None:
@@ -168,13 +200,14 @@ def test_an_attribute_in_the_registry(run: Path, data: bytes, attribute: str) ->
 
 
 def assert_plan_is_harmless(found: plan_file.PlanFile) -> None:
-    texts = [found.fault, *found.complaints, *found.controllers]
+    named = [name for origin, pending in found.pending.items() for name in (origin, *pending)]
+    texts = [found.fault, *found.complaints, *found.controllers, *named]
     for planned in found.controllers.values():
         texts += astuple(planned)
     for refused in found.refusals:
         texts += astuple(refused)
     assert all(text.isprintable() for text in texts)
-    assert all("/" not in name and name[0] != "." for name in found.controllers)
+    assert all("/" not in name and name[0] != "." for name in (*found.controllers, *named))
 
 
 @many
@@ -204,7 +237,10 @@ row = st.dictionaries(st.sampled_from(["instance", "action", "reason", "note", "
 @given(
     st.fixed_dictionaries(
         {"version": st.just(1) | json_values},
-        optional={name: json_values | st.lists(row, max_size=3) for name in ("controllers", "refusals", "complaints")},
+        optional={
+            name: json_values | st.lists(row, max_size=3)
+            for name in ("controllers", "refusals", "complaints", "pending")
+        },
     )
 )
 def test_a_plan_of_anything(run: Path, plan: object) -> None:
@@ -213,6 +249,6 @@ def test_a_plan_of_anything(run: Path, plan: object) -> None:
 
 
 def test_what_is_written_is_read(run: Path) -> None:
-    store.write_plan([store.plan_row(Decision("tcp:192.0.2.1:nqn.x", Action.LEAVE, "odd\n\x1b.conf:3"))], [], [])
+    store.write_plan([store.plan_row(Decision("tcp:192.0.2.1:nqn.x", Action.LEAVE, "odd\n\x1b.conf:3"))], [], [], {})
     found = plan_file.read()
     assert (found.fault, found.controllers["tcp:192.0.2.1:nqn.x"].reason) == ("", "odd\\n\\x1b.conf:3")
