@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Editing the exclusion lists, so that a reader sees the old or the new list, and no other writer's edit is lost."""
 
-import fcntl
 import os
 import re
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from discoverd import exclusions
+from discoverd import exclusions, locks
 from discoverd.cli.exits import CliError, Exit
 
 _LOCK_LIMIT = 10.0
@@ -44,7 +42,7 @@ def add(root: str, name: str, entries: Sequence[str]) -> list[tuple[str, bool]]:
     """
     list_path = path(root, name)
     os.makedirs(os.path.dirname(list_path), 0o755, exist_ok=True)
-    with _lock(os.path.dirname(list_path)):
+    with _lock():
         data = exclusions.read(list_path)
         if data is None:
             data = _HEADER.format(name=name or "default", keys=", ".join(exclusions.KEYS)).encode()
@@ -75,7 +73,7 @@ def remove(root: str, unwanted: Callable[[str], bool]) -> list[tuple[str, str]]:
     for list_path in exclusions.paths(root)[0]:
         if not os.path.exists(list_path):
             continue
-        with _lock(os.path.dirname(list_path)):
+        with _lock():
             try:
                 data = exclusions.read(list_path) or b""
             except OSError:
@@ -90,21 +88,14 @@ def remove(root: str, unwanted: Callable[[str], bool]) -> list[tuple[str, str]]:
 
 
 @contextmanager
-def _lock(directory: str) -> Iterator[None]:
-    """Hold the lock that all writers of the lists in a directory take: on the directory itself."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _lock() -> Iterator[None]:
+    """Hold the lock that all our writers of lists take."""
     try:
-        deadline = time.monotonic() + _LOCK_LIMIT
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise CliError(
-                        f"another process edits the lists in {directory}; see who: fuser {directory}"
-                    ) from None
-                time.sleep(0.05)
+        who = f"fuser {locks.DIRECTORY}/exclusions"
+        fd = locks.take("exclusions", _LOCK_LIMIT, f"another process edits the lists; see who: {who}")
+    except OSError as error:
+        raise CliError(str(error.strerror)) from None
+    try:
         yield
     finally:
         os.close(fd)

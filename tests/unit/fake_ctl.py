@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pystemd.dbusexc import DBusBaseError
 
-from discoverd import exclusions, registry, state
+from discoverd import exclusions, locks, registry, state
 from discoverd.cli import holdings, jobs, plan_file, systemd
 from discoverd.cli.holdings import Namespace
 from discoverd.cli.main import main
@@ -227,6 +227,7 @@ def install(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exclusions, "ROOT", str(desk.root / "etc/nvme"))
     monkeypatch.setattr(fabrics, "delete", desk.delete)
     monkeypatch.setattr(holdings, "namespaces", lambda device: desk.namespaces.get(device, []))
+    monkeypatch.setattr(locks, "DIRECTORY", str(desk.root / "run/locks"))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(jobs, "START_LIMIT", 0.1)
     monkeypatch.setattr(jobs, "STOP_LIMIT", 0.1)

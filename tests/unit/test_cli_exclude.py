@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from discoverd import exclusions
+from discoverd import exclusions, locks
 from discoverd.cli import exclusion_lists
 from discoverd.cli.exits import CliError
 from discoverd.tid import unit_name
@@ -283,19 +283,26 @@ def test_no_edit_is_lost_among_many_writers(desk: Desk, main_list: Path) -> None
     assert sorted(entries(main_list)) == sorted(f"nqn=nqn.{number}" for number in range(20))
 
 
-def test_a_lock_that_is_held_for_ever(desk: Desk, main_list: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_is_held_for_ever(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exclusion_lists, "_LOCK_LIMIT", 0.1)
-    main_list.parent.mkdir(parents=True)
-    fd = os.open(main_list.parent, os.O_RDONLY)
-    fcntl.flock(fd, fcntl.LOCK_EX)
+    fd = locks.take("exclusions", 0, "")
     try:
         began = time.monotonic()
         status, _, errors = desk.run("exclude", ENTRY)
         assert status == 1
-        assert f"see who: fuser {main_list.parent}" in errors
+        assert f"see who: fuser {locks.DIRECTORY}/exclusions" in errors
         assert time.monotonic() - began < 5
     finally:
         os.close(fd)
+
+
+def test_a_lock_on_what_everybody_can_read_keeps_nobody(desk: Desk, main_list: Path) -> None:
+    main_list.parent.mkdir(parents=True)
+    fd = os.open(main_list.parent, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    assert desk.run("exclude", ENTRY)[0] == 0
+    assert entries(main_list) == [ENTRY]
+    os.close(fd)
 
 
 def test_a_list_that_would_be_too_large(desk: Desk, main_list: Path) -> None:

@@ -23,6 +23,7 @@ INSIDE = sorted(
         *(path for path in PACKAGE.glob("kernel/*.py") if path.name not in SUPERVISORS),
         PACKAGE / "boot_record.py",
         PACKAGE / "exclusions.py",
+        PACKAGE / "locks.py",
         PACKAGE / "registry.py",
         PACKAGE / "state.py",
         PACKAGE / "mount_units.py",
@@ -140,6 +141,7 @@ def test_the_record_of_the_boot_is_made_by_a_thin_process() -> None:
         "kernel.usage",
         "kernel.routes",
         "kernel.spawn",
+        "locks",
     ],
 )
 def test_what_few_workers_need_is_imported_by_those_only(later: str) -> None:
