@@ -106,8 +106,9 @@ def _ordering(transport: str) -> list[Property]:
 # and runs systemctl. Nothing here gives it a mount namespace of its own, which would cost each start its time, make
 # sysfs with delete_controller read-only, and hide from it what is mounted.
 _SANDBOX: list[Property] = [
-    # CAP_SYS_ADMIN for the fabrics device and admin commands; root needs no right for its own files.
-    ("CapabilityBoundingSet", "t", 1 << 21),
+    # CAP_SYS_ADMIN for the fabrics device and admin commands; root needs no right for its own files. CAP_SYS_PTRACE and
+    # CAP_DAC_READ_SEARCH to see which processes have a namespace open: /proc shows that to who could trace them.
+    ("CapabilityBoundingSet", "t", 1 << 21 | 1 << 19 | 1 << 2),
     ("NoNewPrivileges", "b", True),
     ("LimitCORE", "t", 0),
     ("LimitCORESoft", "t", 0),
@@ -124,7 +125,12 @@ _SANDBOX: list[Property] = [
     ("SystemCallArchitectures", "as", ["native"]),
     ("SystemCallErrorNumber", "i", 1),
     ("SystemCallFilter", "(bas)", [True, ["@system-service"]]),
-    ("SystemCallFilter", "(bas)", [False, ["@privileged", "@resources"]]),
+    # What CAP_SYS_PTRACE would allow besides looking.
+    (
+        "SystemCallFilter",
+        "(bas)",
+        [False, ["@privileged", "@resources", "@debug", "process_vm_readv", "process_vm_writev"]],
+    ),
     ("DevicePolicy", "s", "closed"),
     # /dev/nvme-fabrics by its class, for it may appear later; block devices to see whether somebody has claimed them.
     ("DeviceAllow", "a(ss)", [["char-misc", "rw"], ["char-nvme", "rw"], ["block-*", "r"]]),

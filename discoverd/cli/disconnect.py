@@ -10,7 +10,10 @@ from discoverd.cli import overview as overviews
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.overview import Controller, Device
 from discoverd.cli.systemd import Systemd
-from discoverd.kernel import controllers, fabrics
+from discoverd.kernel import block, controllers, paths, usage
+from discoverd.kernel import disconnect as disconnecting
+from discoverd.kernel.openers import UnknownError
+from discoverd.locks import LockError
 
 
 def disconnect(chosen: list[Controller], systemd: Systemd, force: bool) -> Exit:
@@ -44,35 +47,70 @@ def _finish(before: Controller, now: Controller, systemd: Systemd, force: bool) 
     if now.unit and now.unit.running:
         text.remark(f"{now.name}: its unit was started again meanwhile; try again")
         return Exit.FAILED
-    found = _must_not_carry_system(device)
-    users = holdings.in_use(found)
-    if not force and (users or device.owner == registry.FIRMWARE_OWNER):
-        why = f"is in use by {users}" if users else "was asked for by the firmware"
-        text.remark(
-            f"{now.name}: {device.name} {why}, and stays connected; to disconnect it all the same, though data may be "
-            f"lost: discoverctl disconnect --force {device.name}"
-        )
-        return Exit.REFUSED
-    _delete(device)
-    text.line(f"{now.name}: disconnected {device.name}" + (f", though in use by {users}" if users else ""))
+    if not force and device.owner == registry.FIRMWARE_OWNER:
+        return _refuse(now, device, "was asked for by the firmware")
+    answer = _disconnect(device, force)
+    if answer.verdict == disconnecting.REFUSE:
+        return _refuse(now, device, f"is in use by {answer.text}")
+    # The clean-up rule does it too, a little later. An entry with another stamp is of a later controller of this name.
+    if not controllers.kernel_instance(device.name) and registry.retrieve(device.name, "seqnum") == device.stamp:
+        registry.delete(device.name)
+    text.line(f"{now.name}: disconnected {device.name}{answer.text}")
     return _settle(now, systemd)
 
 
-def _must_not_carry_system(device: Device) -> list[holdings.Namespace]:
+def _refuse(controller: Controller, device: Device, why: str) -> Exit:
+    text.remark(
+        f"{controller.name}: {device.name} {why}, and stays connected; to disconnect it all the same, though data may "
+        f"be lost: discoverctl disconnect --force {device.name}"
+    )
+    return Exit.REFUSED
+
+
+def _must_not_carry_system(device: Device) -> None:
     try:
-        found = holdings.namespaces(device.name)
+        used = holdings.claimed(block.namespaces(device.name))
     except OSError as error:
-        raise CliError(
-            f"cannot tell who uses {device.name} ({error.strerror or error}), so it stays connected; mend that first",
-            Exit.REFUSED,
-        ) from None
-    if holdings.carries_system(found):
-        raise CliError(
-            f"{device.name} carries the system itself (/ or /usr) and is never disconnected; to be rid of it, move the "
-            "file system to another disk",
-            Exit.REFUSED,
-        )
-    return found
+        raise _unknown(device, error) from None
+    if any(usage.carries_system(users) for users in used.values()):
+        raise _carries_system(device)
+
+
+def _disconnect(device: Device, force: bool) -> disconnecting.Answer:
+    def judge(used: dict[str, list[usage.User]]) -> disconnecting.Answer | None:
+        users = usage.everybody(used)
+        if usage.carries_system(users):
+            raise _carries_system(device)
+        if force:
+            return None
+        fault = paths.fault(paths.others(device.name, used))
+        if fault is None:
+            return None
+        return disconnecting.Answer(disconnecting.REFUSE, disconnecting.phrase(users) + fault)
+
+    try:
+        return disconnecting.disconnect(device.name, device.instance, disconnecting.TURN, judge, lambda: None)
+    except FileNotFoundError:
+        return disconnecting.Answer(disconnecting.DISCONNECTED)  # It went by itself.
+    except (LockError, UnknownError) as error:
+        raise _unknown(device, error) from None
+    except OSError as error:
+        raise CliError(f"cannot disconnect {device.name}: {error.strerror or error}; see: journalctl -k") from None
+
+
+def _unknown(device: Device, error: OSError) -> CliError:
+    return CliError(
+        f"cannot tell who uses {device.name} ({error.strerror or error}), so it stays connected; mend that first",
+        Exit.REFUSED,
+    )
+
+
+def _carries_system(device: Device) -> CliError:
+    return CliError(
+        f"{device.name} carries the system itself (/ or /usr) and is never disconnected; to be rid of it, move the "
+        "file system to another disk",
+        Exit.REFUSED,
+    )
 
 
 def _foreign(device: Device) -> str:
@@ -80,18 +118,6 @@ def _foreign(device: Device) -> str:
         f"{device.name} belongs to {device.owner}; disconnect it with that tool, or insist: "
         f"discoverctl disconnect --force {device.name}"
     )
-
-
-def _delete(device: Device) -> None:
-    try:
-        fabrics.delete(device.name, device.instance)
-    except FileNotFoundError:
-        pass  # It went by itself.
-    except OSError as error:
-        raise CliError(f"cannot disconnect {device.name}: {error.strerror or error}; see: journalctl -k") from None
-    # The clean-up rule does it too, a little later. An entry with another stamp is of a later controller of this name.
-    if not controllers.kernel_instance(device.name) and registry.retrieve(device.name, "seqnum") == device.stamp:
-        registry.delete(device.name)
 
 
 def _settle(controller: Controller, systemd: Systemd) -> Exit:

@@ -3,7 +3,9 @@
 
 from dataclasses import dataclass
 
-from discoverd.kernel import block, usage
+from discoverd.kernel import block, paths, usage
+from discoverd.kernel.claims import Claims
+from discoverd.kernel.usage import User
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,26 +15,26 @@ class Namespace:
     name: str
     users: tuple[str, ...]
     others: tuple[str, ...]
-    carries_system: bool
 
 
 def namespaces(device: str) -> list[Namespace]:
     """Return the namespaces of a controller. Raises OSError if it cannot tell who uses one."""
+    stacks = {name: block.stack(name) for name in block.namespaces(device)}
+    claimants = claimed(list(stacks))
+    processes = usage.processes([name for stack in stacks.values() for name in stack])
     found = []
-    for name in block.namespaces(device):
-        used = usage.users(name)
-        others = tuple(one for one in block.usable_paths(name) if one != device)
-        found.append(Namespace(name, tuple(user.text for user in used), others, usage.carries_system(used)))
+    for name, stack in stacks.items():
+        files = {path for one in stack for _, _, path in block.nodes(one)}
+        users = [*claimants.get(name, []), *(one for one in processes if one.name in files)]
+        (others,) = paths.others(device, {name: users})
+        found.append(Namespace(name, tuple(user.text for user in users), tuple(sorted(others))))
     return found
 
 
-def in_use(found: list[Namespace]) -> str:
-    """Return who would lose a namespace if this controller went, as a phrase; '' for nobody."""
-    losing = [user for one in found if not one.others for user in one.users]
-    more = f" and {len(losing) - 1} more" if losing[1:] else ""
-    return losing[0] + more if losing else ""
-
-
-def carries_system(found: list[Namespace]) -> bool:
-    """Tell whether the system itself runs from one of them."""
-    return any(one.carries_system for one in found)
+def claimed(names: list[str]) -> dict[str, list[User]]:
+    """Return the namespaces that somebody has claimed, and who. Raises OSError if it cannot tell."""
+    claims = Claims()
+    try:
+        return usage.users(names, claims)
+    finally:
+        claims.keep(set())

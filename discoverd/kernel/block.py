@@ -11,6 +11,8 @@ from discoverd.state import exists
 
 SYS = "/sys"
 DEV = "/dev"
+# The types of device files (S_IFBLK, S_IFCHR).
+_BLOCK, _CHARACTER = 0o060000, 0o020000
 # ANA states in which a path takes I/O (NVMe Base, Asymmetric Namespace Access); '' where the subsystem has no ANA.
 _ANA_USABLE = ("", "optimized", "non-optimized")
 
@@ -59,6 +61,19 @@ def usable_paths(namespace: str) -> list[str]:
     return usable
 
 
+def siblings(namespace: str) -> set[str]:
+    """Return the other namespaces, each with a controller of its own, that dm-multipath takes for paths to the same.
+
+    Hosts without native multipath have those.
+    """
+    found: set[str] = set()
+    for holder in _entries(f"{SYS}/class/block/{namespace}/holders"):
+        folder = f"{SYS}/class/block/{holder}"
+        if _text(folder + "/dm/uuid")[:6] == "mpath-":
+            found.update(name for name in _entries(folder + "/slaves") if _namespace_parts(name) is not None)
+    return found - {namespace}
+
+
 def transports(namespace: str) -> set[str]:
     """Return the transports of all controllers of a namespace, such as ``tcp`` or ``pcie``."""
     return {_text(f"{SYS}/class/nvme/{device}/transport") for device in controllers(namespace)}
@@ -90,6 +105,18 @@ def number(name: str) -> str:
     return _text(f"{SYS}/class/block/{name}/dev")
 
 
+def nodes(name: str) -> list[tuple[int, str, str]]:
+    """Return the device files of a block device: type (S_IFBLK or S_IFCHR), number, path.
+
+    A namespace has a generic character device as well, through which it can be read and written.
+    """
+    found = [(_BLOCK, number(name), f"{DEV}/{name.replace('!', '/')}")]
+    if _namespace_parts(name) is not None:
+        generic = "ng" + name[4:]
+        found.append((_CHARACTER, _text(f"{SYS}/class/nvme-generic/{generic}/dev"), f"{DEV}/{generic}"))
+    return [one for one in found if one[1]]
+
+
 def below(number: str) -> set[str]:
     """Return the NVMe namespaces on which the block device ``major:minor`` lies, itself included."""
     found: set[str] = set()
@@ -117,26 +144,6 @@ def below(number: str) -> set[str]:
     return found
 
 
-def claimed(name: str) -> bool:
-    """Tell whether somebody has a block device to himself: a mounted file system, swap, another device on it.
-
-    The kernel refuses a second exclusive open (bd_may_claim in block/bdev.c). This knows what no table shows: a mount
-    in a namespace without a process, and one that was detached while files in it are open.
-
-    Raises OSError if it cannot tell.
-    """
-    try:
-        fd = posix.open(f"{DEV}/{name.replace('!', '/')}", posix.O_RDONLY | posix.O_EXCL | posix.O_CLOEXEC)
-    except OSError as error:
-        if error.errno == 16:  # EBUSY
-            return True
-        if error.errno in (2, 6, 19, 123):  # ENOENT, ENXIO, ENODEV, ENOMEDIUM: there is nothing to claim.
-            return False
-        raise
-    posix.close(fd)
-    return False
-
-
 def _loops() -> dict[str, list[str]]:
     """Return the loop devices by the device number of what their backing file is, or lies on."""
     found: dict[str, list[str]] = {}
@@ -151,7 +158,7 @@ def _number_under(path: str) -> str:
         status = posix.stat(path)
     except OSError:
         return ""
-    device = status.st_rdev if status.st_mode & 0o170000 == 0o060000 else status.st_dev
+    device = status.st_rdev if status.st_mode & 0o170000 == _BLOCK else status.st_dev
     return f"{posix.major(device)}:{posix.minor(device)}"
 
 

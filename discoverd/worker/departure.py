@@ -7,11 +7,10 @@ of the two it is: ``systemctl is-system-running`` answers ``stopping`` from the 
 no systemd answers, this is the last signal of a shutdown (systemd-shutdown(8)), and there is nothing left to wait for.
 """
 
-import fcntl
-import posix
 import time
 
-from discoverd.kernel import block, controllers, fabrics, spawn, usage
+from discoverd.kernel import controllers, disconnect, fabrics, paths, spawn, usage
+from discoverd.kernel.disconnect import Answer
 from discoverd.worker import notify
 
 TYPE_CHECKING = False
@@ -29,22 +28,11 @@ PATIENCE = 3
 SILENCE = 60
 # systemd kills the worker after 300 seconds; it says what it leaves behind before that.
 LAST_LOOK = 285
-# Seconds that udev has to end what it is at.
-QUIET = 2
+# Processes that have a device open without a claim have so many seconds to end: as many as systemd gives them
+# (DefaultTimeoutStopSec=).
+PROCESSES = 90
 # Unmounts that one look asks for.
 _URGED = 16
-
-DISCONNECTED, WAIT, REFUSE, LEAVE = "disconnected", "wait", "refuse", "leave"
-
-
-class Answer:
-    """What is to be done, and ``text``, why: who uses the controller."""
-
-    __slots__ = ("text", "verdict")
-
-    def __init__(self, verdict: str, text: str = "") -> None:
-        self.verdict = verdict
-        self.text = text
 
 
 class Departure:
@@ -84,12 +72,12 @@ class Departure:
             worker.leave("refused", why, 1)
         elif call.error is not None:
             raise call.error
-        elif call.result.verdict == DISCONNECTED:
+        elif call.result.verdict == disconnect.DISCONNECTED:
             notify.log(notify.NOTICE, f"disconnected {worker.device}{call.result.text}")
             worker.gone()
-        elif call.result.verdict == WAIT:
+        elif call.result.verdict == disconnect.WAIT:
             self._wait(call.result.text)
-        elif call.result.verdict == REFUSE:
+        elif call.result.verdict == disconnect.REFUSE:
             self._refuse(call.result.text)
         else:
             notify.log(notify.NOTICE, f"{worker.device} stays: {call.result.text}")
@@ -111,44 +99,38 @@ class Departure:
     def _refuse(self, users: str) -> None:
         worker = self._worker
         text = f"in use by {users}: {worker.device} stays connected, and nobody looks after it"
-        advice = f"unmount, or insist with: discoverctl disconnect --force '{worker.instance}'"
+        advice = f"end that, or insist with: discoverctl disconnect --force '{worker.instance}'"
         notify.log(notify.ERROR, f"{text}; {advice}")
         worker.leave("refused", f"{text}; {advice}", 1)
 
     # In a thread ------------------------------------------------------------------------------------------
 
     def _depart(self, device: str) -> Answer:
-        kernel_instance = self._worker.kernel_instance
-        # The workers of all paths of a subsystem may be here at once, and each of two would take the other path for the
-        # one that stays.
-        lock = _lock_subsystem(device)
+        turn = float(disconnect.TURN)
+        if self._shutdown:
+            # systemd kills whoever waits for longer.
+            turn = max(1, min(turn, self._began + LAST_LOOK - time.monotonic()))
+        worker = self._worker
         try:
-            if controllers.kernel_instance(device) != kernel_instance:
-                raise FileNotFoundError(2, "it is gone")
-            used = {namespace: usage.users(namespace) for namespace in block.namespaces(device)}
-            users = [user for found in used.values() for user in found]
-            if users:
-                answer = self._in_use(device, {one for one, found in used.items() if found}, users)
-                if answer is not None:
-                    return answer
-            if self._stays and not self._goes_with_network():
-                return Answer(LEAVE, self._stays)
-            self._deregister()
-            disks = _keep_udev_out(list(used))
-            try:
-                fabrics.delete(device, kernel_instance)
-            except OSError as error:
-                if error.errno != 16:
-                    raise
+            return disconnect.disconnect(
+                device, worker.kernel_instance, turn, lambda used: self._in_use(device, used), self._part
+            )
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if error.errno == 16:
                 # EBUSY: one on Fibre Channel that was never live; until it is, only the kernel itself can give it up.
-                return Answer(LEAVE, "it was never connected; the kernel gives it up after ctrl-loss-tmo")
-            finally:
-                for disk in disks:
-                    posix.close(disk)
-        finally:
-            if lock >= 0:
-                posix.close(lock)
-        return Answer(DISCONNECTED, f", though in use by {phrase(users)}" if users else "")
+                return Answer(disconnect.LEAVE, "it was never connected; the kernel gives it up after ctrl-loss-tmo")
+            # Whether that ends the matter or is tried again.
+            self._shutdown = self._shutdown or system_state() == "stopping"
+            raise
+
+    def _part(self) -> Answer | None:
+        """Do what is left to do before a disconnect; return an answer if there is to be none."""
+        if self._stays and not self._goes_with_network():
+            return Answer(disconnect.LEAVE, self._stays)
+        self._deregister()
+        return None
 
     def _deregister(self) -> None:
         """Take leave of a discovery controller, unless the host only goes down: it comes back to the same zones."""
@@ -158,22 +140,22 @@ class Departure:
         if system_state() != "stopping":
             discovery.deregister()
 
-    def _in_use(self, device: str, namespaces: set[str], users: list[usage.User]) -> Answer | None:
+    def _in_use(self, device: str, used: dict[str, list[usage.User]]) -> Answer | None:
         """Return what to do about a controller in use, None to disconnect it."""
+        users = usage.everybody(used)
         if usage.carries_system(users):
-            return Answer(LEAVE, "it carries the system itself")
+            return Answer(disconnect.LEAVE, "it carries the system itself")
         if not self._shutdown:
             manager = system_state()
             if not manager:
-                return Answer(LEAVE, "the system is at its end")
+                return Answer(disconnect.LEAVE, "the system is at its end")
             self._shutdown = manager == "stopping"
         if self._shutdown:
             return self._wait_for(device, users)
         if self._stays:
-            return Answer(LEAVE, self._stays)
-        if all(set(block.usable_paths(namespace)) - {device} for namespace in namespaces):
-            return None
-        return Answer(REFUSE, phrase(users))
+            return Answer(disconnect.LEAVE, self._stays)
+        fault = paths.fault(paths.others(device, used))
+        return None if fault is None else Answer(disconnect.REFUSE, disconnect.phrase(users) + fault)
 
     def _goes_with_network(self) -> bool:
         """Tell whether what others connected goes as well, because the system goes down.
@@ -188,17 +170,25 @@ class Departure:
 
     def _wait_for(self, device: str, users: list[usage.User]) -> Answer | None:
         now = time.monotonic()
+        said = disconnect.phrase(users)
+        if all(user.kind == "process" for user in users) and now > self._shutdown_began() + PROCESSES:
+            notify.log(notify.WARNING, f"{device} is not waited for any longer by a shutdown: in use by {said}")
+            return None
         if controllers.attribute(device, "state") == "live":
             self._silent_since = 0.0
             if now > self._urge_at:
                 _urge(users)
                 self._urge_at = time.monotonic() + PATIENCE
-            return Answer(WAIT, phrase(users))
+            return Answer(disconnect.WAIT, said)
         self._silent_since = self._silent_since or now
         if now < self._silent_since + SILENCE:
-            return Answer(WAIT, f"{phrase(users)}, and its target is silent")
+            return Answer(disconnect.WAIT, f"{said}, and its target is silent")
         notify.log(notify.ERROR, f"{device} has been silent for {SILENCE} s, and the system goes down: given up")
         return None
+
+    def _shutdown_began(self) -> float:
+        """Return when it did, as far as we were told: from then on systemd has stopped other units too."""
+        return min(self._began, self._worker.going_down or self._began)
 
 
 def give_up(device: str, kernel_instance: int) -> bool:
@@ -253,54 +243,3 @@ def _swap_unit(path: str) -> str:
         one = chr(byte)
         text += "-" if one == "/" else one if one.isascii() and (one.isalnum() or one in ":_.") else f"\\x{byte:02x}"
     return text + ".swap"
-
-
-def _keep_udev_out(namespaces: list[str]) -> list[int]:
-    """Lock the disks, and return their descriptors; what is not locked within QUIET seconds is left unlocked.
-
-    udev reads a disk that was just released, under a shared lock, and what it reads of one that goes away meanwhile is
-    an I/O error in the kernel's log. Of a disk that somebody else has locked it keeps away (systemd's rules for locking
-    block devices).
-    """
-    deadline = time.monotonic() + QUIET
-    disks = []
-    for namespace in namespaces:
-        try:
-            disk = posix.open(f"{block.DEV}/{namespace}", posix.O_RDONLY | posix.O_CLOEXEC)
-        except OSError:
-            continue  # Nobody else can read it either.
-        disks.append(disk)
-        while True:
-            try:
-                fcntl.flock(disk, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(0.02)
-    return disks
-
-
-def phrase(users: list[usage.User]) -> str:
-    """Return the users as a phrase: the first, and how many more."""
-    texts = list(dict.fromkeys(user.text for user in users))
-    return texts[0] + (f" and {len(texts) - 1} more" if texts[1:] else "")
-
-
-def _lock_subsystem(device: str) -> int:
-    """Wait for the lock of the controller's subsystem, and return its descriptor; -1 where there is no such thing."""
-    root = f"{block.SYS}/class/nvme-subsystem"
-    try:
-        subsystems = posix.listdir(root)
-    except FileNotFoundError:
-        return -1
-    for subsystem in subsystems:
-        try:
-            if device not in posix.listdir(f"{root}/{subsystem}"):
-                continue
-            fd = posix.open(f"{root}/{subsystem}", posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
-        except FileNotFoundError:
-            continue  # It has just gone. If it was ours, so has the controller, and the caller sees that.
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        return fd
-    return -1

@@ -6,11 +6,11 @@ What it lists stays as it is meanwhile, and the host stays on its record.
 
 import time
 
-from discoverd.worker import departure, notify, withdrawal
+from discoverd.kernel import disconnect, usage
+from discoverd.worker import notify, withdrawal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from discoverd.kernel.usage import User
     from discoverd.worker.controller import Worker
 
 # It is read again after so many seconds, less up to an eighth, so that hosts do not come in step.
@@ -60,6 +60,6 @@ class Parking(withdrawal.Withdrawal):
         # The host has not left: it comes back.
         pass
 
-    def _in_use(self, device: str, namespaces: set[str], users: list["User"]) -> departure.Answer | None:  # noqa: ARG002
+    def _in_use(self, device: str, used: dict[str, list[usage.User]]) -> disconnect.Answer | None:  # noqa: ARG002
         # A discovery controller has no namespaces; what pretends to be one may.
-        return departure.Answer(departure.LEAVE, f"in use by {departure.phrase(users)}")
+        return disconnect.Answer(disconnect.LEAVE, f"in use by {disconnect.phrase(usage.everybody(used))}")

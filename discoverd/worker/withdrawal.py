@@ -7,7 +7,7 @@ Nobody is urged, and nothing is waited for: what is in use is looked at again fr
 import time
 
 from discoverd import registry, state
-from discoverd.kernel import block, usage
+from discoverd.kernel import disconnect, paths, usage
 from discoverd.worker import departure, notify
 
 TYPE_CHECKING = False
@@ -44,7 +44,7 @@ class Withdrawal(departure.Departure):
             self._keep(f"it cannot be disconnected: {call.error.strerror or call.error}")
         elif call.error is not None:
             raise call.error
-        elif call.result.verdict == departure.DISCONNECTED:
+        elif call.result.verdict == disconnect.DISCONNECTED:
             self._disconnected()
         else:
             self._keep(call.result.text)
@@ -60,14 +60,16 @@ class Withdrawal(departure.Departure):
             notify.log(notify.NOTICE, f"{worker.device} is {worker.spec.note}, and stays: {why}")
             worker.show()
 
-    def _in_use(self, device: str, namespaces: set[str], users: list[usage.User]) -> departure.Answer | None:
+    def _in_use(self, device: str, used: dict[str, list[usage.User]]) -> disconnect.Answer | None:
+        users = usage.everybody(used)
         if usage.carries_system(users):
-            return departure.Answer(departure.LEAVE, "it carries the system itself")
-        others = [set(block.usable_paths(namespace)) - {device} for namespace in namespaces]
+            return disconnect.Answer(disconnect.LEAVE, "it carries the system itself")
+        others = paths.others(device, used)
         going = {path for path in set().union(*others) if _goes_too(path)}
-        if all(paths - going for paths in others):
+        fault = paths.fault([one - going for one in others])
+        if fault is None:
             return None
-        return departure.Answer(departure.REFUSE, f"in use by {departure.phrase(users)}")
+        return disconnect.Answer(disconnect.REFUSE, f"in use by {disconnect.phrase(users)}{fault}")
 
 
 def _goes_too(device: str) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What our processes could do to the host, as systemd judges it: 4.0 of 10 at most, for each kind of unit."""
+"""What our processes could do to the host, as systemd judges it: 4.0 of 10 at most, 4.1 for a controller's unit."""
 
 import pytest
 
@@ -7,7 +7,14 @@ from tests.lab import scenario
 from tests.lab.machine import Machine
 from tests.lab.scenario import DISCOVERY_UNIT, unit_name
 
-UNITS = ["discoverd.service", "discoverd-boot.service", "discoverd-mounts.service", DISCOVERY_UNIT, unit_name(1)]
+# In tenths. A worker has 0.4 for the two capabilities that it takes to see who has a device open.
+LIMITS = {
+    "discoverd.service": 40,
+    "discoverd-boot.service": 40,
+    "discoverd-mounts.service": 40,
+    DISCOVERY_UNIT: 41,
+    unit_name(1): 41,
+}
 
 
 @pytest.fixture
@@ -19,9 +26,9 @@ def running(host: Machine) -> Machine:
 
 
 def test_exposure_is_low(running: Machine) -> None:
-    for unit in UNITS:
-        # The threshold is in tenths; beyond it the status is 1.
-        judged = running.run(["systemd-analyze", "security", "--no-pager", "--threshold=40", unit], check=False)
+    for unit, limit in LIMITS.items():
+        # Beyond the threshold the status is 1.
+        judged = running.run(["systemd-analyze", "security", "--no-pager", f"--threshold={limit}", unit], check=False)
         assert judged.returncode == 0, judged.stdout.splitlines()[-1]
 
 

@@ -16,7 +16,8 @@ from discoverd import exclusions, locks, registry, state
 from discoverd.cli import holdings, jobs, plan_file, systemd
 from discoverd.cli.holdings import Namespace
 from discoverd.cli.main import main
-from discoverd.kernel import controllers, fabrics
+from discoverd.kernel import block, controllers, fabrics, paths, usage
+from discoverd.kernel.usage import User
 from discoverd.tid import unit_name
 
 NQN = "nqn.2024-08.com.example:vol{}"
@@ -128,6 +129,10 @@ class Desk:
         self.deleted: list[str] = []
         self.plan: dict[str, Any] = {"version": 1, "controllers": [], "refusals": [], "complaints": []}
         self.namespaces: dict[str, list[Namespace]] = {}
+        # Who uses the one namespace of each controller, its other paths, and those of them that do not answer.
+        self.users: dict[str, list[User]] = {}
+        self.paths: dict[str, list[str]] = {}
+        self.silent: set[str] = set()
         self._output = output
         self._devices = 0
         for folder in ("run/controllers", "registry", "sys"):
@@ -228,6 +233,14 @@ def install(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fabrics, "delete", desk.delete)
     monkeypatch.setattr(holdings, "namespaces", lambda device: desk.namespaces.get(device, []))
     monkeypatch.setattr(locks, "DIRECTORY", str(desk.root / "run/locks"))
+    monkeypatch.setattr(block, "SYS", str(desk.root / "no-sys"))
+    monkeypatch.setattr(block, "namespaces", lambda device: [device + "n1"])
+    monkeypatch.setattr(block, "usable_paths", lambda name: desk.paths.get(name[:-2], []))
+    monkeypatch.setattr(
+        usage, "users", lambda names, _: {one: desk.users[one[:-2]] for one in names if one[:-2] in desk.users}
+    )
+    monkeypatch.setattr(usage, "processes", lambda _: [])
+    monkeypatch.setattr(paths, "_answering", lambda others: set().union(*others) - desk.silent)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(jobs, "START_LIMIT", 0.1)
     monkeypatch.setattr(jobs, "STOP_LIMIT", 0.1)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from discoverd import exclusions, registry, state
+from discoverd import exclusions, locks, registry, state
 from discoverd.kernel import admin, block, controllers, dim, fabrics
 from discoverd.worker import controller, links, notify
 
@@ -321,6 +321,7 @@ def install(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
         (state, "CONTROLLERS", str(run / "controllers")),
         (state, "WAKE_SOCKET", str(run / "wake")),
+        (locks, "DIRECTORY", str(run / "locks")),
         (registry, "ROOT", str(run / "registry")),
         (registry, "_SEQNUM", str(kernel.root / "uevent_seqnum")),
         (controllers, "CLASS", str(kernel.sysfs)),

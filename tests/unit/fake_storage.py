@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from discoverd.kernel import block, controllers, mounts
+from discoverd import locks
+from discoverd.kernel import block, claims, controllers, mounts, openers
 
 
 class Storage:
@@ -31,6 +32,8 @@ class Storage:
         # Devices that a mount, swap or a device on top has for itself, and errors of an attempt to open one.
         self.claimed: set[str] = set()
         self.open_errors: dict[str, int] = {}
+        # The claims of ours, as descriptors of /dev/null.
+        self.ours: dict[str, int] = {}
         self._mounts: dict[int, list[str]] = {1: []}
         self._mount_ids = 20
         self.write()
@@ -99,6 +102,19 @@ class Storage:
         (self.sys / "class/block" / name / "loop/backing_file").write_text(backing + "\n")
         return number
 
+    def generic(self, name: str) -> None:
+        """Make the character device of a namespace."""
+        folder = self.sys / "class/nvme-generic" / name
+        folder.mkdir(parents=True)
+        self.numbers[name] = f"240:{len(self.numbers)}"
+        (folder / "dev").write_text(self.numbers[name] + "\n")
+        self.nodes[f"/dev/{name}"] = self.device_number(name)
+
+    def mapped(self, name: str, uuid: str) -> None:
+        """Give a device mapper's device its UUID."""
+        (self.sys / "class/block" / name / "dm").mkdir()
+        (self.sys / "class/block" / name / "dm/uuid").write_text(uuid + "\n")
+
     def _number(self, name: str, number: str, folder: Path) -> None:
         (folder / "dev").write_text(number + "\n")
         (self.sys / "class/block" / name).symlink_to(folder)
@@ -153,11 +169,27 @@ class Storage:
         text = "".join(f"{row:<40}partition\t1048572\t\t0\t\t-2\n" for row in rows)
         (self.proc / "swaps").write_text("Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n" + text)
 
+    # Processes.
+
+    def process(self, process: int, name: str, *paths: str, group: str = "/system.slice/x.service") -> Path:
+        """Let a process have files open; return its folder."""
+        folder = self.proc / str(process)
+        (folder / "fd").mkdir(parents=True, exist_ok=True)
+        for path in paths:
+            (folder / "fd" / str(len(os.listdir(folder / "fd")))).symlink_to(path)
+        (folder / "comm").write_text(name + "\n")
+        (folder / "cgroup").write_text(f"0::{group}\n")
+        (folder / "stat").write_text(f"{process} (a) b) S 1 1 1 0 -1 4194560 0 0\n")
+        return folder
+
     # The system calls.
 
     def stat(self, path: str) -> object:
+        if path.startswith(f"{self.proc}/") and os.path.islink(path):
+            path = os.readlink(path)
         if path in self.nodes:
-            return SimpleNamespace(st_mode=0o060660, st_rdev=self.nodes[path], st_dev=5)
+            mode = 0o020660 if path.startswith("/dev/ng") else 0o060660
+            return SimpleNamespace(st_mode=mode, st_rdev=self.nodes[path], st_dev=5)
         if path in self.files:
             return SimpleNamespace(st_mode=0o100644, st_rdev=0, st_dev=self.files[path])
         if path.startswith("/dev/"):
@@ -170,19 +202,31 @@ class Storage:
         name = path.removeprefix("/dev/").replace("/", "!")
         if number := self.open_errors.get(name, errno.EBUSY if self._is_claimed(name) else 0):
             raise OSError(number, os.strerror(number))
-        return os.open(os.devnull, os.O_RDONLY)
+        self.ours[name] = os.open(os.devnull, os.O_RDONLY)
+        return self.ours[name]
+
+    def close(self, fd: int) -> None:
+        self.ours = {name: one for name, one in self.ours.items() if one != fd}
+        os.close(fd)
 
     def _is_claimed(self, name: str) -> bool:
         folder = self.sys / "class/block" / name
-        return name in self.claimed or any((folder / one / "partition").exists() for one in self.claimed)
+        claimed = {*self.claimed, *self.ours}
+        # A partition claims the whole device, against all but other partitions, and the other way round.
+        whole = self.sys / "devices/block"
+        above = {one for one in claimed if (whole / one / name / "partition").exists()}
+        return name in claimed or bool(above) or any((folder / one / "partition").exists() for one in claimed)
 
 
 def install(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the modules on the made-up storage."""
-    system = SimpleNamespace(**{**vars(os), "stat": storage.stat, "open": storage.open})
+    system = SimpleNamespace(**{**vars(os), "stat": storage.stat, "open": storage.open, "close": storage.close})
     for module, name, value in (
         (block, "SYS", str(storage.sys)),
         (block, "posix", system),
+        (claims, "posix", system),
+        (openers, "posix", system),
+        (locks, "DIRECTORY", "/run/discoverd/locks"),
         (mounts, "posix", system),
         (mounts, "PROC", str(storage.proc)),
         (mounts, "BTRFS", str(storage.btrfs)),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which block devices lie on which controllers, and who has claimed them."""
 
-import errno
+import stat
 from pathlib import Path
 
 import pytest
@@ -150,31 +150,29 @@ def test_a_disk_that_is_not_ours(storage: Storage) -> None:
     assert block.below(storage.partition("sda1", "sda")) == set()
 
 
-# Claims ---------------------------------------------------------------------------------------------------
+# Device files -----------------------------------------------------------------------------------------------
 
 
-def test_claimed(storage: Storage) -> None:
-    storage.device("nvme0n1")
-    assert not block.claimed("nvme0n1")
-    storage.claimed.add("nvme0n1")
-    assert block.claimed("nvme0n1")
+def test_a_namespace_can_be_opened_in_two_ways(storage: Storage) -> None:
+    storage.controller("nvme0")
+    storage.namespace("nvme0n1", "nvme0")
+    assert block.nodes("nvme0n1") == [(stat.S_IFBLK, storage.numbers["nvme0n1"], "/dev/nvme0n1")]
+    storage.generic("ng0n1")
+    assert block.nodes("nvme0n1")[1:] == [(stat.S_IFCHR, storage.numbers["ng0n1"], "/dev/ng0n1")]
+    storage.partition("nvme0n1p1", "nvme0n1")
+    assert [path for _, _, path in block.nodes("nvme0n1p1")] == ["/dev/nvme0n1p1"]
+    assert block.nodes("nvme9n1") == []
 
 
-@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM])
-def test_what_is_not_there_is_not_claimed(storage: Storage, number: int) -> None:
-    storage.open_errors["nvme0n1"] = number
-    assert not block.claimed("nvme0n1")
+# Multipath above block devices ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE])
-def test_what_cannot_be_told_is_an_error(storage: Storage, number: int) -> None:
-    storage.open_errors["nvme0n1"] = number
-    with pytest.raises(OSError, match=r"\[Errno") as caught:
-        block.claimed("nvme0n1")
-    assert caught.value.errno == number
-
-
-def test_a_name_with_a_slash(storage: Storage) -> None:
-    """Sysfs writes an exclamation mark for it."""
-    storage.claimed.add("cciss!c0d0")
-    assert block.claimed("cciss!c0d0")
+def test_siblings(storage: Storage) -> None:
+    for device in ("nvme0", "nvme1", "nvme2"):
+        storage.controller(device)
+        storage.plain_namespace(device + "n1", device)
+    storage.device("dm-0", "nvme0n1", "nvme1n1")
+    assert block.siblings("nvme0n1") == set()
+    storage.mapped("dm-0", "mpath-nvme.1234")
+    assert block.siblings("nvme0n1") == {"nvme1n1"}
+    assert block.siblings("nvme2n1") == set()

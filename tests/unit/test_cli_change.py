@@ -10,14 +10,15 @@ from pystemd.dbusexc import DBusBaseError
 
 from discoverd import registry
 from discoverd.cli import jobs
-from discoverd.cli.holdings import Namespace
-from discoverd.kernel import fabrics
+from discoverd.kernel import fabrics, usage
+from discoverd.kernel.openers import UnknownError
+from discoverd.kernel.usage import User
 from discoverd.tid import unit_name
 
 from .fake_ctl import NQN, Desk, Unit, install, instance
 
-DATA = [Namespace("nvme0n1", ("/data",), (), False)]
-ROOT = [Namespace("nvme0n1", ("/",), ("nvme1",), True)]
+DATA = [User("mount", "/data")]
+ROOT = [User("mount", "/")]
 
 
 @pytest.fixture
@@ -173,7 +174,7 @@ def test_disconnect(desk: Desk) -> None:
 
 def test_disconnect_of_what_is_in_use(desk: Desk) -> None:
     name = desk.controller(1, "nvme0")
-    desk.namespaces["nvme0"] = DATA
+    desk.users["nvme0"] = DATA
     refuses(desk)
     status, _, errors = desk.run("disconnect", "nvme0")
     assert status == 5
@@ -195,7 +196,7 @@ def test_disconnect_of_what_is_in_use(desk: Desk) -> None:
 def test_force_stops_the_worker_first(desk: Desk) -> None:
     """Else it would connect again."""
     name = desk.controller(1, "nvme0")
-    desk.namespaces["nvme0"] = DATA
+    desk.users["nvme0"] = DATA
     refuses(desk)
     assert desk.run("disconnect", "--force", "nvme0")[0] == 0
     assert [method for method, *_ in desk.bus.called] == ["StopUnit", "ResetFailedUnit"]
@@ -206,16 +207,22 @@ def test_force_stops_the_worker_first(desk: Desk) -> None:
 def test_in_use_with_another_path(desk: Desk) -> None:
     """A worker that was told to look after it, and not to disconnect it, leaves it."""
     desk.controller(1, "nvme0", unit=Unit("inactive"))
-    desk.namespaces["nvme0"] = [Namespace("nvme0n1", ("/data",), ("nvme1",), False)]
+    desk.users["nvme0"] = DATA
+    desk.paths["nvme0"] = ["nvme0", "nvme1"]
+    desk.silent = {"nvme1"}
+    status, _, errors = desk.run("disconnect", "nvme0")
+    assert (status, desk.deleted) == (5, [])
+    assert "nvme0 is in use by /data, and its other path nvme1 does not answer, and stays connected" in errors
+    desk.silent.clear()
     assert desk.run("disconnect", "nvme0")[0] == 0
     assert desk.deleted == ["nvme0"]
 
 
 def test_disconnect_of_nobodys(desk: Desk) -> None:
     desk.kernel(1, "nvme0")
-    desk.namespaces["nvme0"] = DATA
+    desk.users["nvme0"] = DATA
     assert desk.run("disconnect", "nvme0")[0] == 5
-    desk.namespaces.clear()
+    desk.users.clear()
     assert desk.run("disconnect", "nvme0")[0] == 0
     assert desk.deleted == ["nvme0"]
     assert desk.bus.called == []
@@ -248,10 +255,36 @@ def test_disconnect_of_what_firmware_asked_for(desk: Desk) -> None:
 def test_the_systems_own_controller_is_never_disconnected(desk: Desk, force: list[str]) -> None:
     desk.controller(1, "nvme0")
     desk.controller(2, "nvme5")
-    desk.namespaces["nvme0"] = ROOT
+    desk.users["nvme0"] = ROOT
     status, _, errors = desk.run("disconnect", *force, "nvme5", "nvme0")
     assert (status, "carries the system itself" in errors) == (5, True)
     assert (desk.deleted, desk.bus.called) == ([], [])
+
+
+def test_a_process_without_a_claim_is_found_last(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.kernel(1, "nvme0")
+    process = User("process", "/dev/nvme0n1", 4711, "postgres")
+    monkeypatch.setattr(usage, "processes", lambda _: [process])
+    (desk.root / "no-sys/class/block/nvme0n1").mkdir(parents=True)
+    (desk.root / "no-sys/class/block/nvme0n1/dev").write_text("259:0\n")
+    status, _, errors = desk.run("disconnect", "nvme0")
+    assert (status, desk.deleted) == (5, [])
+    assert "nvme0 is in use by postgres (PID 4711) on /dev/nvme0n1, and stays connected" in errors
+    status, output, _ = desk.run("disconnect", "--force", "nvme0")
+    assert (status, desk.deleted) == (0, ["nvme0"])
+    assert "though in use by postgres (PID 4711)" in output
+
+
+def test_what_cannot_be_told_stays(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.kernel(1, "nvme0")
+
+    def processes(_: list[str]) -> list[User]:
+        raise UnknownError(errno.EACCES, "cannot tell what process 1 has open")
+
+    monkeypatch.setattr(usage, "processes", processes)
+    status, _, errors = desk.run("disconnect", "nvme0")
+    assert (status, desk.deleted) == (5, [])
+    assert "cannot tell who uses nvme0 (cannot tell what process 1 has open), so it stays connected" in errors
 
 
 def test_a_name_that_another_controller_has_by_now(desk: Desk) -> None:

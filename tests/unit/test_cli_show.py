@@ -170,8 +170,8 @@ def test_an_unknown_controller(desk: Desk) -> None:
 def test_status_of_one(desk: Desk) -> None:
     name = desk.controller(1, "nvme0")
     desk.namespaces["nvme0"] = [
-        Namespace("nvme0n1", ("/data",), (), False),
-        Namespace("nvme0n2", (), ("nvme3",), False),
+        Namespace("nvme0n1", ("/data",), ()),
+        Namespace("nvme0n2", (), ("nvme3",)),
     ]
     status, output, _ = desk.run("status", "nvme0")
     assert status == 0

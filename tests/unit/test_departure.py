@@ -2,18 +2,22 @@
 """What a worker does with its controller when it is stopped, or when the system goes down."""
 
 import errno
+import fcntl
 import os
 import posix
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from discoverd import registry, state
-from discoverd.kernel import block, fabrics, mounts, spawn, usage
+from discoverd import locks, registry, state
+from discoverd.kernel import block, disconnect, fabrics, mounts, paths, spawn, usage
+from discoverd.kernel.claims import Claims
+from discoverd.kernel.openers import UnknownError
 from discoverd.kernel.usage import User
 from discoverd.worker import controller, departure
 from discoverd.worker.departure import Departure
@@ -30,6 +34,9 @@ class System:
 
     def __init__(self) -> None:
         self.users: list[User] = []
+        # Who has it open without a claim, and which paths do not answer.
+        self.processes: list[User] = []
+        self.silent: set[str] = set()
         self.error: OSError | None = None
         self.paths = ["nvme0"]
         self.system_subsystems: set[str] = set()
@@ -38,11 +45,10 @@ class System:
         self.asked = 0
         self.urged: list[str] = []
 
-    def find(self, namespace: str) -> list[User]:
-        assert namespace == "nvme0n1"
+    def find(self, namespaces: list[str], _: Claims) -> dict[str, list[User]]:
         if self.error:
             raise self.error
-        return list(self.users)
+        return {"nvme0n1": list(self.users)} if self.users and namespaces else {}
 
     def run(self, *command: str) -> tuple[int, str]:
         if command == ("systemctl", "is-system-running"):
@@ -62,7 +68,10 @@ def system(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> System:
     for module, name, value in (
         (usage, "users", made.find),
         (usage, "system_subsystems", lambda: made.system_subsystems),
+        (usage, "processes", lambda names: [one for one in made.processes if one.name[5:] in names]),
+        (block, "nodes", lambda name: [(0, "259:0", f"/dev/{name}")]),
         (block, "namespaces", lambda _: ["nvme0n1"]),
+        (paths, "_answering", lambda others: set().union(*others) - made.silent),
         (block, "usable_paths", lambda _: list(made.paths)),
         (spawn, "run", made.run),
         (mounts, "FSTAB", str(kernel.root / "fstab")),
@@ -119,7 +128,7 @@ def test_in_use_it_is_refused(
     assert kernel.deleted == []
     text = (
         "in use by /data and 1 more: nvme0 stays connected, and nobody looks after it; "
-        f"unmount, or insist with: discoverctl disconnect --force '{INSTANCE}'"
+        f"end that, or insist with: discoverctl disconnect --force '{INSTANCE}'"
     )
     assert (report()["state"], report()["status"], kernel.status) == ("refused", text, text)
     error = capsys.readouterr().err.splitlines()[-1]
@@ -144,7 +153,7 @@ def test_each_namespace_in_use_needs_another_path(
     used: dict[str, list[User]] = {"nvme0n1": [DATA], "nvme0n2": [DATA], "nvme0n3": []}
     paths = {"nvme0n1": ["nvme0", "nvme1"], "nvme0n2": ["nvme0"], "nvme0n3": ["nvme0"]}
     monkeypatch.setattr(block, "namespaces", lambda _: list(used))
-    monkeypatch.setattr(usage, "users", used.__getitem__)
+    monkeypatch.setattr(usage, "users", lambda names, _: {one: used[one] for one in names if used[one]})
     monkeypatch.setattr(block, "usable_paths", paths.__getitem__)
     assert live(kernel) == 1
     assert kernel.deleted == []
@@ -211,6 +220,195 @@ def test_a_stop_is_reported_at_once(kernel: Kernel, monkeypatch: pytest.MonkeyPa
 
     assert live(kernel, act) == 0
     assert report()["state"] == "stopped"
+
+
+# In use without a claim, and paths that do not answer -----------------------------------------------------
+
+PROCESS = User("process", "/dev/nvme0n1", 4711, "postgres")
+
+
+def test_a_process_that_has_it_open_is_a_use(
+    kernel: Kernel, system: System, capsys: pytest.CaptureFixture[str]
+) -> None:
+    system.processes = [PROCESS]
+    assert live(kernel) == 1
+    assert kernel.deleted == []
+    assert kernel.status.startswith("in use by postgres (PID 4711) on /dev/nvme0n1: nvme0 stays connected")
+    assert "<3>" in capsys.readouterr().err
+
+
+def test_a_process_is_no_matter_where_there_is_another_path(kernel: Kernel, system: System) -> None:
+    system.processes = [PROCESS]
+    system.paths = ["nvme0", "nvme1"]
+    assert live(kernel) == 0
+    assert kernel.deleted == ["nvme0"]
+
+
+def test_a_process_on_one_path_of_dm_multipath_itself_is_a_use(
+    kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the mount on top has another path."""
+    system.users = [DATA]
+    system.processes = [PROCESS]
+    paths_of = {"nvme0n1": ["nvme0"], "nvme1n1": ["nvme1"]}
+    monkeypatch.setattr(block, "siblings", lambda _: {"nvme1n1"})
+    monkeypatch.setattr(block, "usable_paths", paths_of.__getitem__)
+    assert live(kernel) == 1
+    assert kernel.status.startswith("in use by /data and 1 more")
+    system.processes = []
+    assert live(kernel) == 0
+    assert kernel.deleted == ["nvme0"]
+
+
+def test_nobody_looks_for_processes_before_the_end(kernel: Kernel, system: System) -> None:
+    looked: list[str] = []
+
+    def act() -> None:
+        time.sleep(0.2)
+        assert looked == []
+
+    system.processes = Watched(looked)
+    live(kernel, act)
+    assert looked
+
+
+class Watched(list[User]):
+    """Tells that somebody has looked at it."""
+
+    def __init__(self, looked: list[str]) -> None:
+        super().__init__()
+        self._looked = looked
+
+    def __iter__(self) -> Iterator[User]:
+        self._looked.append("looked")
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("how", ["an answer", "a sentence"])
+def test_at_a_shutdown_a_process_has_its_time_and_no_more(
+    kernel: Kernel,
+    system: System,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    how: str,
+) -> None:
+    monkeypatch.setattr(departure, "PROCESSES", 0.3 if how == "a sentence" else 60)
+    system.processes = [PROCESS]
+    system.state = "stopping"
+
+    def act() -> None:
+        stop()
+        until(lambda: kernel.status == "waiting to disconnect nvme0: in use by postgres (PID 4711) on /dev/nvme0n1")
+        assert kernel.deleted == []
+        if how == "an answer":
+            system.processes = []
+
+    assert live(kernel, act) == 0
+    assert kernel.deleted == ["nvme0"]
+    said = "nvme0 is not waited for any longer by a shutdown: in use by postgres (PID 4711)"
+    assert (said in capsys.readouterr().err) == (how == "a sentence")
+
+
+def test_a_mount_is_waited_for_beyond_that(kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(departure, "PROCESSES", 0)
+    system.users = [DATA]
+    system.processes = [PROCESS]
+    system.state = "stopping"
+
+    def act() -> None:
+        stop()
+        until(lambda: "in use by /data" in kernel.status)
+        time.sleep(0.2)
+        assert kernel.deleted == []
+        system.users = []
+
+    assert live(kernel, act) == 0
+    assert kernel.deleted == ["nvme0"]
+
+
+def test_a_path_that_does_not_answer_is_none(kernel: Kernel, system: System) -> None:
+    system.users = [DATA]
+    system.paths = ["nvme0", "nvme4"]
+    system.silent = {"nvme4"}
+    assert live(kernel) == 1
+    assert kernel.deleted == []
+    assert kernel.status.startswith("in use by /data, and its other path nvme4 does not answer: nvme0 stays connected")
+
+
+def test_what_cannot_be_told_is_looked_at_again_at_a_shutdown(
+    kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network goes when the worker has ended."""
+    system.state = "stopping"
+    told = False
+
+    def processes(_: list[str]) -> list[User]:
+        if not told:
+            raise UnknownError(errno.EACCES, "no right to look")
+        return []
+
+    monkeypatch.setattr(usage, "processes", processes)
+
+    def act() -> None:
+        nonlocal told
+        stop()
+        until(lambda: "in use by somebody (cannot tell: no right to look)" in kernel.status)
+        told = True
+
+    assert live(kernel, act) == 0
+    assert kernel.deleted == ["nvme0"]
+
+
+# The claims are held ---------------------------------------------------------------------------------------
+
+
+def test_claims_are_held_from_the_look_until_it_is_gone(
+    kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    delete = kernel.delete
+
+    def note(event: str) -> list[Any]:
+        events.append(event)
+        return []
+
+    def find(namespaces: list[str], claims: Claims) -> dict[str, list[User]]:
+        events.append("claimed")
+        return system.find(namespaces, claims)
+
+    def keep(_: Claims, names: set[str]) -> None:
+        events.append("released" if not names else "kept")
+
+    for target, name, value in (
+        (usage, "users", find),
+        (Claims, "keep", keep),
+        (disconnect, "_keep_udev_out", lambda _: note("udev is out")),
+        (usage, "processes", lambda _: note("looked for processes")),
+        (fabrics, "delete", lambda *given: (note("deleted"), delete(*given))),
+    ):
+        monkeypatch.setattr(target, name, value)
+    assert live(kernel) == 0
+    assert events == ["claimed", "udev is out", "claimed", "looked for processes", "deleted", "released"]
+    # Refused, nothing is left claimed.
+    events.clear()
+    system.users = [DATA]
+    assert live(kernel) == 1
+    assert events == ["claimed", "released"]
+
+
+def test_what_comes_while_udev_is_waited_for_is_a_use(
+    kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one more logical volume, which no claim on the others keeps from being made and mounted."""
+
+    def keep_udev_out(_: list[str]) -> list[int]:
+        system.users = [DATA]
+        return []
+
+    monkeypatch.setattr(disconnect, "_keep_udev_out", keep_udev_out)
+    assert live(kernel) == 1
+    assert kernel.deleted == []
+    assert kernel.status.startswith("in use by /data")
 
 
 # The system goes down -------------------------------------------------------------------------------------
@@ -383,14 +581,14 @@ def test_a_target_that_comes_back_is_waited_for(
         answer = one._wait_for("nvme0", [DATA])
         return answer.verdict if answer else None
 
-    assert verdict() == departure.WAIT
+    assert verdict() == disconnect.WAIT
     now += departure.SILENCE - 1
-    assert verdict() == departure.WAIT
+    assert verdict() == disconnect.WAIT
     kernel.set_state("nvme0", "live")
-    assert verdict() == departure.WAIT
+    assert verdict() == disconnect.WAIT
     kernel.set_state("nvme0", "connecting")
     now += 2
-    assert verdict() == departure.WAIT
+    assert verdict() == disconnect.WAIT
     now += departure.SILENCE + 1
     assert verdict() is None
     assert system.asked == 0
@@ -542,8 +740,48 @@ def test_of_two_paths_one_stays(kernel: Kernel, system: System, monkeypatch: pyt
         one.start()
     for one in threads:
         one.join()
-    assert sorted(answers) == [departure.DISCONNECTED, departure.REFUSE]
+    assert sorted(answers) == [disconnect.DISCONNECTED, disconnect.REFUSE]
     assert len(kernel.deleted) == 1
+
+
+def subsystem_of(kernel: Kernel) -> None:
+    folder = kernel.root / "sys/class/nvme-subsystem/nvme-subsys0"
+    folder.mkdir(parents=True)
+    (folder / "nvme0").touch()
+
+
+def test_another_path_that_does_not_end_its_disconnect(
+    kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disconnect, "TURN", 0.05)
+    monkeypatch.setattr(departure, "LAST_LOOK", 60)
+    subsystem_of(kernel)
+    lock = locks.take("nvme-subsys0", 0, "")
+    assert live(kernel) == 1
+    assert kernel.deleted == []
+    why = "another path of nvme-subsys0 is being disconnected; try again later"
+    assert kernel.status == f"cannot disconnect nvme0: {why}"
+
+    # A shutdown goes on waiting.
+    system.state = "stopping"
+
+    def act() -> None:
+        stop()
+        until(lambda: f"in use by somebody (cannot tell: {why})" in kernel.status)
+        os.close(lock)
+
+    assert live(kernel, act) == 0
+    assert kernel.deleted == ["nvme0"]
+
+
+@pytest.mark.usefixtures("system")
+def test_a_lock_that_any_user_can_take_keeps_nobody(kernel: Kernel) -> None:
+    subsystem_of(kernel)
+    fd = os.open(kernel.root / "sys/class/nvme-subsystem/nvme-subsys0", os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    assert live(kernel) == 0
+    assert kernel.deleted == ["nvme0"]
+    os.close(fd)
 
 
 def test_a_subsystem_that_goes_meanwhile_does_not_hide_ours(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -555,9 +793,9 @@ def test_a_subsystem_that_goes_meanwhile_does_not_hide_ours(kernel: Kernel, monk
     def stale(path: str) -> list[str]:
         return ["nvme-subsys0", "nvme-subsys1"] if path == str(root) else listdir(path)
 
-    monkeypatch.setattr(departure, "posix", SimpleNamespace(**{**vars(posix), "listdir": stale}))
-    lock = departure._lock_subsystem("nvme0")
-    assert lock >= 0
+    monkeypatch.setattr(disconnect, "posix", SimpleNamespace(**{**vars(posix), "listdir": stale}))
+    (lock,) = disconnect._lock_subsystem("nvme0", 1)
+    assert os.listdir(locks.DIRECTORY) == ["nvme-subsys1"]
     os.close(lock)
 
 

@@ -24,7 +24,8 @@ PARKED = re.compile(r"parked until \d\d:\d\d: (.*), 1 entry in its log page \(ge
 
 @pytest.fixture(autouse=True)
 def host(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(usage, "users", lambda _: [])
+    monkeypatch.setattr(usage, "users", lambda *_: {})
+    monkeypatch.setattr(usage, "processes", lambda _: [])
     monkeypatch.setattr(block, "namespaces", lambda _: [])
     kernel.log_pages = [page(entry("nqn.2024-08.com.example:vol1"), generation=number) for number in (1, 2, 3)]
 
@@ -210,7 +211,7 @@ def test_what_pretends_to_be_a_discovery_controller_and_is_in_use_stays(
 ) -> None:
     users = [User("mount", "/data")]
     monkeypatch.setattr(withdrawal, "LOOK_AGAIN", 0.05)
-    monkeypatch.setattr(usage, "users", lambda _: users)
+    monkeypatch.setattr(usage, "users", lambda *_: {"nvme0n1": users} if users else {})
     monkeypatch.setattr(block, "namespaces", lambda _: ["nvme0n1"])
 
     def act() -> None:

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from discoverd import locks
 from discoverd.kernel import mounts, usage
+from discoverd.kernel.claims import Claims
+from discoverd.kernel.openers import UnknownError
 
 from .fake_storage import Storage, install
 
@@ -22,8 +25,17 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     return made
 
 
+def found() -> list[usage.User]:
+    """Who uses nvme0n1."""
+    claims = Claims()
+    try:
+        return usage.users(["nvme0n1"], claims).get("nvme0n1", [])
+    finally:
+        claims.keep(set())
+
+
 def users() -> list[str]:
-    return [user.text for user in usage.users("nvme0n1")]
+    return [user.text for user in found()]
 
 
 def test_nobody(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +131,115 @@ def test_a_claim_that_lasts_a_moment_is_none(storage: Storage, monkeypatch: pyte
 def test_what_cannot_be_told_is_an_error(storage: Storage) -> None:
     storage.open_errors["nvme0n1"] = errno.EACCES
     with pytest.raises(PermissionError):
-        usage.users("nvme0n1")
+        found()
+
+
+# Claims ---------------------------------------------------------------------------------------------------
+
+
+def test_what_nobody_uses_is_claimed(storage: Storage) -> None:
+    storage.namespace("nvme0n2", "nvme0")
+    storage.partition("nvme0n1p1", "nvme0n1")
+    storage.partition("nvme0n2p1", "nvme0n2")
+    storage.partition("nvme0n2p2", "nvme0n2")
+    storage.device("dm-0", "nvme0n2p1")
+    storage.loop("loop0", "/dev/nvme0n2p2")
+    claims = Claims()
+    assert usage.users(["nvme0n1", "nvme0n2"], claims) == {}
+    assert set(storage.ours) == {"nvme0n1", "dm-0", "nvme0n2p2", "loop0"}
+    # Looked at again, what has come since is claimed as well.
+    storage.device("dm-1", "nvme0n2p1")
+    assert usage.users(["nvme0n1", "nvme0n2"], claims) == {}
+    assert set(storage.ours) == {"nvme0n1", "dm-0", "dm-1", "nvme0n2p2", "loop0"}
+    storage.mount("dm-1", "/data", claim=False)
+    claims.keep(set())
+    storage.claimed.add("dm-1")
+    assert list(usage.users(["nvme0n1", "nvme0n2"], claims)) == ["nvme0n2"]
+    # What is in use is not kept from others who use it too.
+    assert set(storage.ours) == {"nvme0n1"}
+    claims.keep(set())
+    assert storage.ours == {}
+
+
+def test_one_device_on_two_namespaces_of_a_controller_is_claimed_once(storage: Storage) -> None:
+    storage.namespace("nvme0n2", "nvme0")
+    storage.device("md0", "nvme0n1", "nvme0n2")
+    claims = Claims()
+    assert usage.users(["nvme0n1", "nvme0n2"], claims) == {}
+    assert set(storage.ours) == {"md0"}
+    claims.keep(set())
+
+
+def rival(storage: Storage) -> Path:
+    """Another worker, which disconnects the other half of md0."""
+    storage.device("nvme1n1")
+    storage.device("md0", "nvme0n1", "nvme1n1")
+    storage.claimed.add("md0")
+    return storage.process(77, "python3", f"{locks.DIRECTORY}/nvme-subsys1", "/dev/md0")
+
+
+def test_another_disconnect_is_waited_for_and_kept_waiting_by_nothing(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rival(storage)
+    slept: list[dict[str, int]] = []
+
+    def sleep(_: float) -> None:
+        slept.append(dict(storage.ours))
+        if len(slept) == 3:
+            storage.claimed.discard("md0")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert users() == []
+    assert slept == [{}, {}, {}]
+
+
+def test_another_disconnect_that_does_not_end(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    rival(storage)
+    monkeypatch.setattr(usage, "_OTHERS", 0)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with pytest.raises(UnknownError, match="/dev/md0 lies on another controller too"):
+        found()
+
+
+# Processes that have it open without a claim --------------------------------------------------------------
+
+
+def test_processes(storage: Storage) -> None:
+    storage.process(7, "postgres", "/dev/nvme0n1")
+    (one,) = usage.processes(["nvme0n1"])
+    assert (one.kind, one.text) == ("process", "postgres (PID 7) on /dev/nvme0n1")
+    # It has claimed nothing.
+    assert users() == []
+
+
+def test_who_has_a_look_is_no_user(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But who comes while one of them leaves is one."""
+    looks = [7, 8, 9]
+
+    def sleep(_: float) -> None:
+        for process in storage.proc.glob("[789]"):
+            (process / "fd/0").unlink(missing_ok=True)
+        if looks:
+            storage.process(looks.pop(), "blkid", "/dev/nvme0n1")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    sleep(0)
+    assert usage.processes(["nvme0n1"]) == []
+    storage.process(6, "lsblk", "/dev/nvme0n1")
+
+    def replaced(_: float) -> None:
+        (storage.proc / "6/fd/0").unlink(missing_ok=True)
+        if not (storage.proc / "66").exists():
+            storage.process(66, "qemu", "/dev/nvme0n1")
+
+    monkeypatch.setattr(time, "sleep", replaced)
+    assert [user.process for user in usage.processes(["nvme0n1"])] == [66]
+
+
+def test_another_disconnect_is_no_user(storage: Storage) -> None:
+    storage.process(77, "python3", f"{locks.DIRECTORY}/nvme-subsys1", "/dev/nvme0n1")
+    assert usage.processes(["nvme0n1"]) == []
 
 
 # Mount namespaces -----------------------------------------------------------------------------------------
@@ -175,12 +295,12 @@ def test_a_name_cannot_forge_a_line(storage: Storage) -> None:
 @pytest.mark.parametrize(("target", "system"), [("/", True), ("/usr", True), ("/data", False), ("/usr/local", False)])
 def test_carries_system(storage: Storage, target: str, system: bool) -> None:
     storage.mount("nvme0n1", target)
-    assert usage.carries_system(usage.users("nvme0n1")) is system
+    assert usage.carries_system(found()) is system
 
 
 def test_a_root_in_a_container_is_not_the_systems(storage: Storage) -> None:
     storage.mount("nvme0n1", "/", process=4711)
-    assert not usage.carries_system(usage.users("nvme0n1"))
+    assert not usage.carries_system(found())
 
 
 def test_what_the_initial_ram_disk_mounts_is_the_systems(storage: Storage) -> None:
@@ -190,7 +310,7 @@ def test_what_the_initial_ram_disk_mounts_is_the_systems(storage: Storage) -> No
     )
     assert mounts.system_targets() == {"/", "/usr", "/var/lib/big one"}
     storage.mount("nvme0n1", "/var/lib/big one")
-    assert usage.carries_system(usage.users("nvme0n1"))
+    assert usage.carries_system(found())
 
 
 def test_system_subsystems(storage: Storage) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from discoverd import registry, state
-from discoverd.kernel import block, usage
+from discoverd.kernel import block, paths, usage
 from discoverd.kernel.usage import User
 from discoverd.worker import controller, departure, discovery, withdrawal
 
@@ -26,7 +26,9 @@ WITHDRAWN = {"withdrawn": True, "note": NOTE, "disconnect": "ours"}
 def users(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> list[User]:
     """Who uses the only namespace; there is no other path to it."""
     found: list[User] = []
-    monkeypatch.setattr(usage, "users", lambda _: list(found))
+    monkeypatch.setattr(usage, "users", lambda *_: {"nvme0n1": list(found)} if found else {})
+    monkeypatch.setattr(usage, "processes", lambda _: [])
+    monkeypatch.setattr(paths, "_answering", lambda others: set().union(*others))
     monkeypatch.setattr(block, "namespaces", lambda _: ["nvme0n1"])
     monkeypatch.setattr(block, "usable_paths", lambda _: ["nvme0"])
     monkeypatch.setattr(withdrawal, "SOAK", 0.05)
@@ -93,6 +95,41 @@ def test_in_use_only_a_path_that_stays_is_another_one(
         assert kernel.deleted == deleted
 
     play(INSTANCE, kernel, act, specify())
+
+
+def test_what_a_process_has_open_stays_until_it_has_not(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = [User("process", "/dev/nvme0n1", 4711, "postgres")]
+    monkeypatch.setattr(usage, "processes", lambda _: list(processes))
+    monkeypatch.setattr(block, "nodes", lambda name: [(0, "259:0", f"/dev/{name}")])
+
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        tell(**WITHDRAWN)
+        until(lambda: kernel.status.endswith("and stays: in use by postgres (PID 4711) on /dev/nvme0n1"))
+        assert kernel.deleted == []
+        processes.clear()
+        until(lambda: kernel.deleted)
+
+    assert play(INSTANCE, kernel, act, specify()) == 0
+
+
+def test_a_path_that_does_not_answer_is_none(
+    kernel: Kernel, users: list[User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users.append(User("mount", "/data"))
+    silent = {"nvme1"}
+    monkeypatch.setattr(block, "usable_paths", lambda _: ["nvme0", "nvme1"])
+    monkeypatch.setattr(paths, "_answering", lambda others: set().union(*others) - silent)
+
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        tell(**WITHDRAWN)
+        until(lambda: kernel.status.endswith("in use by /data, and its other path nvme1 does not answer"))
+        assert kernel.deleted == []
+        silent.clear()
+        until(lambda: kernel.deleted)
+
+    assert play(INSTANCE, kernel, act, specify()) == 0
 
 
 def test_a_shutdown_is_waited_for_without_a_busy_loop(

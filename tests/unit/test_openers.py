@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who has a device open: found among all descriptors of all processes."""
+
+import errno
+import os
+import stat
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from discoverd import locks
+from discoverd.kernel import block, mounts, openers
+
+from .fake_kernel import until
+from .fake_storage import Storage, install
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    made = Storage(tmp_path)
+    install(made, monkeypatch)
+    made.controller("nvme0")
+    made.namespace("nvme0n1", "nvme0")
+    made.partition("nvme0n1p1", "nvme0n1")
+    made.generic("ng0n1")
+    return made
+
+
+def find(*names: str) -> list[tuple[int, str, str]]:
+    return [(one.process, one.program, one.path) for one in openers.find(list(names or ("nvme0n1", "nvme0n1p1")))]
+
+
+def test_nobody(storage: Storage) -> None:
+    storage.process(7, "bash", "/dev/null", "/dev/tty1", "socket:[17]", "/srv/dead-nfs/dev/nvme0n1")
+    assert find() == []
+
+
+def test_each_way_to_open_it(storage: Storage) -> None:
+    storage.process(7, "dd", "/dev/null", "/dev/nvme0n1", "/dev/nvme0n1")
+    storage.process(8, "nvme", "/dev/ng0n1")
+    storage.process(9, "qemu\nforged", "/dev/nvme0n1p1")
+    assert sorted(find()) == [
+        (7, "dd", "/dev/nvme0n1"),
+        (8, "nvme", "/dev/ng0n1"),
+        (9, "qemu?forged", "/dev/nvme0n1p1"),
+    ]
+    assert find("nvme0n1p1") == [(9, "qemu?forged", "/dev/nvme0n1p1")]
+    assert find("dm-7") == []
+
+
+def test_another_name_for_it(storage: Storage) -> None:
+    """A container has device files of its own."""
+    storage.nodes["/dev/disk"] = storage.nodes["/dev/nvme0n1"]
+    storage.process(7, "qemu", "/dev/disk")
+    assert find() == [(7, "qemu", "/dev/nvme0n1")]
+
+
+def test_not_this_process(storage: Storage) -> None:
+    storage.process(os.getpid(), "python3", "/dev/nvme0n1")
+    assert find() == []
+
+
+@pytest.mark.parametrize(
+    ("group", "counts"),
+    [
+        ("/system.slice/systemd-udevd.service/udev", False),
+        ("/system.slice/systemd-udevd.service", False),
+        ("/system.slice/multipathd.service", False),
+        ("/system.slice/not-multipathd.service", True),
+        ("/system.slice/multipathd.service.d", True),
+        ("/user.slice/user-1000.slice/user@1000.service/app.slice/multipathd.service", True),
+        ("/user.slice/user-1000.slice/user@1000.service/system.slice/multipathd.service", True),
+    ],
+)
+def test_services_that_are_no_users(storage: Storage, group: str, counts: bool) -> None:
+    storage.process(7, "x", "/dev/nvme0n1", group=group)
+    assert bool(find()) == counts
+
+
+def test_a_name_is_no_excuse(storage: Storage) -> None:
+    storage.process(7, "multipathd", "/dev/nvme0n1", group="/user.slice/user-1000.slice")
+    assert len(find()) == 1
+
+
+def test_one_that_is_at_a_disconnect_is_marked(storage: Storage) -> None:
+    storage.process(7, "python3", f"{locks.DIRECTORY}/nvme-subsys3", "/dev/nvme0n1")
+    storage.process(8, "python3", "/dev/nvme0n1", "/run/discoverd/wake")
+    assert {one.process: one.ours for one in openers.find(["nvme0n1"])} == {7: True, 8: False}
+
+
+def deny(monkeypatch: pytest.MonkeyPatch, call: str, path: str, number: int) -> None:
+    """Let one call fail for one path."""
+    system = vars(vars(openers)["posix"])
+
+    def act(given: str) -> object:
+        if given == path:
+            raise OSError(number, os.strerror(number))
+        return system[call](given)
+
+    monkeypatch.setattr(openers, "posix", SimpleNamespace(**{**system, call: act}))
+
+
+@pytest.mark.parametrize("call", ["listdir", "readlink", "stat"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_a_process_that_cannot_be_looked_into(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    folder = storage.process(7, "postgres", "/dev/nvme0n1")
+    deny(monkeypatch, call, f"{folder}/fd" if call == "listdir" else f"{folder}/fd/0", number)
+    with pytest.raises(openers.UnknownError, match=r"what process 7 \(postgres\) has open"):
+        find()
+    # One that has ended, and a thread of the kernel, have nothing open.
+    stat = (folder / "stat").read_text()
+    for ended in (stat.replace(" S ", " Z "), stat.replace(" 4194560 ", f" {4194560 | 0x200000} ")):
+        (folder / "stat").write_text(ended)
+        assert find() == []
+    (folder / "stat").unlink()
+    assert find() == []
+
+
+@pytest.mark.parametrize("call", ["readlink", "stat"])
+def test_a_descriptor_that_is_closed_meanwhile(storage: Storage, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    folder = storage.process(7, "x", "/dev/nvme0n1")
+    deny(monkeypatch, call, f"{folder}/fd/0", errno.ENOENT)
+    assert find() == []
+
+
+def test_a_real_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A descriptor that the kernel shows, of a device that is there everywhere."""
+    monkeypatch.setattr(block, "nodes", lambda _: [(stat.S_IFCHR, "1:5", "/dev/zero")])
+    monkeypatch.setattr(mounts, "PROC", str(tmp_path))
+    with Path("/dev/zero").open() as file, subprocess.Popen(["sleep", "60"], stdin=file) as process:
+        (tmp_path / str(process.pid)).symlink_to(f"/proc/{process.pid}")
+        try:
+            until(lambda: find() == [(process.pid, "sleep", "/dev/zero")])
+        finally:
+            process.kill()
