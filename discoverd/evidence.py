@@ -141,7 +141,7 @@ class Evidence:
         if starting:
             # It has not listed all that it has yet.
             for gap in self._gaps.values():
-                if not gap.direct:
+                if not gap.direct and not gap.proved:
                     gap.since, gap.readings = reading.time, 0
         before = last.listed if last is not None else {}
         # The same controller may be asked for in other words, as another unit.

@@ -240,6 +240,18 @@ def test_the_share_counts_what_goes_one_after_another() -> None:
     assert page.absent == {"vol5", "vol6"}
 
 
+def test_what_is_proved_does_not_go_again_when_the_generation_goes_back() -> None:
+    page = Page(*VOLUMES)
+    page.connection = "2"
+    for _ in range(4):
+        page.read(*VOLUMES[5:], after=MINUTE)
+    assert len(page.absent) == 5
+    page.generation = 0
+    page.read(*VOLUMES[5:], after=HELD_SECONDS)
+    page.read(*VOLUMES[6:])
+    assert (len(page.absent), page.waits) == (6, {})
+
+
 def test_one_controller_may_always_go() -> None:
     page = Page("vol0", "vol1")
     page.read("vol0")
