@@ -175,11 +175,17 @@ class Evidence:
         """Drop what no rule needs any more."""
         old = reading.time - HELD_SECONDS
         self._gaps = {unit: gap for unit, gap in self._gaps.items() if unit in referred or gap.since > old}
-        recent = reading.time - DAMPING_WINDOW
-        returns = {unit: [one for one in times if one > recent] for unit, times in self._returns.items()}
+        returns = {
+            unit: [one for one in times if one > self._opened(unit, reading) - DAMPING_WINDOW]
+            for unit, times in self._returns.items()
+        }
         self._returns = {unit: times for unit, times in returns.items() if times}
         keep = reading.listed.keys() | referred.keys() | self._gaps.keys()
         self._asked = {unit: asked for unit, asked in self._asked.items() if unit in keep}
+
+    def _opened(self, unit: str, reading: Reading) -> float:
+        """Return since when a unit is missing, the time of the reading if it is not."""
+        return self._gaps[unit].since if unit in self._gaps else reading.time
 
     def confirm(self, units: Collection[str]) -> None:
         """Take an administrator's word for the gaps of these units."""

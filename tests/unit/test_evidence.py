@@ -305,6 +305,20 @@ def test_what_comes_and_goes_is_kept_longer_each_time() -> None:
     assert held == [0, 0, DAMPING_SECONDS, 2 * DAMPING_SECONDS, 4 * DAMPING_SECONDS]
 
 
+def test_what_comes_and_goes_is_not_forgotten_while_it_is_kept_for_that() -> None:
+    page = Page(*VOLUMES)
+    for pause in (0, 10 * MINUTE - 30):
+        page.read(*VOLUMES[1:], after=pause)
+        assert page.absent == {"vol0"}
+        page.read(*VOLUMES)
+    page.read(*VOLUMES[1:])
+    # The first return is more than ten minutes ago, and was not when it went.
+    page.read(*VOLUMES[1:], after=DAMPING_SECONDS - 10)
+    assert page.waits == {"vol0": Wait.DAMPING}
+    page.read(*VOLUMES[1:], after=10)
+    assert page.absent == {"vol0"}
+
+
 def test_what_came_and_went_long_ago_goes_at_once() -> None:
     page = Page(*VOLUMES)
     for _ in range(5):
