@@ -104,6 +104,8 @@ class _Gap:
     confirmed: bool = False
     proved: bool = False
     withdrawn: bool = False
+    # How many controllers went with it.
+    weight: int = 0
 
 
 class Evidence:
@@ -213,7 +215,7 @@ class Evidence:
             for unit, gap in self._gaps.items()
             if gap.since > reading.time - HELD_SECONDS and (gap.withdrawn or not wanted(unit))
         }
-        losing = sum(weight(unit) for unit in lost)
+        losing = sum(gap.weight if gap.withdrawn else weight(unit) for unit, gap in lost.items())
         total = losing + sum(weight(unit) for unit in reading.listed)
         over = losing > max(1, total * share // 100)
         absent = set()
@@ -229,7 +231,8 @@ class Evidence:
                     continue
                 gap.proved = True
             absent.add(unit)
-            gap.withdrawn = gap.withdrawn or not wanted(unit)
+            if not gap.withdrawn and not wanted(unit):
+                gap.withdrawn, gap.weight = True, weight(unit)
         return Verdict(frozenset(absent), pending, total)
 
     def _pending(

@@ -273,6 +273,17 @@ def test_a_referral_counts_with_what_only_it_leads_to() -> None:
     assert page.waits == {"vol0": Wait.SHARE}
 
 
+def test_a_referral_that_has_gone_counts_with_what_went_with_it() -> None:
+    page = Page(*VOLUMES)
+    page.weights[f"vol0@{FIRST}"] = 3
+    page.read(*VOLUMES[1:])
+    assert page.absent == {"vol0"}
+    page.forget()
+    page.weights.clear()
+    page.read(*VOLUMES[4:])
+    assert page.waits == dict.fromkeys(("vol1", "vol2", "vol3"), Wait.SHARE)
+
+
 def test_what_others_ask_for_takes_nothing_of_the_share() -> None:
     page = Page(*VOLUMES)
     page.wanted = {f"vol{number}@{FIRST}" for number in range(10)}
