@@ -215,7 +215,12 @@ class LogPages:
             def stays(unit: str, theirs: Mapping[str, Target] = theirs) -> bool:
                 return unit in wanted.asked or theirs.get(unit) in wanted.targets
 
-            verdict = self._evidence[instance].judge(theirs, stays, lambda unit: 1 + counts.get(unit, 0), share)
+            def weight(unit: str, instance: str = instance) -> int:
+                below = counts.get(unit, 0)
+                # With a referral to what others ask for as well nothing goes.
+                return 1 + below if below and all(one.origin == instance for one in wanted.asked.get(unit, ())) else 1
+
+            verdict = self._evidence[instance].judge(theirs, stays, weight, share)
             read = self._pages[instance]
             # The page lists it, but another unit stands for that by now.
             targets = {one.target for one in wanted.of(instance)}

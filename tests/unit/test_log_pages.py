@@ -10,7 +10,7 @@ import pytest
 from discoverd.candidate import CONFIGURATION, SOURCES, Candidate, Refusal
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Role, Secrets
-from discoverd.evidence import Asked
+from discoverd.evidence import Asked, Wait
 from discoverd.planner import Known
 from discoverd.sources import discovery_log, log_pages
 from discoverd.sources.configured import Configured, configured
@@ -554,6 +554,24 @@ def test_all_pages_together_have_a_limit(site: Site, monkeypatch: pytest.MonkeyP
     assert found.complete == {DC1, DC2, dc(7)}
     assert site.pages.whole == {DC1}
     assert [one.what for one in found.refusals] == ["1 entries", "1 entries"]
+
+
+# The share of what a page lists ----------------------------------------------------------------------------
+
+
+def test_a_referral_to_who_is_asked_for_anyway_makes_no_room(site: Site) -> None:
+    """To itself, or back to who leads there: none of what they lead to would go with it."""
+    volumes = tuple("abcdefgh")
+    old = {DC1: Known("in 1.conf", CONFIGURATION, target=("tcp", "192.0.2.1", "8009", DISCOVERY_NQN))}
+    old |= {dc(7): referral_of(DC1)}
+    old |= known(DC1, *(f"root{number}" for number in range(8))) | known(dc(7), *volumes)
+    site.put(DC1, leading(7, lists=tuple(f"root{number}" for number in range(8))))
+    site.ask(ROOT, old=old)
+    for lists in (volumes, volumes[3:]):
+        site.put(dc(7), leading(1, 7, lists=lists))
+        site.ask(ROOT, old=old)
+    pending = site.pages.pending[dc(7)]
+    assert {unit: one.wait for unit, one in pending.items()} == {instance(one): Wait.SHARE for one in "abc"}
 
 
 # News -----------------------------------------------------------------------------------------------------
