@@ -21,10 +21,16 @@ VENV = "/opt/venv"
 SOURCES = "/opt/discoverd"
 REQUIREMENTS = PROJECT / "tests/requirements.txt"
 NOT_COPIED = (".cache", ".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "build")
-# A mount namespace of its own: all that is mounted goes with the process.
-UNSHARE = ("unshare", "--mount", "--propagation", "private")
+# A mount namespace of its own. Where the root is no mount, as in a chroot, unshare cannot keep its mounts from the host
+# it came from: so the tree becomes a mount, and private with all in it, and goes before the process does.
+UNSHARE = ("unshare", "--mount", "--propagation", "unchanged")
 ENTER = """
-mount -t proc proc "$0/proc" && mount -t sysfs sysfs "$0/sys" && mount --rbind /dev "$0/dev" && exec chroot "$0" "$@"
+mount --bind "$0" "$0" || exit 1
+mount --make-private "$0" && mount -t proc proc "$0/proc" && mount -t sysfs sysfs "$0/sys" &&
+    mount --rbind /dev "$0/dev" && mount --make-rprivate "$0" && chroot "$0" "$@"
+status=$?
+mount --make-rprivate "$0" && umount --lazy "$0"
+exit $status
 """
 
 
