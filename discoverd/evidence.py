@@ -5,7 +5,7 @@ Pure: readings go in, the controllers whose absence is proved come out, and why 
 a controller that the discovery controller has listed and that is not in the page now (a gap):
 
 - A page that was not understood whole, or that lists no storage, proves nothing, and the page after it is compared
-  with none.
+  with none. What it does list is listed.
 - A page proves nothing about what it was not asked for, nor about what an entry that cannot be used could have been.
 - A gap that opens between two readings on one connection, whose generations do not go back, is proved at once. Any
   other may be that of a controller that has started anew and does not list everything yet: it is proved by
@@ -124,8 +124,6 @@ class Evidence:
     def read(self, reading: Reading, referred: Mapping[str, Target]) -> None:
         """Take a new reading. ``referred`` has the units that this discovery controller is known to have listed."""
         last, self._last = self._last, reading
-        if reading.doubt:
-            return
         went_back = last is not None and reading.generation < last.generation
         continues = (
             last is not None
@@ -145,9 +143,18 @@ class Evidence:
             for gap in self._gaps.values():
                 if not gap.direct and not gap.proved:
                     gap.since, gap.readings = reading.time, 0
-        before = last.listed if last is not None else {}
         # The same controller may be asked for in other words, as another unit.
         targets = frozenset(reading.listed.values())
+        if reading.doubt:
+            # What it lists is there all the same. If it has started anew, counting begins with the next page.
+            self._gaps = {
+                unit: gap
+                for unit, gap in self._gaps.items()
+                if referred.get(unit) not in targets and (gap.direct or gap.proved or not starting)
+            }
+            self._forget(reading, referred)
+            return
+        before = last.listed if last is not None else {}
         self._unknown = {}
         for unit, target in {**before, **referred}.items():
             if target in targets:

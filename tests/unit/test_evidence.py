@@ -181,6 +181,40 @@ def test_page_in_doubt_takes_no_proof_back() -> None:
     assert page.absent == {"vol0"}
 
 
+def test_what_a_page_in_doubt_lists_is_listed_again() -> None:
+    page = Page(*VOLUMES)
+    page.read(*VOLUMES[1:])
+    assert page.absent == {"vol0"}
+    page.read(*VOLUMES, doubt="1 entry of its log page cannot be read")
+    page.read(*VOLUMES[1:])
+    assert (page.absent, page.waits) == (set(), {"vol0": Wait.CONFIRMATION})
+
+
+@pytest.mark.parametrize("volumes", [VOLUMES[2:], VOLUMES[1:]])
+def test_page_in_doubt_shows_that_it_has_started_anew(volumes: list[str]) -> None:
+    """Its generation goes back, or what was missing comes back."""
+    page = Page(*VOLUMES)
+    page.connection = "2"
+    for _ in range(2):
+        page.read(*VOLUMES[2:], after=MINUTE)
+    page.generation = 0 if volumes == VOLUMES[2:] else page.generation
+    page.read(*volumes, after=MINUTE, doubt="1 entry of its log page cannot be read")
+    for _ in range(3):
+        page.read(*VOLUMES[2:], after=MINUTE)
+        assert page.absent == set()
+    page.read(*VOLUMES[2:], after=MINUTE)
+    assert page.absent == {"vol0", "vol1"}
+
+
+def test_page_in_doubt_counts_for_what_was_asked_for() -> None:
+    page = Page(addresses=(SECOND,))
+    page.read(*VOLUMES, asked=Asked.ONE_PORT)
+    page.read(*VOLUMES, doubt="1 entry of its log page cannot be read")
+    for _ in range(5):
+        page.read(*VOLUMES[1:], asked=Asked.ONE_PORT, after=MINUTE)
+    assert page.waits == {"vol0": Wait.UNKNOWN}
+
+
 def test_entry_that_cannot_be_used_may_be_any_path_of_its_subsystem() -> None:
     page = Page("vol0", "vol1", addresses=(FIRST, SECOND))
     page.read("vol0", "vol1", addresses=(FIRST,), doubtful=("vol0",))
