@@ -13,6 +13,8 @@ a controller that the discovery controller has listed and that is not in the pag
   goes back.
 - More gaps within ``HELD_SECONDS`` than a share of what was listed, and more than one, are held back for so long, or
   until an administrator confirms them.
+- What waits for any of this begins to wait anew, as a gap of the second kind, when the controller starts anew
+  meanwhile, or is not read for ``SILENCE_SECONDS``.
 - A controller that was withdrawn and listed again several times within ``DAMPING_WINDOW`` is kept longer each time.
 
 What is proved stays so until the controller is listed again. Nothing is kept over a restart: the first reading after it
@@ -30,6 +32,7 @@ from discoverd.candidate import Target
 CONFIRM_SECONDS = 150
 CONFIRM_READINGS = 3
 HELD_SECONDS = 900
+SILENCE_SECONDS = 300
 # So many returns within the window count as oscillation.
 DAMPING_WINDOW = 600
 DAMPING_RETURNS = 2
@@ -86,26 +89,31 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the readings so far prove. ``absent`` and the keys of ``pending`` are units; ``listed`` is how many the page
-    lists, with those that it has listed within ``HELD_SECONDS``.
+    """What the readings so far prove. ``absent`` and the keys of ``pending`` are units.
+
+    ``waiting`` are those of them that go when more readings, or an administrator, have proved it. ``listed`` is how
+    many the page lists, with those that wait or went within ``HELD_SECONDS``. ``settled``: the page has said the same
+    for long enough to be believed about what it never listed, too.
     """
 
     absent: frozenset[str] = frozenset()
     pending: Mapping[str, Pending] = field(default_factory=dict)
+    waiting: frozenset[str] = frozenset()
     listed: int = 0
+    settled: bool = False
 
 
 @dataclass(slots=True)
 class _Gap:
     since: float
-    # Opened between two readings on one connection.
+    # Opened between two readings on one connection, and the controller has not started anew since.
     direct: bool
     readings: int = 1
     confirmed: bool = False
     proved: bool = False
     withdrawn: bool = False
-    # How many controllers went with it.
-    weight: int = 0
+    # With which others it went, and how many controllers those were with all that they led to.
+    batch: tuple[int, int] = (0, 0)
 
 
 class Evidence:
@@ -120,44 +128,53 @@ class Evidence:
         self._asked: dict[str, Asked] = {}
         # When a unit that had been withdrawn was listed again.
         self._returns: dict[str, list[float]] = {}
+        # What the last page lists that was listed before.
+        self._old: frozenset[str] = frozenset()
+        # Since when, and for how many readings, the page has not changed after a start.
+        self._unchanged = (0.0, 0)
+        self._settled = False
+        self._batches = 0
 
     def read(self, reading: Reading, referred: Mapping[str, Target]) -> None:
         """Take a new reading. ``referred`` has the units that this discovery controller is known to have listed."""
-        last, self._last = self._last, reading
+        last = self._last
+        if last is not None and (last.time, last.connection, last.generation) == (
+            reading.time,
+            reading.connection,
+            reading.generation,
+        ):
+            return  # The same one once more: its file was read twice.
+        self._last = reading
         went_back = last is not None and reading.generation < last.generation
-        continues = (
-            last is not None
-            and not last.doubt
-            and not went_back
-            and bool(reading.connection)
-            and reading.connection == last.connection
-        )
+        connected = last is not None and bool(reading.connection) and reading.connection == last.connection
+        silent = last is not None and reading.time - last.time > SILENCE_SECONDS
         came_back = [unit for unit in self._gaps if unit in reading.listed]
-        starting = went_back or any(not self._gaps[unit].direct for unit in came_back)
+        starting = went_back or silent or any(not self._gaps[unit].direct for unit in came_back)
         for unit in came_back:
             if self._gaps.pop(unit).withdrawn:
                 self._returns.setdefault(unit, []).append(reading.time)
         self._asked |= dict.fromkeys(reading.listed, reading.asked)
-        if starting:
-            # It has not listed all that it has yet.
-            for gap in self._gaps.values():
-                if not gap.direct and not gap.proved:
-                    gap.since, gap.readings = reading.time, 0
+        # It may not list all that it has yet.
+        anew = set()
+        for unit, gap in self._gaps.items():
+            if not gap.proved and (starting if not gap.direct else went_back or silent or not connected):
+                gap.since, gap.direct, gap.readings = reading.time, False, 0
+                anew.add(unit)
+        self._settle(reading, last, went_back, connected)
         # The same controller may be asked for in other words, as another unit.
         targets = frozenset(reading.listed.values())
         if reading.doubt:
-            # What it lists is there all the same. If it has started anew, counting begins with the next page.
+            # What it lists is there all the same. Counting begins with the next page.
             self._gaps = {
-                unit: gap
-                for unit, gap in self._gaps.items()
-                if referred.get(unit) not in targets and (gap.direct or gap.proved or not starting)
+                unit: gap for unit, gap in self._gaps.items() if referred.get(unit) not in targets and unit not in anew
             }
             self._forget(reading, referred)
             return
+        continues = connected and last is not None and not last.doubt and not went_back
         before = last.listed if last is not None else {}
         self._unknown = {}
         for unit, target in {**before, **referred}.items():
-            if target in targets:
+            if unit in reading.listed or target in targets:
                 self._gaps.pop(unit, None)
             elif why := self._out_of_reach(reading, unit, target):
                 self._unknown[unit] = why
@@ -167,7 +184,21 @@ class Evidence:
                 self._gaps[unit].readings += 1
             else:
                 self._gaps[unit] = _Gap(reading.time, continues and unit in before)
+        self._old = frozenset(unit for unit in reading.listed if unit in before or unit in referred)
         self._forget(reading, referred)
+
+    def _settle(self, reading: Reading, last: Reading | None, went_back: bool, connected: bool) -> None:
+        """See whether the page has said the same for long enough since the controller started, or we did."""
+        changed = last is None or reading.listed.keys() != last.listed.keys()
+        anew = last is None or last.doubt or went_back or (changed and not connected)
+        if anew or reading.doubt:
+            self._settled = False
+        since, count = self._unchanged
+        if anew or changed or reading.doubt:
+            since, count = reading.time, 0
+        self._unchanged = since, 0 if reading.doubt else count + 1
+        enough = self._unchanged[1] >= CONFIRM_READINGS and reading.time - since >= CONFIRM_SECONDS
+        self._settled = self._settled or enough
 
     def _out_of_reach(self, reading: Reading, unit: str, target: Target) -> str:
         """Return why the page says nothing about a unit that it does not list, '' if it does."""
@@ -206,13 +237,13 @@ class Evidence:
         self,
         referred: Mapping[str, Target],
         wanted: Callable[[str], bool],
-        weight: Callable[[str], int],
+        weigh: Callable[[Collection[str]], int],
         share: int,
     ) -> Verdict:
         """Say what is proved now. Of a page that proves nothing, nothing is.
 
-        ``wanted`` tells that a unit stays, whatever this page says. ``weight`` is how many controllers would go with a
-        unit. ``share`` is in per cent.
+        ``wanted`` tells that a unit stays, whatever this page says. ``weigh`` is how many controllers would go with
+        some units. ``share`` is in per cent.
         """
         reading = self._last
         if reading is None or reading.doubt:
@@ -222,25 +253,39 @@ class Evidence:
             for unit, gap in self._gaps.items()
             if gap.since > reading.time - HELD_SECONDS and (gap.withdrawn or not wanted(unit))
         }
-        losing = sum(gap.weight if gap.withdrawn else weight(unit) for unit, gap in lost.items())
-        total = losing + sum(weight(unit) for unit in reading.listed)
+        losing = sum(size for _, size in {gap.batch for gap in lost.values() if gap.withdrawn})
+        losing += weigh([unit for unit, gap in lost.items() if not gap.withdrawn])
+        # The second of two referrals to the same takes with it what the first one has left.
+        losing = max(losing, weigh(list(lost)))
+        total = losing + weigh(self._old)
         over = losing > max(1, total * share // 100)
         absent = set()
         pending = {unit: Pending(Wait.UNKNOWN, why) for unit, why in self._unknown.items() if unit in referred}
+        waiting = set()
+        going: list[str] = []
         for unit in referred:
             gap = self._gaps.get(unit)
             if gap is None or unit in pending:
                 continue
+            stays = wanted(unit)
             if not gap.proved:
                 held = self._pending(unit, gap, reading, over and unit in lost, losing, total, share)
                 if held is not None:
                     pending[unit] = held
+                    if not stays:
+                        waiting.add(unit)
                     continue
                 gap.proved = True
             absent.add(unit)
-            if not gap.withdrawn and not wanted(unit):
-                gap.withdrawn, gap.weight = True, weight(unit)
-        return Verdict(frozenset(absent), pending, total)
+            if not gap.withdrawn and not stays:
+                gap.withdrawn = True
+                going.append(unit)
+        if going:
+            self._batches += 1
+            for unit in going:
+                self._gaps[unit].batch = self._batches, weigh(going)
+        listed = len(reading.listed.keys() | lost.keys() | waiting)
+        return Verdict(frozenset(absent), pending, frozenset(waiting), listed, self._settled)
 
     def _pending(
         self, unit: str, gap: _Gap, reading: Reading, over: bool, losing: int, total: int, share: int

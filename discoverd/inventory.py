@@ -23,7 +23,7 @@ from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
 from discoverd.config.settings import Settings
 from discoverd.evidence import Wait
-from discoverd.planner import Answer, Known, Report
+from discoverd.planner import Answer, HeldBack, Known, Report
 from discoverd.sources.configured import Configured, configured, host_names
 from discoverd.sources.discovery_log import PageRead
 from discoverd.sources.exclusion_files import ExclusionFiles
@@ -84,9 +84,10 @@ class Inventory:
         self.excluded: dict[str, str] = {}
         self.refusals: tuple[Refusal, ...] = ()
         self.complete: Mapping[str, Answer] = {}
-        # By discovery controller, what of its log page is not acted on yet, as a sentence, and until when.
-        self.held_back: dict[str, str] = {}
-        self._held_until: dict[str, tuple[float, str]] = {}
+        # By discovery controller, what of its log page is not acted on yet.
+        self.held_back: dict[str, HeldBack] = {}
+        # Those whose page has to be read every minute.
+        self.confirming: frozenset[str] = frozenset()
         # What others connected, and nobody asks for at that address, by the instance that a unit for it would have.
         self.unasked: dict[str, Candidate] = {}
 
@@ -269,6 +270,8 @@ class Inventory:
             said = report.log_read if report is not None and report.state in ("live", "parked") else ""
             if not self.log_pages.fresh(one, said):
                 return "", f"the log page of {one} may be another one by now"
+            if one not in self.log_pages.settled:
+                return "", f"{one} has started anew, and what it lists has to stay the same for some minutes"
             if one not in self.log_pages.whole:
                 return "", f"the log page of {one} does not say all about everything"
         if not asked:
@@ -279,6 +282,9 @@ class Inventory:
     def _conclude(self) -> None:
         self.complete = {**self.log_pages.complete, **({CONFIGURATION: Answer()} if self._configured.whole else {})}
         self._hold_back()
+        # What others connected may go by the word of pages that have never listed it.
+        starting = self.log_pages.complete.keys() - self.log_pages.settled if self.strangers.found else frozenset()
+        self.confirming = frozenset(self.held_back) | starting
         refusals = (*self._configured.refusals, *self.mdns.refusals, *self.nbft.refusals, *self.fibre_channel.refusals)
         ungranted = (one for some in self._ungranted.values() for one in some)
         found = (*refusals, *ungranted, *self.log_pages.refusals)
@@ -298,21 +304,20 @@ class Inventory:
 
     def _hold_back(self) -> None:
         """Put into words what log pages no longer list and what stays until that is confirmed."""
-        before, self._held_until, self.held_back = self._held_until, {}, {}
-        for instance, pending in self.log_pages.pending.items():
-            for wait, why in _HELD_BACK.items():
-                units = [one for one in pending.values() if one.wait is wait]
-                if not units:
-                    continue
-                until = max(one.until for one in units)
-                # Worked out once: the clock on the wall may be set meanwhile.
-                known = before.get(instance)
-                shown = known if known and known[0] == until else (until, _clock(until))
-                self._held_until[instance] = shown
-                text = f"{len(units)} of {self.log_pages.listed[instance]} controllers that its log page listed are"
-                text += f" missing from it ({self.complete[instance].text}), and stay until {shown[1]} at least: {why}"
-                self.held_back[instance] = text
-                break
+        before, self.held_back = self.held_back, {}
+        for instance, units in self.log_pages.waiting.items():
+            pending = [self.log_pages.pending[instance][unit] for unit in units]
+            wait = min((one.wait for one in pending), key=list(_HELD_BACK).index)
+            waiting = [one for one in pending if one.wait is wait]
+            until = max(one.until for one in waiting)
+            # Worked out once: the clock on the wall may be set meanwhile.
+            known = before.get(instance)
+            clock = known.clock if known and known.until == until else _clock(until)
+            text = (
+                f"{len(waiting)} of {self.log_pages.listed[instance]} controllers that its log page listed are missing"
+            )
+            text += f" from it ({self.complete[instance].text}), and stay until {clock} at least: {_HELD_BACK[wait]}"
+            self.held_back[instance] = HeldBack(wait, text, until, clock)
 
 
 # The most telling first.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from discoverd.candidate import OTHERS, SOURCES, Candidate, Target
 from discoverd.config.settings import DisconnectScope
-from discoverd.evidence import Pending
+from discoverd.evidence import Pending, Wait
 from discoverd.tid import DISCOVERY_NQN
 
 
@@ -110,6 +110,19 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldBack:
+    """What of a log page is not acted on yet, in words, and what it waits for.
+
+    ``until`` is the earliest time at which that can end (seconds, CLOCK_BOOTTIME), ``clock`` the same on the wall.
+    """
+
+    wait: Wait
+    text: str
+    until: float
+    clock: str
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """All that is known. Keys are instances of units.
 
@@ -117,8 +130,8 @@ class Facts:
     whose present answer is fresh and whole, so that not being in it can mean something, and that answer. ``doubts``
     says of others why theirs means nothing, and ``pending`` of single controllers why an answer proves nothing about
     them, by origin and instance. ``closed`` has the discovery controllers that, by these answers, nobody leads to any
-    more, so that what they listed does not count (see :func:`closed`). ``held_back`` says of discovery controllers, in
-    a sentence for the status, what of their page is not acted on yet.
+    more, so that what they listed does not count (see :func:`closed`). ``held_back`` says of discovery controllers what
+    of their page is not acted on yet, and ``confirming`` are those whose page has to be read every minute.
 
     ``excluded`` has the place in the exclusion files that excludes a controller. ``targets`` has all targets that
     anybody asks for. ``strangers`` has what others connected and no unit of ours asks for, and for OTHERS ``complete``
@@ -137,7 +150,8 @@ class Facts:
     targets: Container[Target] = ()
     pending: Mapping[str, Mapping[str, Pending]] = field(default_factory=dict)
     closed: Container[str] = ()
-    held_back: Mapping[str, str] = field(default_factory=dict)
+    held_back: Mapping[str, HeldBack] = field(default_factory=dict)
+    confirming: Container[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +159,8 @@ class Decision:
     """What to do about one controller. ``reason`` completes "because it is …".
 
     ``note`` goes into the unit's status, and has a worker without a connection end instead of connecting.
-    ``disconnect`` as in state.Spec, ``witnesses`` as in Known. ``held_back`` as in Facts: the status shows it, and the
-    log page is read every minute.
+    ``disconnect`` and ``confirm`` as in state.Spec, ``witnesses`` as in Known. ``held_back`` as in Facts, in words for
+    the status.
     """
 
     instance: str
@@ -157,6 +171,7 @@ class Decision:
     disconnect: str = ""
     witnesses: frozenset[str] = frozenset()
     held_back: str = ""
+    confirm: bool = False
 
 
 # What is said of a unit that another one stands for by now.
@@ -171,8 +186,10 @@ def plan(facts: Facts, instances: Iterable[str]) -> list[Decision]:
     for instance in instances:
         if asked := facts.wanted.get(instance):
             witnesses = _witnesses(instance, asked, facts)
-            held_back = facts.held_back.get(instance, "")
-            decisions.append(replace(_wanted(instance, asked, facts), witnesses=witnesses, held_back=held_back))
+            held_back = facts.held_back[instance].text if instance in facts.held_back else ""
+            confirm = instance in facts.confirming
+            decision = _wanted(instance, asked, facts)
+            decisions.append(replace(decision, witnesses=witnesses, held_back=held_back, confirm=confirm))
         elif known := facts.known.get(instance):
             decisions.append((_stranger if known.origin == OTHERS else _unwanted)(instance, facts))
         elif instance in facts.strangers:

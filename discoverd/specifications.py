@@ -3,13 +3,14 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from discoverd import state, store
 from discoverd.candidate import SOURCES, listed_by
 from discoverd.config.settings import Settings
 from discoverd.kernel import fabrics
-from discoverd.planner import Decision, Known, confirmable
+from discoverd.planner import Action, Decision, Known, confirmable
 from discoverd.tid import DISCOVERY
 
 log = logging.getLogger("discoverd")
@@ -44,15 +45,16 @@ class Specifications:
         before = self._made_from.get(instance)
         if candidate is None:
             return False
-        said = candidate, decision.note, decision.witnesses, decision.held_back
-        if before and (before.candidate, before.note, before.witnesses, before.held_back) == said:
+        # All but what was decided about the unit.
+        said = replace(decision, action=Action.KEEP, reason="")
+        if before and replace(before, action=Action.KEEP, reason="") == said:
             return False
         self._say_lacking(candidate.options)
         spec = state.Spec(candidate.role, list(candidate.options))
         spec.source, spec.origin, spec.note = candidate.source, candidate.origin, decision.note
         if decision.held_back and not decision.note:
             spec.note = confirmable(instance, decision.held_back)
-        spec.confirm = bool(decision.held_back)
+        spec.confirm = decision.confirm
         spec.witnesses = " ".join(sorted(decision.witnesses))
         spec.disconnect, spec.withdrawn = decision.disconnect, bool(decision.disconnect)
         spec.horizon, spec.source_optional = candidate.horizon, candidate.source_optional

@@ -215,6 +215,14 @@ class Spec:
         self.pleo = False
         self.confirm = False
 
+    def asks_the_same(self, other: "Spec") -> bool:
+        """Tell whether both ask for the same, whatever they say in the status and how often the log page is read."""
+        mine, theirs = (
+            [getattr(one, name) for name in Spec.__slots__ if name not in ("note", "confirm", "witnesses")]
+            for one in (self, other)
+        )
+        return mine == theirs
+
     def option(self, key: str) -> str:
         """Return the value of an option of the fabrics device, '' where it is not given."""
         for name, value in self.options:

@@ -23,6 +23,7 @@ from discoverd.tid import TidError, TransportId
 
 BOOT = "discoverd-boot 1"
 CONFIRMATION = "discoverd-confirm 1"
+CONFIRMATION_LIMIT = 15
 _LOG_LIMIT = 1 << 25
 _HELD = "stopped-by-an-administrator"
 
@@ -245,6 +246,8 @@ def read_log(instance: str) -> PageRead | None:
         fields, page = state.split(state.LOG, data)
         told = dict(fields)
         milliseconds = state.number(told.get("milliseconds", "0"))
+        if milliseconds > time.clock_gettime(time.CLOCK_BOOTTIME) * 1000:
+            raise state.StateError(f"{path}: it was read in the future")
     except FileNotFoundError:
         return None  # It went with its directory in this moment.
     except state.StateError as error:
@@ -261,18 +264,25 @@ def confirm(instance: str, units: Iterable[str]) -> str:
     Whoever takes it removes the file. Raises state.StateError.
     """
     path = _confirmation(instance)
-    state.write(path, state.encode(CONFIRMATION, [("unit", unit) for unit in units]))
+    now = ("milliseconds", str(int(time.clock_gettime(time.CLOCK_BOOTTIME) * 1000)))
+    state.write(path, state.encode(CONFIRMATION, [now, *(("unit", unit) for unit in units)]))
     return path
 
 
 def take_confirmation(instance: str) -> list[str]:
-    """Return and remove what :func:`confirm` has left; empty where there is nothing that makes sense."""
+    """Return and remove what :func:`confirm` has left; empty where there is nothing that makes sense.
+
+    Neither does a word of more than CONFIRMATION_LIMIT seconds ago: who gave it was told that it had not been heard.
+    """
     try:
         fields = state.decode(CONFIRMATION, state.read(_confirmation(instance)))
+        given = state.number(dict(fields).get("milliseconds", "0")) / 1000
     except state.StateError:
-        fields = []
+        fields, given = [], 0.0
     with contextlib.suppress(OSError):
         os.unlink(_confirmation(instance))
+    if not 0 <= time.clock_gettime(time.CLOCK_BOOTTIME) - given <= CONFIRMATION_LIMIT:
+        return []
     return [value for key, value in fields if key == "unit" and state.valid_instance(value)]
 
 

@@ -28,7 +28,20 @@ from discoverd.evidence import Pending
 from discoverd.inventory import Inventory
 from discoverd.kernel import fabrics, usage
 from discoverd.notifier import Notifier
-from discoverd.planner import ENDED, Action, Answer, Decision, Facts, Known, Policy, Report, UnitFact, confirmable, plan
+from discoverd.planner import (
+    ENDED,
+    Action,
+    Answer,
+    Decision,
+    Facts,
+    HeldBack,
+    Known,
+    Policy,
+    Report,
+    UnitFact,
+    confirmable,
+    plan,
+)
 from discoverd.sources import boot
 from discoverd.sources.discovery_log import LogPageError
 from discoverd.specifications import Specifications
@@ -66,7 +79,8 @@ class _Answers:
     doubts: Mapping[str, str] = field(default_factory=dict)
     pending: Mapping[str, Mapping[str, Pending]] = field(default_factory=dict)
     closed: frozenset[str] = frozenset()
-    held_back: Mapping[str, str] = field(default_factory=dict)
+    held_back: Mapping[str, HeldBack] = field(default_factory=dict)
+    confirming: frozenset[str] = frozenset()
 
 
 class Supervisor:
@@ -351,8 +365,10 @@ class Supervisor:
         for instance in instances:
             await self._read_report(instance)
             await self._read_news(instance)
-            if instance in self._inventory.held_back:
-                self._inventory.confirm(instance, await self._blocking(store.take_confirmation, instance))
+            if instance in self._inventory.wanted.discovery and (
+                units := await self._blocking(store.take_confirmation, instance)
+            ):
+                self._inventory.confirm(instance, units)
 
     async def _take_stock(self) -> None:
         """Bring the inventory up to date, with the log pages of the discovery controllers that this brings in."""
@@ -438,17 +454,22 @@ class Supervisor:
             inventory.log_pages.pending,
             inventory.log_pages.closed,
             inventory.held_back,
+            inventory.confirming,
         )
 
     def _answered_otherwise(self) -> set[str]:
         """Return the instances about which an origin says something else than at the last call."""
         pages = self._inventory.log_pages
-        now = _Answers(self._inventory.complete, pages.doubts, pages.pending, pages.closed, self._inventory.held_back)
+        inventory = self._inventory
+        now = _Answers(
+            inventory.complete, pages.doubts, pages.pending, pages.closed, inventory.held_back, inventory.confirming
+        )
         before, self._answers = self._answers, now
         origins = before.complete.keys() ^ now.complete.keys()
         origins |= {one for one in now.doubts if now.doubts[one] != before.doubts.get(one)}
         changed = set(before.closed ^ now.closed)
         origins |= changed
+        changed |= before.confirming ^ now.confirming
         changed |= {one for one, known in self._known.items() if origins and not origins.isdisjoint(known.referrers)}
         for origin in now.complete.keys() & before.complete.keys():
             changed |= (now.complete[origin].absent or frozenset()) ^ (before.complete[origin].absent or frozenset())
@@ -456,10 +477,11 @@ class Supervisor:
             changed |= {one for one in then.keys() | pending.keys() if then.get(one) != pending.get(one)}
         held = before.held_back.keys() | now.held_back.keys()
         for instance in sorted(one for one in held if before.held_back.get(one) != now.held_back.get(one)):
-            changed.add(instance)
-            if text := now.held_back.get(instance):
-                log.warning("%s: %s", instance, confirmable(instance, text), extra=about(instance))
-        return changed
+            then_held, held_now = before.held_back.get(instance), now.held_back.get(instance)
+            # How many they are may change with each reading.
+            if held_now and (then_held is None or then_held.wait is not held_now.wait):
+                log.warning("%s: %s", instance, confirmable(instance, held_now.text), extra=about(instance))
+        return changed | {one for one in held if before.held_back.get(one) != now.held_back.get(one)}
 
     async def _decide(self) -> None:
         """Look at each controller about which there is news, and do what is to be done about it."""
@@ -522,7 +544,7 @@ class Supervisor:
 
     async def _write_plan(self) -> None:
         inventory = self._inventory
-        waiting = {one: sorted(inventory.log_pages.pending[one]) for one in inventory.held_back}
+        waiting = {one: sorted(units) for one, units in inventory.log_pages.waiting.items()}
         plan = (inventory.refusals, self._complaints, list(self._rows.values()), waiting)
         if plan != self._written:
             try:
@@ -597,7 +619,7 @@ class Supervisor:
         lists = self._inventory.exclusions.exclusions
         problems = [str(one) for one in self._complaints if one.severity == "error"]
         problems += [f"{file}:{line}: {what}" if line else f"{file}: {what}" for file, line, what in lists.problems]
-        problems += [f"{one}: {confirmable(one, text)}" for one, text in self._inventory.held_back.items()]
+        problems += [f"{one}: {confirmable(one, held.text)}" for one, held in self._inventory.held_back.items()]
         return problems + [f"{one.what} ({one.source}): {one.reason}" for one in self._inventory.refusals]
 
     def _state_of(self, decision: Decision) -> str:

@@ -14,7 +14,7 @@ from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.overview import Controller
 from discoverd.cli.plan_file import PlanFile
 
-# Seconds that the daemon has to take it.
+# Seconds that the daemon has to take it; less than store.CONFIRMATION_LIMIT.
 _LIMIT = 10.0
 
 
@@ -55,5 +55,7 @@ def _tell(instance: str, pending: tuple[str, ...]) -> None:
                 raise TimeoutError
             time.sleep(0.02)
     except OSError:
-        store.take_confirmation(instance)
         raise CliError("discoverd does not answer, so nothing is confirmed; see: systemctl status discoverd") from None
+    finally:
+        # Also when it is interrupted: nobody must act on it later.
+        store.take_confirmation(instance)

@@ -161,6 +161,7 @@ def look(systemd: Systemd) -> Overview:
     unclaimed = {device.name: device for device in _devices()}
     # Most are found by this alone; a host has hundreds.
     entered = {device.unit: device for device in unclaimed.values() if device.unit}
+    waiting = {name: origin for origin, pending in plan.pending.items() for name in pending}
     names = [*plan.controllers, *sorted((units.keys() | specs.keys()) - plan.controllers.keys())]
     found = []
     for name in names:
@@ -169,8 +170,8 @@ def look(systemd: Systemd) -> Overview:
         device = entered.get(unit_name(name)) or _device_of(name, report, spec, unclaimed.values())
         if device:
             del unclaimed[device.name]
-        waits_for = next((origin for origin, pending in plan.pending.items() if name in pending), "")
-        found.append(Controller(name, units.get(name), plan.controllers.get(name), report, spec, device, waits_for))
+        planned, waits_for = plan.controllers.get(name), waiting.get(name, "")
+        found.append(Controller(name, units.get(name), planned, report, spec, device, waits_for))
     # A directory without a specification that can be read, and without a unit, is nothing.
     found = [one for one in found if one.known]
     found += [Controller(_name(device.kernel), device=device) for device in unclaimed.values()]

@@ -122,7 +122,7 @@ def _change(controller: Controller) -> list[str]:
         ]
     if state == "parked":
         return [
-            "It is read again every 15 minutes, so nothing needs to be done here. To read it now: systemctl reload "
+            "It is read again by itself, so nothing needs to be done here. To read it now: systemctl reload "
             "discoverd. To have it held: persistent = force, in its section of /etc/nvme/nvme-fabrics.conf"
         ]
     if unit and unit.running:

@@ -61,9 +61,10 @@ class LogPages:
 
     After :meth:`follow`, ``refusals`` has what is refused of all pages, ``complete`` the discovery controllers whose
     page means something by its gaps, with what that is, and ``doubts`` what speaks against the other pages. ``pending``
-    has what a page lists no longer without having proved it yet, ``listed`` how many it lists, with those that went
-    lately, and ``closed`` the discovery controllers that nobody leads to any more. ``whole`` are those of ``complete``
-    whose page says all about everything.
+    has what a page lists no longer without having proved it yet, ``waiting`` those of them that go once it has,
+    ``listed`` how many it lists, with those that wait or went lately, and ``closed`` the discovery controllers that
+    nobody leads to any more. ``whole`` are those of ``complete`` whose page says all about everything, and ``settled``
+    those whose page has said the same for some minutes.
     """
 
     def __init__(self) -> None:
@@ -79,9 +80,11 @@ class LogPages:
         self.refusals: tuple[Refusal, ...] = ()
         self.complete: Mapping[str, Answer] = {}
         self.whole: frozenset[str] = frozenset()
+        self.settled: frozenset[str] = frozenset()
         self.doubts: Mapping[str, str] = {}
-        self.pending: Mapping[str, Mapping[str, Pending]] = {}
-        self.listed: Mapping[str, int] = {}
+        self.pending: dict[str, Mapping[str, Pending]] = {}
+        self.waiting: dict[str, frozenset[str]] = {}
+        self.listed: dict[str, int] = {}
         self.closed: frozenset[str] = frozenset()
         # Those that are reached now, with or without a page, and how many referrals away.
         self.depths: dict[str, int] = {}
@@ -200,10 +203,10 @@ class LogPages:
             for origin in one.referrers:
                 if origin in referred and origin != unit:
                     referred[origin][unit] = one.target
-        counts = _only_through(known)
+        led = _Led(known)
         complete: dict[str, Answer] = {}
-        self.pending, self.listed = {}, {}
-        whole = set()
+        self.pending, self.waiting, self.listed = {}, {}, {}
+        whole, settled = set(), set()
         for instance, listing in used.items():
             theirs = referred[instance]
             if instance in self._new:
@@ -215,22 +218,30 @@ class LogPages:
             def stays(unit: str, theirs: Mapping[str, Target] = theirs) -> bool:
                 return unit in wanted.asked or theirs.get(unit) in wanted.targets
 
-            def weight(unit: str, instance: str = instance) -> int:
-                below = counts.get(unit, 0)
+            def weigh(units: Collection[str], instance: str = instance) -> int:
                 # With a referral to what others ask for as well nothing goes.
-                return 1 + below if below and all(one.origin == instance for one in wanted.asked.get(unit, ())) else 1
+                through = {
+                    unit
+                    for unit in units
+                    if unit in led.below and all(one.origin == instance for one in wanted.asked.get(unit, ()))
+                }
+                return len(units) + led.count(set(units), through)
 
-            verdict = self._evidence[instance].judge(theirs, stays, weight, share)
+            verdict = self._evidence[instance].judge(theirs, stays, weigh, share)
             read = self._pages[instance]
             # The page lists it, but another unit stands for that by now.
             targets = {one.target for one in wanted.of(instance)}
             moved = {unit for unit, target in theirs.items() if target in targets and unit not in wanted.asked}
             complete[instance] = Answer(f"generation {read.page.generation}", verdict.absent | moved)
             self.pending[instance], self.listed[instance] = verdict.pending, verdict.listed
+            if verdict.waiting:
+                self.waiting[instance] = verdict.waiting
             all_served = len(wanted.of(instance)) == len(listing.candidates) and not listing.doubtful
+            if verdict.settled:
+                settled.add(instance)
             if read.asked is Asked.ALL_PORTS and all_served and not verdict.pending:
                 whole.add(instance)
-        self.complete, self.whole = complete, frozenset(whole)
+        self.complete, self.whole, self.settled = complete, frozenset(whole), frozenset(settled)
         self.doubts = {instance: listing.doubt for instance, listing in used.items() if listing.doubt}
         self.closed = closed(known, wanted.asked, complete)
 
@@ -279,25 +290,29 @@ class LogPages:
         return self._listed[instance]
 
 
-def _only_through(known: Mapping[str, Known]) -> dict[str, int]:
-    """Return for discovery controllers how many controllers are known from them alone, also along referrals."""
-    below: dict[str, list[str]] = {}
-    for unit, one in known.items():
-        if one.origin in SOURCES:
-            continue
-        others = one.referrers - {unit}
-        if len(others) == 1:
-            below.setdefault(next(iter(others)), []).append(unit)
-    counts: dict[str, int] = {}
-    for top in below:
-        seen = {top}
-        waiting = [top]
+class _Led:
+    """What log pages led to. ``below`` has the units that a discovery controller has listed."""
+
+    def __init__(self, known: Mapping[str, Known]) -> None:
+        self._referrers: dict[str, frozenset[str]] = {}
+        self.below: dict[str, list[str]] = {}
+        for unit, one in known.items():
+            if one.origin in SOURCES:
+                continue
+            self._referrers[unit] = one.referrers - {unit}
+            for origin in self._referrers[unit]:
+                self.below.setdefault(origin, []).append(unit)
+
+    def count(self, units: set[str], through: set[str]) -> int:
+        """Return how many more controllers nobody leads to without these units, along the referrals ``through``."""
+        gone = set(through)
+        waiting = list(through)
         while waiting:
-            new = [unit for unit in below.get(waiting.pop(), ()) if unit not in seen]
-            seen.update(new)
-            waiting += new
-        counts[top] = len(seen) - 1
-    return counts
+            for unit in self.below.get(waiting.pop(), ()):
+                if unit not in gone and unit not in units and self._referrers[unit] <= gone:
+                    gone.add(unit)
+                    waiting.append(unit)
+        return len(gone - through)
 
 
 def _scope(context: Context, via: Connection | None, role: Role, hostnqn: str) -> DiscoveredScope:

@@ -158,13 +158,13 @@ class Worker:
             return
         if _SIGHUP in received:
             self.going_down = 0.0
+            before = self.spec
             self._read_spec()
             self._consider_withdrawal()
             if self.discovery is not None:
                 self.discovery.respecified()
             if self.state in ("waiting", "parked"):
-                # There is something new about it, so it is worth an attempt.
-                self.next_look = time.monotonic()
+                self.next_look = self._after_news(before)
             self.show()
         if _SIGUSR1 in received:
             # From the supervisor, when a shutdown begins: long before our own stop, which waits for all mounts.
@@ -183,6 +183,19 @@ class Worker:
             getattr(self, "_after_" + self.call_name)(call)
         if self.discovery is not None:
             self.discovery.heard()
+
+    def _after_news(self, before: state.Spec) -> float:
+        """Return when to connect, now that there may be a new specification: it is worth an attempt at once.
+
+        Not if it only says what of the log page waits to be confirmed: that changes with each reading.
+        """
+        now = time.monotonic()
+        spec = self.spec
+        if not (before.confirm or spec.confirm) or before.encode() == spec.encode() or not spec.asks_the_same(before):
+            return now
+        if self.discovery is None or not spec.confirm:
+            return self.next_look
+        return min(self.next_look, now + self.discovery.interval(self.next_look - now))
 
     def start(self, name: str, function: "Callable[[str], Any]", argument: str) -> None:
         """Run ``function`` beside the loop; ``_after_<name>`` gets its outcome."""

@@ -313,11 +313,17 @@ class Discovery:
         self._next = self.read_at + self.pause(REREAD)
         return True
 
+    def interval(self, usual: float) -> float:
+        """Return how many seconds there are between two readings without an event, of which ``usual`` is the most."""
+        if self._ends_connections:
+            # It is to be let alone.
+            return min(usual, self.away)
+        return min(usual, CONFIRM) if self.worker.spec.confirm else usual
+
     def pause(self, usual: float) -> float:
-        """Return how many seconds to wait for the next reading, when there is no event; ``usual`` is the longest."""
-        if self.worker.spec.confirm:
-            return CONFIRM
-        return usual * (1 - posix.getrandom(1)[0] / 2048)
+        """Return the same less up to an eighth at random, unless the readings are for confirmation."""
+        seconds = self.interval(usual)
+        return seconds if seconds <= CONFIRM else seconds * (1 - posix.getrandom(1)[0] / 2048)
 
     def _failed(self, why: str) -> None:
         self.failures += 1

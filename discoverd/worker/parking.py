@@ -40,9 +40,8 @@ class Parking(withdrawal.Withdrawal):
     def _disconnected(self) -> None:
         discovery = self._worker.discovery
         assert discovery is not None  # noqa: S101 - it has decided this
-        usual = min(POLL, discovery.away or POLL)
-        self._say(f"disconnected until it is read again in {usual // 60} min: {self.why}")
-        seconds = discovery.pause(usual)
+        self._say(f"disconnected until it is read again in {discovery.interval(POLL) // 60:.0f} min: {self.why}")
+        seconds = discovery.pause(POLL)
         self.since = time.monotonic()
         self.until = time.strftime("%H:%M", time.localtime(time.time() + seconds))
         self._worker.parked(seconds)

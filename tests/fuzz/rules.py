@@ -52,7 +52,8 @@ class Event:
 
     unit: str
     at: int
-    weight: int = 0
+    # With which others it was withdrawn, and how many those were with all that they led to.
+    batch: tuple[int, int] = (0, 0)
 
 
 @dataclass(slots=True)
@@ -104,8 +105,6 @@ class Rules:
         self._asked: dict[str, set[str]] = {}
         # What was waited for while a gap was not proved.
         self._waits: dict[tuple[str, str], set[str]] = {}
-        # Of this look, how many controllers only a discovery controller leads to.
-        self._counts: dict[str, int] = {}
         self.reached: Counter[str] = Counter()
 
     # What happens ---------------------------------------------------------------------------------------------
@@ -136,7 +135,6 @@ class Rules:
     def look(self) -> None:
         """Go along the referrals from what is configured, take the pages, and see what they prove."""
         self._followed, self._asked = set(), {root: {CONFIGURATION} for root in self.roots}
-        self._counts.clear()
         waiting = set(self.roots)
         while waiting:
             origin = waiting.pop()
@@ -253,23 +251,19 @@ class Rules:
 
         return {unit for unit in open_ if not is_led(unit, frozenset())}
 
-    def _only(self, top: str) -> int:
-        """Return how many controllers nobody but this one leads to, also along referrals."""
-        if not self._refers(top):
-            return 0
-        if top not in self._counts:
-            others = {
-                unit: (one.listers | {one.origin}) - {unit}
-                for unit, one in self.units.items()
-                if one.origin != CONFIGURATION
-            }
-            led = {top}
-            while more := {
-                unit for unit, by in others.items() if unit not in led and len(by) == 1 and not by.isdisjoint(led)
-            }:
-                led |= more
-            self._counts[top] = len(led) - 1
-        return self._counts[top]
+    def _weigh(self, origin: str, units: set[str]) -> int:
+        """Return how many controllers these are with all that nobody leads to without their referrals."""
+        # With a referral to what others ask for as well nothing goes.
+        led = {unit for unit in units if self._refers(unit) and self._asked.get(unit, set()) <= {origin}}
+        count = len(units) - len(led)
+        others = {
+            unit: (one.listers | {one.origin}) - {unit}
+            for unit, one in self.units.items()
+            if one.origin != CONFIGURATION and unit not in units
+        }
+        while more := {unit for unit, by in others.items() if unit not in led and by and by <= led}:
+            led |= more
+        return count + len(led)
 
     # What pages prove -----------------------------------------------------------------------------------------
 
@@ -283,13 +277,14 @@ class Rules:
             for unit, gap in gaps.items()
             if gap.since > now.time - 900 and (_last(history, history.withdrawn, unit, last) or unit not in self._asked)
         }
-        losing = sum(self._weight(origin, unit, last) for unit in lost)
-        listed = 0
-        for unit in now.listed:
-            # Nothing goes with a referral to what others ask for as well.
-            listed += 1 + (self._only(unit) if self._asked[unit] == {origin} else 0)
+        gone = {event.batch for unit in lost if (event := _last(history, history.withdrawn, unit, last))}
+        staying = {unit for unit in lost if not _last(history, history.withdrawn, unit, last)}
+        losing = max(sum(size for _, size in gone) + self._weigh(origin, staying), self._weigh(origin, lost))
+        before = history.readings[last - 1].listed if last else frozenset()
+        listed = self._weigh(origin, {unit for unit in now.listed if unit in before or unit in now.owed})
         over = losing > 1 and 100 * losing > self._share * (losing + listed)
         absent = set()
+        going = set()
         for unit in self._owed(origin):
             gap = gaps.get(unit)
             if gap is None or not self._reaches(origin, unit, last):
@@ -303,14 +298,10 @@ class Rules:
                 history.proved.append(Event(unit, last))
             absent.add(unit)
             if unit not in self._asked and not _last(history, history.withdrawn, unit, last):
-                history.withdrawn.append(Event(unit, last, 1 + self._only(unit)))
+                going.add(unit)
+        batch = len(history.withdrawn) + 1, self._weigh(origin, going)
+        history.withdrawn += [Event(unit, last, batch) for unit in sorted(going)]
         return absent
-
-    def _weight(self, origin: str, unit: str, last: int) -> int:
-        """Return how many controllers a gap takes away, or has taken away."""
-        history = self._histories[origin]
-        event = _last(history, history.withdrawn, unit, last)
-        return event.weight if event else 1 + self._only(unit)
 
     def _waiting(self, origin: str, unit: str, gap: Gap, over: bool) -> set[str]:
         """Return what has to come before a gap is proved."""
@@ -387,17 +378,24 @@ class Rules:
             and first.generation >= before.generation
         )
         start: int | None = born
-        if not direct:
-            for k in range(born + 1, at + 1):
-                if start is not None and self._is_anew(origin, k) and not _last(history, history.proved, unit, k - 1):
+        for k in range(born + 1, at + 1):
+            if start is not None and not _last(history, history.proved, unit, k - 1):
+                if self._breaks(origin, k) if direct else self._is_anew(origin, k):
+                    direct = False
                     start = k if readings[k].usable else None
                     born = born if readings[k].usable else None
-                elif start is None and readings[k].usable and unit in readings[k].owed:
-                    start = born = k
+            elif start is None and readings[k].usable and unit in readings[k].owed:
+                start = born = k
         if start is None or born is None:
             return None
         counted = sum(one.usable for one in readings[start : at + 1])
         return Gap(born, readings[start].time, direct, counted)
+
+    def _breaks(self, origin: str, at: int) -> bool:
+        """Tell whether a reading is of another connection or an earlier generation, or long after the one before."""
+        before, now = self._histories[origin].readings[at - 1 : at + 1]
+        other = now.connection != before.connection or not now.connection
+        return other or now.generation < before.generation or now.time > before.time + 300
 
     def _is_anew(self, origin: str, at: int) -> bool:
         """Tell whether a discovery controller had not listed everything before this reading."""
@@ -405,6 +403,7 @@ class Rules:
         if at not in history.anew:
             history.anew[at] = at > 0 and (
                 history.readings[at].generation < history.readings[at - 1].generation
+                or history.readings[at].time > history.readings[at - 1].time + 300
                 or any(
                     (gap := self._gap(origin, unit, at - 1)) is not None
                     and not gap.direct

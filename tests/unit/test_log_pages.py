@@ -567,11 +567,31 @@ def test_a_referral_to_who_is_asked_for_anyway_makes_no_room(site: Site) -> None
     old |= known(DC1, *(f"root{number}" for number in range(8))) | known(dc(7), *volumes)
     site.put(DC1, leading(7, lists=tuple(f"root{number}" for number in range(8))))
     site.ask(ROOT, old=old)
-    for lists in (volumes, volumes[3:]):
-        site.put(dc(7), leading(1, 7, lists=lists))
+    for came, lists in ((17.0, volumes), (18.0, volumes[3:])):
+        site.put(dc(7), leading(1, 7, lists=lists), came)
         site.ask(ROOT, old=old)
     pending = site.pages.pending[dc(7)]
     assert {unit: one.wait for unit, one in pending.items()} == {instance(one): Wait.SHARE for one in "abc"}
+
+
+def test_two_referrals_to_the_same_count_together(site: Site) -> None:
+    volumes = tuple(f"v{number}" for number in range(20))
+    roots = tuple(f"root{number}" for number in range(9))
+    old = {DC1: Known("in 1.conf", CONFIGURATION, target=("tcp", "192.0.2.1", "8009", DISCOVERY_NQN))}
+    old |= {dc(7): referral_of(DC1), dc(8): referral_of(DC1)} | known(DC1, *roots)
+    old |= {unit: replace(one, witnesses=frozenset((dc(7), dc(8)))) for unit, one in known(dc(7), *volumes).items()}
+    site.put(DC1, leading(7, 8, lists=roots))
+    for number in (7, 8):
+        site.put(dc(number), leading(lists=volumes))
+    site.ask(ROOT, old=old)
+    # One of them takes nothing with it that the other has not got.
+    site.put(DC1, leading(7, lists=roots), came=18.0)
+    site.ask(ROOT, old=old)
+    assert set(site.pages.complete[DC1].absent or ()) == {dc(8)}
+    site.put(DC1, leading(lists=roots), came=19.0)
+    site.ask(ROOT, old=old)
+    assert site.pages.pending[DC1].keys() == {dc(7)}
+    assert site.pages.waiting[DC1] == {dc(7)}
 
 
 # News -----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from discoverd import boot_record, registry, state
+from discoverd import boot_record, evidence, registry, state
 from discoverd.candidate import OTHERS
 from discoverd.config.settings import Settings
 from discoverd.kernel import controllers
@@ -170,6 +170,9 @@ def watched(host: Host, monkeypatch: pytest.MonkeyPatch) -> Udev:
     """A host with a discovery controller that lists the first volume, where all others are to go."""
     made = Udev()
     monkeypatch.setattr(udev, "listening", made.listening)
+    # One reading is enough.
+    monkeypatch.setattr(evidence, "CONFIRM_READINGS", 1)
+    monkeypatch.setattr(evidence, "CONFIRM_SECONDS", 0)
     monkeypatch.setattr(strangers, "FIRST", 0.01)
     monkeypatch.setattr(strangers, "SOAK", 0.01)
     host.configure(DISCOVERY)
