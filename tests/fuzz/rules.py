@@ -8,6 +8,7 @@ Where the rules leave something open, this goes by what discoverd does:
 
 - Anything that was missing and comes back restarts the confirmation of the rest, also if it was proved to be gone by
   then, unless that is longer ago than 900 s and nothing is left of it.
+- One that is missing and has ended by itself counts as lost until 900 s after its gap opened, whatever pages can say.
 - An administrator's word goes for whatever a gap waits for.
 - One that others list again after it was withdrawn still counts as lost, until 900 s after its gap opened.
 - A discovery controller that has gone without a word speaks for what it was the last to ask for, and for nothing else.
@@ -359,8 +360,8 @@ class Rules:
             if not readings[k].usable:
                 continue
             if not self._reaches(origin, unit, k):
-                # What it was is not known any more, unless it was by then.
-                if _last(history, history.proved, unit, k - 1):
+                # What it was is not known any more, unless it was by then, or nothing is left of it.
+                if _last(history, history.proved, unit, k - 1) or unit not in readings[k].owed:
                     continue
                 break
             born = k
