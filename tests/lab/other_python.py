@@ -25,12 +25,13 @@ NOT_COPIED = (".cache", ".git", ".venv", "__pycache__", ".*_cache", ".hypothesis
 # it came from: so the tree becomes a mount, and private with all in it, and goes before the process does.
 UNSHARE = ("unshare", "--mount", "--propagation", "unchanged")
 ENTER = """
+leave() { mount --make-rprivate "$0" && umount --lazy "$0"; }
+trap 'exit 130' INT TERM HUP
+trap leave EXIT
 mount --bind "$0" "$0" || exit 1
 mount --make-private "$0" && mount -t proc proc "$0/proc" && mount -t sysfs sysfs "$0/sys" &&
     mount --rbind /dev "$0/dev" && mount --make-rprivate "$0" && chroot "$0" "$@"
-status=$?
-mount --make-rprivate "$0" && umount --lazy "$0"
-exit $status
+exit $?
 """
 
 
@@ -68,6 +69,16 @@ def version_of(packages: Path) -> str:
     return packages.parent.name.removeprefix("python")
 
 
+def clear_mounts() -> None:
+    """Unmounts what a run that was killed has left on a tree: with it, to remove the tree is to remove /dev."""
+    trees = f"{CACHE.resolve()}/python-"
+    targets = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for target in reversed([one for one in targets if one.startswith(trees)]):
+        # Private first, so that nothing of the host's goes with it.
+        subprocess.run(["mount", "--make-private", target], check=True)
+        subprocess.run(["umount", "--lazy", target], check=True)
+
+
 def run(tree: Path, command: Sequence[str]) -> int:
     print("+", *command, flush=True)
     environment = {"PATH": f"{VENV}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
@@ -95,6 +106,7 @@ def main() -> int:
     with (CACHE / "python.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
+            clear_mounts()
             with image.locked():
                 base = image.base_tree()
                 parts = (base.name.encode(), REQUIREMENTS.read_bytes(), Path(__file__).read_bytes())
