@@ -112,6 +112,9 @@ _SANDBOX: list[Property] = [
     ("NoNewPrivileges", "b", True),
     ("LimitCORE", "t", 0),
     ("LimitCORESoft", "t", 0),
+    # Before a disconnect it has each device open that lies on the controller.
+    ("LimitNOFILE", "t", 65536),
+    ("LimitNOFILESoft", "t", 65536),
     ("RestrictRealtime", "b", True),
     ("RestrictSUIDSGID", "b", True),
     ("RestrictNamespaces", "t", 0),
