@@ -5,16 +5,23 @@ Up: partitions, device mapper (LVM, LUKS, multipath) and MD through ``holders``,
 file. Down: the same, through ``slaves``. Used by workers, so it imports only what they may.
 """
 
+import _struct
+import fcntl
 import posix
 
+from discoverd.kernel.mounts import SHORTAGES
 from discoverd.state import exists
 
 SYS = "/sys"
 DEV = "/dev"
 # The types of device files (S_IFBLK, S_IFCHR).
-_BLOCK, _CHARACTER = 0o060000, 0o020000
+BLOCK, _CHARACTER = 0o060000, 0o020000
 # ANA states in which a path takes I/O (NVMe Base, Asymmetric Namespace Access); '' where the subsystem has no ANA.
 _ANA_USABLE = ("", "optimized", "non-optimized")
+# LOOP_GET_STATUS64 of linux/loop.h, and the size of its struct loop_info64, which begins with the numbers of the file
+# system's device, the inode, and the device that a backing device file stands for.
+_LOOP_STATUS, _LOOP_INFO_SIZE, _LOOP_INFO = 0x4C05, 232, "=QQQ"
+_EIO = 5
 
 
 def namespaces(device: str) -> list[str]:
@@ -110,7 +117,7 @@ def nodes(name: str) -> list[tuple[int, str, str]]:
 
     A namespace has a generic character device as well, through which it can be read and written.
     """
-    found = [(_BLOCK, number(name), f"{DEV}/{name.replace('!', '/')}")]
+    found = [(BLOCK, number(name), f"{DEV}/{name.replace('!', '/')}")]
     if _namespace_parts(name) is not None:
         generic = "ng" + name[4:]
         found.append((_CHARACTER, _text(f"{SYS}/class/nvme-generic/{generic}/dev"), f"{DEV}/{generic}"))
@@ -140,7 +147,26 @@ def below(number: str) -> set[str]:
             found.add(name)
         waiting += [_text(f"{folder}/slaves/{entry}/dev") for entry in _entries(folder + "/slaves")]
         if backing := _text(folder + "/loop/backing_file"):
-            waiting.append(_number_under(backing))
+            waiting.append(_number_under(name, backing))
+    return found
+
+
+def exports() -> list[tuple[str, str]]:
+    """Return what the kernel's NVMe target exports: the subsystem's NQN, and the number of the block device."""
+    root = f"{SYS}/kernel/config/nvmet/subsystems"
+    found = []
+    for nqn in _entries(root):
+        for namespace in _entries(f"{root}/{nqn}/namespaces"):
+            folder = f"{root}/{nqn}/namespaces/{namespace}"
+            path = _text(folder + "/device_path")
+            if _text(folder + "/enable") != "1" or not path.startswith("/dev/"):
+                continue  # A file, of a file system that is mounted: to ask for it could hang.
+            try:
+                status = posix.stat(path)
+            except OSError:
+                continue
+            if status.st_mode & 0o170000 == BLOCK:
+                found.append((nqn, f"{posix.major(status.st_rdev)}:{posix.minor(status.st_rdev)}"))
     return found
 
 
@@ -148,18 +174,43 @@ def _loops() -> dict[str, list[str]]:
     """Return the loop devices by the device number of what their backing file is, or lies on."""
     found: dict[str, list[str]] = {}
     for name in _entries(f"{SYS}/class/block"):
-        if name[:4] == "loop" and (backing := _text(f"{SYS}/class/block/{name}/loop/backing_file")):
-            found.setdefault(_number_under(backing), []).append(name)
+        backing = _text(f"{SYS}/class/block/{name}/loop/backing_file") if name[:4] == "loop" else ""
+        if not backing:
+            continue
+        under = _number_under(name, backing)
+        # It may have been detached meanwhile.
+        if not under and _text(f"{SYS}/class/block/{name}/loop/backing_file"):
+            raise OSError(_EIO, f"cannot tell on what /dev/{name} lies")
+        found.setdefault(under, []).append(name)
     return found
 
 
-def _number_under(path: str) -> str:
+def _number_under(loop: str, backing: str) -> str:
+    """Return the number of the device that a loop device lies on, '' if it cannot be told.
+
+    The kernel knows it, whatever has become of the path of the backing file: removed, another mount namespace's, or on
+    a server that is gone.
+    """
     try:
-        status = posix.stat(path)
+        fd = posix.open(f"{DEV}/{loop}", posix.O_RDONLY | posix.O_CLOEXEC)
+        try:
+            info = bytearray(_LOOP_INFO_SIZE)
+            fcntl.ioctl(fd, _LOOP_STATUS, info)
+        finally:
+            posix.close(fd)
+        device, _, own = _struct.unpack_from(_LOOP_INFO, info)
+        number = own or device
+        # As new_decode_dev() of linux/kdev_t.h.
+        return f"{(number & 0xFFF00) >> 8}:{(number & 0xFF) | ((number >> 12) & 0xFFF00)}"
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
+    try:
+        status = posix.stat(backing)
     except OSError:
         return ""
-    device = status.st_rdev if status.st_mode & 0o170000 == _BLOCK else status.st_dev
-    return f"{posix.major(device)}:{posix.minor(device)}"
+    number = status.st_rdev if status.st_mode & 0o170000 == BLOCK else status.st_dev
+    return f"{posix.major(number)}:{posix.minor(number)}"
 
 
 def _namespace_parts(name: str) -> tuple[str, str, str] | None:
@@ -176,14 +227,18 @@ def _namespace_parts(name: str) -> tuple[str, str, str] | None:
 def _entries(folder: str) -> list[str]:
     try:
         return posix.listdir(folder)
-    except OSError:
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
         return []  # It has none, or is going away.
 
 
 def _text(path: str) -> str:
     try:
         fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
         return ""
     try:
         return posix.read(fd, 4096).decode("utf-8", "surrogateescape").strip()

@@ -11,19 +11,26 @@ Used by workers, so it imports only what they may.
 import posix
 
 from discoverd.kernel import block
+from discoverd.kernel.openers import UnknownError
 
 _EBUSY = 16
 # ENOENT, ENXIO, ENODEV, ENOMEDIUM
-_NOT_THERE = (2, 6, 19, 123)
+NOT_THERE = (2, 6, 19, 123)
+_EIO = 5
 
 
 class Claims:
-    """What we have claimed, until :meth:`keep` gives it up."""
+    """What we have claimed, until :meth:`keep` gives it up; at once if we only ``look``."""
 
-    __slots__ = ("_held",)
+    __slots__ = ("_held", "_look")
 
-    def __init__(self) -> None:
+    def __init__(self, look: bool = False) -> None:
         self._held: dict[str, int] = {}
+        self._look = look
+
+    def descriptor(self, name: str) -> int | None:
+        """Return the open descriptor of a device that we have claimed."""
+        return self._held.get(name)
 
     def take(self, stack: dict[str, list[str]]) -> list[str]:
         """Claim the topmost devices of a stack (block.stack), and return those that somebody else has claimed.
@@ -47,17 +54,31 @@ class Claims:
 
     def _claim(self, name: str) -> bool:
         try:
-            fd = posix.open(f"{block.DEV}/{name.replace('!', '/')}", posix.O_RDONLY | posix.O_EXCL | posix.O_CLOEXEC)
+            fd = open_device(name, posix.O_EXCL)
         except OSError as error:
             if error.errno == _EBUSY:
                 return False
-            if error.errno in _NOT_THERE:
+            if error.errno in NOT_THERE:
                 return True
             raise
-        self._held[name] = fd
+        if self._look:
+            posix.close(fd)
+        else:
+            self._held[name] = fd
         return True
 
     def keep(self, names: set[str]) -> None:
         """Give up all but these."""
         for name in [name for name in self._held if name not in names]:
             posix.close(self._held.pop(name))
+
+
+def open_device(name: str, flags: int = 0) -> int:
+    """Open a block device. Raises UnknownError if only its device file is missing."""
+    path = f"{block.DEV}/{name.replace('!', '/')}"
+    try:
+        return posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | flags)
+    except FileNotFoundError:
+        if block.number(name):
+            raise UnknownError(_EIO, f"there is no {path}, though the kernel has the device") from None
+        raise

@@ -11,6 +11,8 @@ BTRFS = "/sys/fs/btrfs"
 FSTAB = "/etc/fstab"
 # Without these two the system does not run.
 SYSTEM = ("/", "/usr")
+# ENOMEM, ENFILE, EMFILE: they say nothing about what was to be read, and must not pass for its absence.
+SHORTAGES = (12, 23, 24)
 
 
 class Mount:
@@ -126,13 +128,17 @@ def _number(line: bytes) -> bytes:
 def _btrfs_devices(number: str) -> list[str]:
     try:
         file_systems = posix.listdir(BTRFS)
-    except OSError:
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
         file_systems = []
     for one in file_systems:
         folder = f"{BTRFS}/{one}/devices"
         try:
             names = posix.listdir(folder)
-        except OSError:
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
             continue  # "features" is no file system.
         numbers = [whole(f"{folder}/{name}/dev").decode().strip() for name in names]
         if number in numbers:
@@ -143,27 +149,35 @@ def _btrfs_devices(number: str) -> list[str]:
 def _head(path: str) -> bytes:
     try:
         fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
         return b""
     try:
         return posix.read(fd, 64)
-    except OSError:
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
         return b""  # The process has just ended.
     finally:
         posix.close(fd)
 
 
 def whole(path: str) -> bytes:
-    """Return a file's content, empty if it cannot be read."""
+    """Return a file's content, empty if it cannot be read. Raises OSError for SHORTAGES only."""
     try:
         fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
         return b""
     chunks = []
     try:
         while chunk := posix.read(fd, 1 << 16):
             chunks.append(chunk)
-    except OSError:
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
         return b""  # The process has just ended.
     finally:
         posix.close(fd)

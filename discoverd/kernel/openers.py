@@ -8,17 +8,45 @@ the descriptor is not found: the mappings of a whole host are too many to read.
 Used by workers, so it imports only what they may.
 """
 
+import _thread
 import posix
+import time
 
 from discoverd import locks
 from discoverd.kernel import block, mounts
 
-# Of /proc/PID/stat, after the name: the state, and the flags with PF_KTHREAD among them.
-_STATE, _FLAGS, _KERNEL_THREAD = 0, 6, 0x00200000
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# Of /proc/PID/stat, after the name: the state, the flags with PF_KTHREAD among them, and how many threads there are.
+_STATE, _FLAGS, _THREADS, _KERNEL_THREAD = 0, 6, 17, 0x00200000
 # Services, by their control group, which nobody can enter without being root. udev's workers look into each new device,
 # and keep away from one that we have locked. multipathd has the paths of dm-multipath open by design, and lets go of
 # one when the kernel says that it is removed.
 _NO_USERS = ("/system.slice/systemd-udevd.service", "/system.slice/multipathd.service")
+# Seconds for a look at all processes: who has rights to little can have millions of descriptors.
+LIMIT = 20
+# File systems that never answer for, or that hold no device files of root's: users have theirs mounted (FUSE, always
+# without devices), and a server that is gone leaves whoever asks hanging.
+_NO_DEVICES = (
+    "fuse",
+    "nfs",
+    "cifs",
+    "smb",
+    "9p",
+    "ceph",
+    "afs",
+    "autofs",
+    "proc",
+    "sysfs",
+    "cgroup",
+)
+# File systems that answer from memory. Others, such as one that lies over file systems of others, may not answer.
+_LOCAL = ("devtmpfs", "tmpfs", "ramfs", "rootfs", "devpts", "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs")
+# Seconds that those have to answer.
+_ANSWER = 1
+_ETIMEDOUT = 110
 
 
 class UnknownError(OSError):
@@ -37,10 +65,11 @@ class Opener:
         self.ours = ours
 
 
-def find(names: list[str]) -> list[Opener]:
+def find(names: list[str], deadline: float = 0) -> list[Opener]:
     """Return who has one of these block devices open, or the generic character device of a namespace among them.
 
-    Neither this process nor those that are no users of what they open. Raises UnknownError.
+    Neither this process nor those that are no users of what they open. Raises UnknownError, also when it is not done
+    by ``deadline``, of the monotonic clock: LIMIT seconds from now if not given.
     """
     wanted = {}
     for name in names:
@@ -48,51 +77,179 @@ def find(names: list[str]) -> list[Opener]:
             wanted[kind, number] = path
     if not wanted:
         return []
+    look = _Look(wanted, deadline or time.monotonic() + LIMIT)
     found = []
     own = str(posix.getpid())
     for process in posix.listdir(mounts.PROC):
         if process.isdigit() and process != own:
-            found += _of(process, wanted)
+            found += look.into(process)
     return found
 
 
-def _of(process: str, wanted: dict[tuple[int, str], str]) -> list[Opener]:
-    folder = f"{mounts.PROC}/{process}/fd"
-    paths = set()
-    ours = False
-    try:
-        for entry in posix.listdir(folder):
-            try:
-                target = posix.readlink(f"{folder}/{entry}")
-                if target.startswith(locks.DIRECTORY + "/"):
-                    # Nobody else can reach the directory.
-                    ours = True
-                if target[:5] != "/dev/":
-                    continue  # A stat could hang, if it is on a network file system.
-                status = posix.stat(f"{folder}/{entry}")
-            except FileNotFoundError:
-                continue  # It was closed meanwhile.
-            kind = status.st_mode & 0o170000
-            number = f"{posix.major(status.st_rdev)}:{posix.minor(status.st_rdev)}"
-            if path := wanted.get((kind, number)):
-                paths.add(path)
-    except OSError as error:
-        if not _has_files(process):
+class _Look:
+    """One look at all processes."""
+
+    __slots__ = ("_deadline", "_locks", "_most", "_namespaces", "_silent", "_types", "_wanted")
+
+    def __init__(self, wanted: dict[tuple[int, str], str], deadline: float) -> None:
+        self._wanted = wanted
+        self._deadline = deadline
+        # The type of each mount by its number, which is its own in the whole system, and whose tables were read.
+        self._types: dict[str, str] = {}
+        self._namespaces: set[str] = set()
+        self._silent: set[str] = set()
+        self._locks = _lock_files()
+        # Who has how many descriptors, of those seen so far.
+        self._most = (0, "")
+
+    def into(self, process: str) -> list[Opener]:
+        """Return what of the wanted devices a process has open."""
+        paths: set[str] = set()
+        ours = False
+        try:
+            for folder, entries in _tables(process):
+                self._most = max(self._most, (len(entries), process))
+                for entry in entries:
+                    if time.monotonic() > self._deadline:
+                        raise self._too_many()
+                    status = self._status(process, folder, entry)
+                    if status is None:
+                        continue
+                    if (status.st_dev, status.st_ino) in self._locks:
+                        ours = True
+                    number = f"{posix.major(status.st_rdev)}:{posix.minor(status.st_rdev)}"
+                    if path := self._wanted.get((status.st_mode & 0o170000, number)):
+                        paths.add(path)
+        except UnknownError:
+            raise
+        except OSError as error:
+            if error.errno in mounts.SHORTAGES:
+                raise
+            if not _has_files(process):
+                return []
+            raise UnknownError(
+                error.errno,
+                f"cannot tell what process {process} ({_program(process)}) has open ({error.strerror}): that takes "
+                "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
+            ) from None
+        if not paths or _is_no_user(process):
             return []
-        raise UnknownError(
-            error.errno,
-            f"cannot tell what process {process} ({_program(process)}) has open ({error.strerror}): that takes "
-            "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
-        ) from None
-    if not paths or _is_no_user(process):
-        return []
-    return [Opener(int(process), _program(process), path, ours) for path in sorted(paths)]
+        return [Opener(int(process), _program(process), path, ours) for path in sorted(paths)]
+
+    def _status(self, process: str, folder: str, entry: str) -> "Any":
+        """Return what stat says of a descriptor, None if it is no device's, or was closed meanwhile."""
+        link = f"{folder}/fd/{entry}"
+        try:
+            # A path says nothing more: a device file may lie anywhere, as in a container, and be called anything.
+            target = posix.readlink(link)
+            if target[:1] != "/" or target.startswith("/memfd:"):
+                return None  # A socket, a pipe and the like.
+            mount = _mount(f"{folder}/fdinfo/{entry}")
+            kind = self._type(process, mount)
+            if kind.startswith(_NO_DEVICES) or mount in self._silent:
+                return None
+            if kind in _LOCAL:
+                return posix.stat(link)
+        except FileNotFoundError:
+            return None
+        # It may be of somebody's making who wants us to hang, or to fail.
+        outcome: list[Any] = []
+        _thread.start_new_thread(_ask, (link, outcome))
+        deadline = time.monotonic() + _ANSWER
+        pause = 0.00005
+        while not outcome:
+            if time.monotonic() > deadline:
+                if mount:
+                    self._silent.add(mount)
+                return None
+            time.sleep(pause)
+            pause = min(2 * pause, 0.01)
+        return outcome[0]
+
+    def _type(self, process: str, mount: str) -> str:
+        """Return the type of a mount, '' if it is in no table: detached, or of a process that has just come."""
+        if mount in self._types:
+            return self._types[mount]
+        try:
+            namespace = posix.readlink(f"{mounts.PROC}/{process}/ns/mnt")
+        except FileNotFoundError:
+            namespace = process
+        if namespace not in self._namespaces:
+            self._namespaces.add(namespace)
+            for line in mounts.table(process).split(b"\n"):
+                before, _, after = line.partition(b" - ")
+                self._types[before.partition(b" ")[0].decode()] = after.partition(b" ")[0].decode("utf-8", "replace")
+        return self._types.get(mount, "")
+
+    def _too_many(self) -> UnknownError:
+        count, process = self._most
+        return UnknownError(
+            _ETIMEDOUT,
+            f"processes have too many files open to look at all of them in {LIMIT} s; process {process} "
+            f"({_program(process)}) has {count}: end it, or try again later",
+        )
+
+
+def _ask(link: str, outcome: "list[Any]") -> None:
+    try:
+        outcome.append(posix.stat(link))
+    except OSError:
+        outcome.append(None)
+
+
+def _lock_files() -> set[tuple[int, int]]:
+    """Return our own locks. Nobody else can reach the directory; what only has its name may be anything."""
+    found = set()
+    try:
+        for entry in posix.listdir(locks.DIRECTORY):
+            status = posix.stat(f"{locks.DIRECTORY}/{entry}")
+            found.add((status.st_dev, status.st_ino))
+    except FileNotFoundError:
+        pass
+    return found
+
+
+def _mount(path: str) -> str:
+    """Return the number of the mount that a descriptor was opened on."""
+    for line in mounts.whole(path).split(b"\n"):
+        if line[:7] == b"mnt_id:":
+            return line[7:].strip().decode()
+    return ""
+
+
+def _tables(process: str) -> list[tuple[str, list[str]]]:
+    """Return the folders of /proc that show what a process has open, with the descriptors in each.
+
+    All its threads share that, but once its first thread has ended, the process itself shows nothing any more.
+    """
+    folder = f"{mounts.PROC}/{process}"
+    entries = posix.listdir(folder + "/fd")
+    if entries or not _goes_on(_fields(process)):
+        return [(folder, entries)]
+    found = []
+    for thread in posix.listdir(folder + "/task"):
+        try:
+            found.append((f"{folder}/task/{thread}", posix.listdir(f"{folder}/task/{thread}/fd")))
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # It has ended; the others have the same open.
+    return found
+
+
+def _goes_on(fields: list[bytes]) -> bool:
+    """Tell whether other threads of a process go on after its first has ended."""
+    return len(fields) > _THREADS and fields[_STATE] == b"Z" and int(fields[_THREADS]) > 1
+
+
+def _fields(process: str) -> list[bytes]:
+    return mounts.whole(f"{mounts.PROC}/{process}/stat").rpartition(b")")[2].split()
 
 
 def _has_files(process: str) -> bool:
     """Tell whether a process can have anything open: it has not ended, and is no thread of the kernel."""
-    fields = mounts.whole(f"{mounts.PROC}/{process}/stat").rpartition(b")")[2].split()
-    return len(fields) > _FLAGS and fields[_STATE] not in (b"Z", b"X") and not int(fields[_FLAGS]) & _KERNEL_THREAD
+    fields = _fields(process)
+    if len(fields) <= _FLAGS or fields[_STATE] == b"X" or int(fields[_FLAGS]) & _KERNEL_THREAD:
+        return False
+    return fields[_STATE] != b"Z" or _goes_on(fields)
 
 
 def _is_no_user(process: str) -> bool:

@@ -3,6 +3,7 @@
 
 import errno
 import os
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,8 +33,11 @@ class Storage:
         # Devices that a mount, swap or a device on top has for itself, and errors of an attempt to open one.
         self.claimed: set[str] = set()
         self.open_errors: dict[str, int] = {}
-        # The claims of ours, as descriptors of /dev/null.
+        # The claims of ours, as descriptors of /dev/null, and other opens.
         self.ours: dict[str, int] = {}
+        self.opened: dict[int, str] = {}
+        # What the kernel says of loop devices: the numbers of the file system's device and of a backing device.
+        self.loops: dict[str, tuple[int, int]] = {}
         self._mounts: dict[int, list[str]] = {1: []}
         self._mount_ids = 20
         self.write()
@@ -172,15 +176,29 @@ class Storage:
     # Processes.
 
     def process(self, process: int, name: str, *paths: str, group: str = "/system.slice/x.service") -> Path:
-        """Let a process have files open; return its folder."""
+        """Let a process have files open, all on one mount, a devtmpfs; return its folder."""
         folder = self.proc / str(process)
-        (folder / "fd").mkdir(parents=True, exist_ok=True)
         for path in paths:
-            (folder / "fd" / str(len(os.listdir(folder / "fd")))).symlink_to(path)
+            self.descriptor(folder, path)
+        (folder / "fd").mkdir(parents=True, exist_ok=True)
+        if not (folder / "mountinfo").exists():
+            (folder / "mountinfo").write_text("5 1 0:5 / /dev rw - devtmpfs udev rw\n")
         (folder / "comm").write_text(name + "\n")
         (folder / "cgroup").write_text(f"0::{group}\n")
-        (folder / "stat").write_text(f"{process} (a) b) S 1 1 1 0 -1 4194560 0 0\n")
+        (folder / "stat").write_text(f"{process} (a) b) S 1 1 1 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 1\n")
         return folder
+
+    def descriptor(self, folder: Path, path: str, mount: int = 5) -> Path:
+        """Open a file in a process or thread; return the link in its folder."""
+        for name in ("fd", "fdinfo"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        number = str(len(os.listdir(folder / "fd")))
+        (folder / "fd" / number).symlink_to(path)
+        (folder / "fdinfo" / number).write_text(f"pos:\t0\nflags:\t02\nmnt_id:\t{mount}\nino:\t1\n")
+        if path.startswith(locks.DIRECTORY + "/"):
+            os.makedirs(locks.DIRECTORY, exist_ok=True)
+            Path(path).touch()
+        return folder / "fd" / number
 
     # The system calls.
 
@@ -189,17 +207,23 @@ class Storage:
             path = os.readlink(path)
         if path in self.nodes:
             mode = 0o020660 if path.startswith("/dev/ng") else 0o060660
-            return SimpleNamespace(st_mode=mode, st_rdev=self.nodes[path], st_dev=5)
+            return SimpleNamespace(st_mode=mode, st_rdev=self.nodes[path], st_dev=5, st_ino=1)
         if path in self.files:
-            return SimpleNamespace(st_mode=0o100644, st_rdev=0, st_dev=self.files[path])
+            return SimpleNamespace(st_mode=0o100644, st_rdev=0, st_dev=self.files[path], st_ino=1)
         if path.startswith("/dev/"):
             raise FileNotFoundError(errno.ENOENT, "No such file or directory")
         return os.stat(path)
 
     def open(self, path: str, flags: int, *rest: int, **others: int | None) -> int:
-        if not flags & os.O_EXCL:
-            return os.open(path, flags, *rest, dir_fd=others.get("dir_fd"))
         name = path.removeprefix("/dev/").replace("/", "!")
+        if not flags & os.O_EXCL:
+            if not path.startswith("/dev/"):
+                return os.open(path, flags, *rest, dir_fd=others.get("dir_fd"))
+            if number := self.open_errors.get(name, 0 if path in self.nodes else errno.ENOENT):
+                raise OSError(number, os.strerror(number))
+            fd = os.open(os.devnull, os.O_RDONLY)
+            self.opened[fd] = name
+            return fd
         if number := self.open_errors.get(name, errno.EBUSY if self._is_claimed(name) else 0):
             raise OSError(number, os.strerror(number))
         self.ours[name] = os.open(os.devnull, os.O_RDONLY)
@@ -207,7 +231,16 @@ class Storage:
 
     def close(self, fd: int) -> None:
         self.ours = {name: one for name, one in self.ours.items() if one != fd}
+        self.opened.pop(fd, None)
         os.close(fd)
+
+    def ioctl(self, fd: int, request: int, data: bytearray) -> int:
+        assert (request, len(data)) == (0x4C05, 232)
+        if self.opened[fd] not in self.loops:
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        device, own = self.loops[self.opened[fd]]
+        struct.pack_into("=QQQ", data, 0, device, 4711, own)
+        return 0
 
     def _is_claimed(self, name: str) -> bool:
         folder = self.sys / "class/block" / name
@@ -224,9 +257,10 @@ def install(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
         (block, "SYS", str(storage.sys)),
         (block, "posix", system),
+        (block, "fcntl", SimpleNamespace(ioctl=storage.ioctl)),
         (claims, "posix", system),
         (openers, "posix", system),
-        (locks, "DIRECTORY", "/run/discoverd/locks"),
+        (locks, "DIRECTORY", str(storage.root / "locks")),
         (mounts, "posix", system),
         (mounts, "PROC", str(storage.proc)),
         (mounts, "BTRFS", str(storage.btrfs)),

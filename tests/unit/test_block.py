@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which block devices lie on which controllers, and who has claimed them."""
 
+import errno
+import os
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -136,12 +139,56 @@ def test_a_loop_on_the_device_itself(storage: Storage) -> None:
     assert block.below(number) == {"nvme0n1"}
 
 
-def test_a_loop_whose_file_is_deleted_or_elsewhere_is_on_nothing(storage: Storage) -> None:
+def test_a_loop_whose_file_is_deleted_or_elsewhere(storage: Storage) -> None:
+    """The kernel knows what it lies on, as huge_encode_dev() writes it."""
     storage.controller("nvme0")
     storage.namespace("nvme0n1", "nvme0")
     number = storage.loop("loop7", "/data/image (deleted)")
-    assert set(block.stack("nvme0n1")) == {"nvme0n1"}
+    # Without a number it could be on any.
+    with pytest.raises(OSError, match="cannot tell on what /dev/loop7 lies"):
+        block.stack("nvme0n1")
     assert block.below(number) == set()
+    major, _, minor = storage.numbers["nvme0n1"].partition(":")
+    encoded = int(major) << 8 | int(minor)
+    for numbers in ((encoded, 0), (5, encoded)):
+        storage.loops["loop7"] = numbers
+        assert set(block.stack("nvme0n1")) == {"nvme0n1", "loop7"}
+        assert block.below(number) == {"nvme0n1"}
+
+
+def test_large_numbers_of_what_a_loop_lies_on(storage: Storage) -> None:
+    storage.loop("loop7", "/gone")
+    # 259:70000
+    storage.loops["loop7"] = ((70000 & 0xFF) | 259 << 8 | (70000 & ~0xFF) << 12, 0)
+    assert block._loops() == {"259:70000": ["loop7"]}
+
+
+def test_a_shortage_is_not_the_absence_of_what_is_there(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.device("nvme0n1")
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    system = SimpleNamespace(**{**vars(os), "open": fail, "listdir": fail})
+    monkeypatch.setattr(block, "posix", system)
+    for look in (lambda: block.number("nvme0n1"), lambda: block.stack("nvme0n1")):
+        with pytest.raises(OSError, match="too many"):
+            look()
+
+
+def test_exports(storage: Storage) -> None:
+    storage.device("nvme0n1")
+    for number, path, enabled in (
+        (1, "/dev/nvme0n1", 1),
+        (2, "/dev/nvme0n1", 0),
+        (3, "/srv/image", 1),
+        (4, "/dev/x", 1),
+    ):
+        folder = storage.sys / "kernel/config/nvmet/subsystems/nqn.x" / "namespaces" / str(number)
+        folder.mkdir(parents=True)
+        (folder / "device_path").write_text(path + "\n")
+        (folder / "enable").write_text(f"{enabled}\n")
+    assert block.exports() == [("nqn.x", storage.numbers["nvme0n1"])]
 
 
 def test_a_disk_that_is_not_ours(storage: Storage) -> None:

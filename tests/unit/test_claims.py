@@ -9,6 +9,7 @@ import pytest
 
 from discoverd.kernel import block
 from discoverd.kernel.claims import Claims
+from discoverd.kernel.openers import UnknownError
 
 from .fake_storage import Storage, install
 
@@ -67,7 +68,7 @@ def test_what_is_kept(storage: Storage, claims: Claims) -> None:
     assert list(storage.ours) == ["loop0"]
 
 
-@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM])
+@pytest.mark.parametrize("number", [errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM])
 def test_what_is_not_there_is_not_busy(storage: Storage, claims: Claims, number: int) -> None:
     storage.open_errors["nvme0n1"] = number
     assert take(claims) == []
@@ -79,6 +80,24 @@ def test_what_cannot_be_told_is_an_error(storage: Storage, claims: Claims, numbe
     with pytest.raises(OSError, match=r"\[Errno") as caught:
         take(claims)
     assert caught.value.errno == number
+
+
+def test_without_its_device_file_it_cannot_be_told(storage: Storage, claims: Claims) -> None:
+    storage.open_errors["nvme0n1"] = errno.ENOENT
+    with pytest.raises(UnknownError, match="there is no /dev/nvme0n1"):
+        take(claims)
+    # It has gone from the kernel.
+    assert claims.take({"nvme0n2": []}) == []
+    storage.open_errors["nvme0n2"] = errno.ENOENT
+    assert claims.take({"nvme0n2": []}) == []
+
+
+def test_a_look_holds_nothing(storage: Storage) -> None:
+    look = Claims(look=True)
+    assert take(look) == []
+    assert storage.ours == {}
+    storage.claimed.add("nvme0n1")
+    assert take(look) == ["nvme0n1"]
 
 
 def test_a_name_with_a_slash(storage: Storage, claims: Claims) -> None:

@@ -5,6 +5,8 @@ import errno
 import os
 import stat
 import subprocess
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,7 +35,7 @@ def find(*names: str) -> list[tuple[int, str, str]]:
 
 
 def test_nobody(storage: Storage) -> None:
-    storage.process(7, "bash", "/dev/null", "/dev/tty1", "socket:[17]", "/srv/dead-nfs/dev/nvme0n1")
+    storage.process(7, "bash", "/dev/null", "/dev/tty1", "socket:[17]", "/memfd:x (deleted)", "/gone")
     assert find() == []
 
 
@@ -52,9 +54,78 @@ def test_each_way_to_open_it(storage: Storage) -> None:
 
 def test_another_name_for_it(storage: Storage) -> None:
     """A container has device files of its own."""
-    storage.nodes["/dev/disk"] = storage.nodes["/dev/nvme0n1"]
-    storage.process(7, "qemu", "/dev/disk")
-    assert find() == [(7, "qemu", "/dev/nvme0n1")]
+    for path in ("/dev/disk", "/srv/jail/disk"):
+        storage.nodes[path] = storage.nodes["/dev/nvme0n1"]
+        storage.process(7, "qemu", path)
+        assert find() == [(7, "qemu", "/dev/nvme0n1")]
+        (storage.proc / "7/fd/0").unlink()
+
+
+# What was opened may be of somebody's making --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["fuse", "fuse.sshfs", "nfs4", "cifs", "autofs"])
+def test_what_may_never_answer_is_not_asked(storage: Storage, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    folder = storage.process(7, "x", "/dev/nvme0n1")
+    (folder / "mountinfo").write_text(f"5 1 0:5 / /dev rw - {kind} x rw\n")
+    deny(monkeypatch, "stat", f"{folder}/fd/0", errno.EACCES)
+    assert find() == []
+
+
+@pytest.mark.parametrize("table", ["", "5 1 0:5 / / rw - overlay x rw\n"])
+def test_what_may_not_answer_is_not_waited_for(storage: Storage, monkeypatch: pytest.MonkeyPatch, table: str) -> None:
+    """A mount that is in no table, for it was detached, and one over a file system of anybody's."""
+    folder = storage.process(7, "x", "/dev/nvme0n1", "/dev/nvme0n1")
+    (folder / "mountinfo").write_text(table)
+    assert len(find()) == 1
+    deny(monkeypatch, "stat", f"{folder}/fd/0", errno.EACCES)
+    assert len(find()) == 1
+    gate = threading.Event()
+    asked: list[str] = []
+
+    def hang(path: str) -> object:
+        asked.append(path)
+        gate.wait(20)
+        raise OSError
+
+    monkeypatch.setattr(openers, "posix", SimpleNamespace(**{**vars(vars(openers)["posix"]), "stat": hang}))
+    monkeypatch.setattr(openers, "_ANSWER", 0.05)
+    assert find() == []
+    # One that does not answer is not asked again.
+    assert len(asked) == 1
+    gate.set()
+
+
+def test_a_process_whose_first_thread_has_ended(storage: Storage) -> None:
+    folder = storage.process(7, "java")
+    storage.descriptor(folder / "task/9", "/dev/nvme0n1")
+    (folder / "task/7/fd").mkdir(parents=True)
+    (folder / "task/8").mkdir()
+    assert find() == []
+    stat = (folder / "stat").read_text()
+    (folder / "stat").write_text(stat.replace(" S ", " Z ").replace(" 20 0 1 ", " 20 0 2 "))
+    assert find() == [(7, "java", "/dev/nvme0n1")]
+    (folder / "stat").write_text(stat.replace(" S ", " Z "))
+    assert find() == []
+
+
+def test_a_look_ends(storage: Storage) -> None:
+    storage.process(7, "many", *["/dev/null"] * 3)
+    storage.process(8, "few", "/dev/null")
+    with pytest.raises(
+        openers.UnknownError, match=r"too many files open .* process \d \((many|few)\) has [13]: end it"
+    ):
+        openers.find(["nvme0n1"], time.monotonic() - 1)
+
+
+def test_a_shortage_of_ours_is_not_the_processs(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = storage.process(7, "x", "/dev/nvme0n1")
+    deny(monkeypatch, "listdir", f"{folder}/fd", errno.EMFILE)
+    with pytest.raises(OSError, match="Too many open files"):
+        find()
+
+
+# Who counts -----------------------------------------------------------------------------------------------
 
 
 def test_not_this_process(storage: Storage) -> None:
@@ -87,7 +158,12 @@ def test_a_name_is_no_excuse(storage: Storage) -> None:
 def test_one_that_is_at_a_disconnect_is_marked(storage: Storage) -> None:
     storage.process(7, "python3", f"{locks.DIRECTORY}/nvme-subsys3", "/dev/nvme0n1")
     storage.process(8, "python3", "/dev/nvme0n1", "/run/discoverd/wake")
-    assert {one.process: one.ours for one in openers.find(["nvme0n1"])} == {7: True, 8: False}
+    # A mount namespace can give anything this path, but not make it the file that we have.
+    forged = storage.process(9, "evil", f"{locks.DIRECTORY}/nvme-subsys4", "/dev/nvme0n1")
+    Path(locks.DIRECTORY, "nvme-subsys4").unlink()
+    storage.nodes[f"{locks.DIRECTORY}/nvme-subsys4"] = 77
+    assert forged.exists()
+    assert {one.process: one.ours for one in openers.find(["nvme0n1"])} == {7: True, 8: False, 9: False}
 
 
 def deny(monkeypatch: pytest.MonkeyPatch, call: str, path: str, number: int) -> None:
