@@ -12,8 +12,6 @@ from discoverd.cli.overview import Controller, Device
 from discoverd.cli.systemd import Systemd
 from discoverd.kernel import block, controllers, paths, usage
 from discoverd.kernel import disconnect as disconnecting
-from discoverd.kernel.openers import UnknownError
-from discoverd.locks import LockError
 
 
 def disconnect(chosen: list[Controller], systemd: Systemd, force: bool) -> Exit:
@@ -24,7 +22,7 @@ def disconnect(chosen: list[Controller], systemd: Systemd, force: bool) -> Exit:
     # Before anything is changed: a worker that has ended looks after nothing any more.
     for one in chosen:
         if one.device:
-            _must_not_carry_system(one.device)
+            _must_not_carry_system(one.device, force)
             if one.device.foreign and not force:
                 raise CliError(_foreign(one.device), Exit.REFUSED)
     jobs.queue_stop(chosen, systemd)
@@ -67,12 +65,22 @@ def _refuse(controller: Controller, device: Device, why: str) -> Exit:
     return Exit.REFUSED
 
 
-def _must_not_carry_system(device: Device) -> None:
+def _must_not_carry_system(device: Device, force: bool) -> None:
     try:
         used = holdings.claimed(block.namespaces(device.name))
     except OSError as error:
-        raise _unknown(device, error) from None
+        if not force:
+            raise _unknown(device, error) from None
+        # It is said later, when it is tried again.
+        _must_not_be_systems(device)
+        return
     if any(usage.carries_system(users) for users in used.values()):
+        raise _carries_system(device)
+
+
+def _must_not_be_systems(device: Device) -> None:
+    """Where it cannot be told who uses it, what the system is mounted from can."""
+    if controllers.attribute(device.name, "subsysnqn") in usage.system_subsystems():
         raise _carries_system(device)
 
 
@@ -88,19 +96,24 @@ def _disconnect(device: Device, force: bool) -> disconnecting.Answer:
             return None
         return disconnecting.Answer(disconnecting.REFUSE, disconnecting.phrase(users) + fault)
 
+    def doubt(error: OSError) -> None:
+        if not force:
+            raise _unknown(device, error)
+        _must_not_be_systems(device)
+        text.remark(f"{device.name}: cannot tell who uses it ({error.strerror or error}); disconnected all the same")
+
     try:
-        return disconnecting.disconnect(device.name, device.instance, disconnecting.TURN, judge, lambda: None)
+        return disconnecting.disconnect(device.name, device.instance, disconnecting.TURN, judge, lambda: None, doubt)
     except FileNotFoundError:
         return disconnecting.Answer(disconnecting.DISCONNECTED)  # It went by itself.
-    except (LockError, UnknownError) as error:
-        raise _unknown(device, error) from None
     except OSError as error:
         raise CliError(f"cannot disconnect {device.name}: {error.strerror or error}; see: journalctl -k") from None
 
 
 def _unknown(device: Device, error: OSError) -> CliError:
     return CliError(
-        f"cannot tell who uses {device.name} ({error.strerror or error}), so it stays connected; mend that first",
+        f"cannot tell who uses {device.name} ({error.strerror or error}), so it stays connected; mend that first, or "
+        f"insist, though data may be lost: discoverctl disconnect --force {device.name}",
         Exit.REFUSED,
     )
 

@@ -7,17 +7,20 @@ What cannot be claimed, that a process has it open or that another device was ma
 Used by workers, so it imports only what they may.
 """
 
+import _thread
 import fcntl
 import posix
 import time
 
 from discoverd import locks
-from discoverd.kernel import block, controllers, fabrics, usage
-from discoverd.kernel.claims import Claims
+from discoverd.kernel import block, controllers, fabrics, mounts, usage
+from discoverd.kernel.claims import NOT_THERE, Claims, open_device
+from discoverd.kernel.openers import UnknownError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn
 
     from discoverd.kernel.usage import User
 
@@ -25,8 +28,18 @@ if TYPE_CHECKING:
 TURN = 120
 # Seconds that udev has to end what it is at.
 QUIET = 2
+# Seconds that a target has to take what was written, and then to make it lasting.
+WRITE_BACK, FLUSH = 30, 5
+_PAUSE = 0.005
+# BLKFLSBUF of linux/fs.h: write back what is in the page cache, as the last close does.
+_WRITE_BACK = 0x1261
+_EAGAIN, _ETIMEDOUT = 11, 110
 
 DISCONNECTED, WAIT, REFUSE, LEAVE = "disconnected", "wait", "refuse", "leave"
+
+
+class UnwrittenError(UnknownError):
+    """A device does not take what programs have written to it."""
 
 
 class Answer:
@@ -39,38 +52,64 @@ class Answer:
         self.text = text
 
 
+def stop_at(error: OSError) -> "NoReturn":
+    """Do not disconnect what may be in use."""
+    raise error
+
+
 def disconnect(
     device: str,
     kernel_instance: int,
     turn: float,
     judge: "Callable[[dict[str, list[User]]], Answer | None]",
     part: "Callable[[], Answer | None]",
+    doubt: "Callable[[OSError], None]" = stop_at,
 ) -> Answer:
     """Delete a controller, unless it is in use or something else speaks against it. Blocks.
 
-    ``judge`` gets the namespaces in use, with their users, and ``part`` is called last; what they answer is returned,
-    and the controller stays. With None it goes on, and what ``judge`` lets pass is not looked at again. ``turn`` is for
-    how many seconds the disconnect of another path is waited for.
+    ``judge`` gets the namespaces in use, with their users, as soon as there are any and once more at the end, for what
+    it relies on may have changed; ``part`` is called last. What they answer is returned, and the controller stays; with
+    None it goes on. ``turn`` is for how many seconds the disconnect of another path is waited for. ``doubt`` gets what
+    keeps us from telling who uses it, and raises it, or returns to go on all the same.
 
     Raises OSError if it cannot tell, or if the kernel fails; FileNotFoundError if the controller is gone.
     """
-    # The workers of all paths of a subsystem may be here at once, and each of two would take the other path for the
-    # one that stays.
-    descriptors = _lock_subsystem(device, turn)
     claims = Claims()
+    descriptors: list[int] = []
+    used: dict[str, list[User]] = {}
     try:
+        # The workers of all paths of a subsystem may be here at once, and each of two would take the other path for
+        # the one that stays.
+        try:
+            descriptors += _lock_subsystem(device, turn)
+        except OSError as error:
+            doubt(error)
         if controllers.kernel_instance(device) != kernel_instance:
             raise FileNotFoundError(2, "it is gone")
         namespaces = block.namespaces(device)
-        used = usage.users(namespaces, claims)
+        try:
+            used = usage.users(namespaces, claims)
+        except OSError as error:
+            doubt(error)
         if used and (answer := judge(used)):
             return answer
-        descriptors += _keep_udev_out(namespaces)
-        late = _late_users(namespaces, used, claims)
-        if late:
-            used = {**used, **late}
-            if answer := judge(used):
-                return answer
+        try:
+            descriptors += _keep_udev_out(namespaces, claims)
+            # A target may have got one meanwhile.
+            if later := _later(device, namespaces):
+                namespaces += later
+                descriptors += _keep_udev_out(later, claims)
+            used = {**used, **_late_users(namespaces, used, claims)}
+        except OSError as error:
+            doubt(error)
+        if used and (answer := judge(used)):
+            return answer
+        try:
+            _write_back(device, namespaces, used)
+            if later := _later(device, namespaces):
+                raise UnknownError(_EAGAIN, f"it has just got {later[0]}; try again")
+        except OSError as error:
+            doubt(error)
         if answer := part():
             return answer
         fabrics.delete(device, kernel_instance)
@@ -80,6 +119,11 @@ def disconnect(
             posix.close(descriptor)
     users = usage.everybody(used)
     return Answer(DISCONNECTED, f", though in use by {phrase(users)}" if users else "")
+
+
+def _later(device: str, namespaces: list[str]) -> list[str]:
+    """Return the namespaces that the controller has got since."""
+    return [namespace for namespace in block.namespaces(device) if namespace not in namespaces]
 
 
 def _late_users(namespaces: list[str], used: "dict[str, list[User]]", claims: Claims) -> "dict[str, list[User]]":
@@ -98,6 +142,92 @@ def _late_users(namespaces: list[str], used: "dict[str, list[User]]", claims: Cl
         if found := [user for user in processes if user.name in paths]:
             late[namespace] = [*used.get(namespace, []), *found]
     return late
+
+
+def _write_back(device: str, namespaces: list[str], used: "dict[str, list[User]]") -> None:
+    """Have written what programs have written to the devices and closed them. Raises UnknownError.
+
+    The kernel does it at the last close of a device, and that will be ours: we and udev's lock have it open, so that of
+    a program which came between our looks was not the last.
+    """
+    names: list[str] = []
+    usable: list[str] = []
+    for namespace in namespaces:
+        paths = set(block.usable_paths(namespace))
+        # What has another path keeps it all. A silent one in use has been given up with what is on it.
+        if paths - {device} or (namespace in used and not paths):
+            continue
+        siblings = block.siblings(namespace)
+        stack = [namespace, *block.partitions(namespace)] if siblings else list(block.stack(namespace))
+        # From the top, for what lies there is written to what lies below.
+        names += reversed(stack)
+        if paths:
+            usable += reversed(stack)
+    if not names:
+        return
+    writing = _Writing(names, usable)
+    _thread.start_new_thread(writing.run, ())
+    if not _wait(lambda: writing.written or writing.error is not None, WRITE_BACK):
+        text = f"what was written to /dev/{writing.name} cannot be written back; its target is silent"
+        raise UnwrittenError(_ETIMEDOUT, text)
+    # Nothing of the host's is lost if only this takes too long: the target has it.
+    _wait(lambda: writing.ended, FLUSH)
+    if error := writing.error:
+        if isinstance(error, UnknownError) or error.errno in mounts.SHORTAGES:
+            raise error
+        text = f"what was written to /dev/{writing.name} cannot be written back ({error.strerror})"
+        raise UnwrittenError(error.errno, text)
+
+
+def _wait(done: "Callable[[], bool]", seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_PAUSE)
+    return True
+
+
+class _Writing:
+    """The writing back of devices, in a thread that may be left behind: nothing ends what waits for a target.
+
+    ``written`` when nothing is left in the page cache, ``ended`` when that is lasting.
+    """
+
+    __slots__ = ("_names", "_usable", "ended", "error", "name", "written")
+
+    def __init__(self, names: list[str], usable: list[str]) -> None:
+        self._names = names
+        self._usable = usable
+        self.name = ""
+        self.error: OSError | None = None
+        self.written = False
+        self.ended = False
+
+    def run(self) -> None:
+        opened: dict[str, int] = {}
+        try:
+            for name in self._names:
+                self.name = name
+                try:
+                    # Opened before it is written: only so does fsync tell of errors.
+                    opened[name] = open_device(name)
+                    # This waits for a silent target only if there is something to write.
+                    fcntl.ioctl(opened[name], _WRITE_BACK)
+                except OSError as error:
+                    if error.errno not in NOT_THERE:
+                        raise
+            self.written = True
+            for name in self._usable:
+                self.name = name
+                if name in opened:
+                    posix.fsync(opened[name])
+        except OSError as error:
+            self.error = error
+        finally:
+            for descriptor in opened.values():
+                posix.close(descriptor)
+            self.ended = True
 
 
 def phrase(users: "list[User]") -> str:
@@ -123,21 +253,27 @@ def _lock_subsystem(device: str, seconds: float) -> list[int]:
     return []
 
 
-def _keep_udev_out(namespaces: list[str]) -> list[int]:
-    """Lock the disks, and return their descriptors; what is not locked within QUIET seconds is left unlocked.
+def _keep_udev_out(namespaces: list[str], claims: Claims) -> list[int]:
+    """Lock the disks, and return what was opened for it; what is not locked within QUIET seconds is left unlocked.
 
     udev reads a disk that was just released, under a shared lock, and what it reads of one that goes away meanwhile is
     an I/O error in the kernel's log. Of a disk that somebody else has locked it keeps away (systemd's rules for locking
     block devices).
     """
     deadline = time.monotonic() + QUIET
-    disks = []
+    opened: list[int] = []
     for namespace in namespaces:
-        try:
-            disk = posix.open(f"{block.DEV}/{namespace}", posix.O_RDONLY | posix.O_CLOEXEC)
-        except OSError:
-            continue  # Nobody else can read it either.
-        disks.append(disk)
+        disk = claims.descriptor(namespace)
+        if disk is None:
+            try:
+                disk = open_device(namespace)
+            except OSError as error:
+                if error.errno not in mounts.SHORTAGES:
+                    continue  # Nobody else can read it either.
+                for one in opened:
+                    posix.close(one)
+                raise
+            opened.append(disk)
         while True:
             try:
                 fcntl.flock(disk, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -146,4 +282,4 @@ def _keep_udev_out(namespaces: list[str]) -> list[int]:
                 if time.monotonic() > deadline:
                     break
                 time.sleep(0.02)
-    return disks
+    return opened

@@ -32,7 +32,7 @@ def _usable(namespace: str, users: "list[User]") -> set[str]:
     own = {path for name in names for _, _, path in block.nodes(name)}
     usable = set(block.usable_paths(namespace))
     # What has opened one path of dm-multipath itself is not helped by the others.
-    if not any(user.kind == "process" and user.name in own for user in users):
+    if not any(user.kind in ("process", "target") and user.name in own for user in users):
         for sibling in block.siblings(namespace):
             usable.update(block.usable_paths(sibling))
     return usable

@@ -23,10 +23,10 @@ _OTHERS = 30
 
 
 class User:
-    """One use of a namespace. ``kind`` is mount, swap, claim or process.
+    """One use of a namespace. ``kind`` is mount, swap, claim, process or target (an NVMe target that exports it).
 
     ``name`` is the mount's target, or the device's path. ``process`` is, of a mount, one in the mount namespace that
-    has it, 0 if that is the host's; of a process, itself, and ``program`` is its name.
+    has it, 0 if that is the host's; of a process, itself, and ``program`` is its name. Of a target, that is its NQN.
     """
 
     __slots__ = ("kind", "name", "process", "program")
@@ -47,6 +47,8 @@ class User:
             return f"{name}, which a detached mount or another program has claimed"
         if self.kind == "process":
             return f"{self.program} (PID {self.process}) on {name}"
+        if self.kind == "target":
+            return f"{name}, exported by the NVMe target: {self.program}"
         return f"{name} in the mount namespace of process {self.process}" if self.process else name
 
 
@@ -109,12 +111,14 @@ def _rival(busy: list[str]) -> str:
 def processes(names: list[str]) -> list[User]:
     """Return the processes that have one of these block devices open, and keep it so. Raises UnknownError.
 
-    They need not have claimed it: databases and virtual machines do not. A namespace's generic device counts as well.
+    They need not have claimed it: databases and virtual machines do not. A namespace's generic device counts as well,
+    and so does the kernel's own NVMe target, which claims nothing either.
     """
+    deadline = time.monotonic() + openers.LIMIT
     before: set[tuple[int, str]] = set()
     found: list[openers.Opener] = []
     for _ in range(_MOMENTS):
-        found = [one for one in openers.find(names) if not one.ours]
+        found = [one for one in openers.find(names, deadline) if not one.ours]
         lasting = [one for one in found if (one.process, one.path) in before]
         if lasting or not found:
             found = lasting
@@ -122,7 +126,13 @@ def processes(names: list[str]) -> list[User]:
         # It may only have a look.
         before = {(one.process, one.path) for one in found}
         time.sleep(_MOMENT)
-    return [User("process", one.path, one.process, one.program) for one in found]
+    return [*(User("process", one.path, one.process, one.program) for one in found), *_exported(names)]
+
+
+def _exported(names: list[str]) -> list[User]:
+    """Return the exports of these devices by the kernel's NVMe target."""
+    paths = {number: path for name in names for kind, number, path in block.nodes(name) if kind == block.BLOCK}
+    return [User("target", paths[number], program=nqn) for nqn, number in block.exports() if number in paths]
 
 
 def everybody(used: dict[str, list[User]]) -> list[User]:

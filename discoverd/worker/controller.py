@@ -75,6 +75,8 @@ class Worker:
         # When we were told that the system goes down, 0 while it does not.
         self.going_down = 0.0
         self.stopping = False
+        # When SIGTERM came.
+        self.stopping_since = 0.0
         self.departure: Departure | None = None
         self.withdrawal: Withdrawal | None = None
         self.parking: Parking | None = None
@@ -172,6 +174,7 @@ class Worker:
             self.look()
         if _SIGTERM in received and not self.stopping:
             self.stopping = True
+            self.stopping_since = time.monotonic()
             self.state = "stopping"
             # At once: should the stop take so long that systemd kills us, it tells that somebody wanted us to stop.
             self.show()

@@ -45,9 +45,12 @@ class Departure:
     def __init__(self, worker: "Worker", stays: str = "") -> None:
         self._worker = worker
         self._stays = stays
-        self._began = time.monotonic()
+        # systemd counts from SIGTERM, and a call that was under way may have kept us since.
+        self._began = worker.stopping_since or time.monotonic()
         self._silent_since = 0.0
         self._shutdown = False
+        # Why it is not waited for any longer, once that was said.
+        self._given_up = ""
         self._urge_at = self._began + PATIENCE
         # Who keeps the controller from being disconnected, as a phrase.
         self.users = ""
@@ -113,7 +116,7 @@ class Departure:
         worker = self._worker
         try:
             return disconnect.disconnect(
-                device, worker.kernel_instance, turn, lambda used: self._in_use(device, used), self._part
+                device, worker.kernel_instance, turn, lambda used: self._in_use(device, used), self._part, self._doubt
             )
         except FileNotFoundError:
             raise
@@ -124,6 +127,18 @@ class Departure:
             # Whether that ends the matter or is tried again.
             self._shutdown = self._shutdown or system_state() == "stopping"
             raise
+
+    def _doubt(self, error: OSError) -> None:
+        """Go on without what a silent target does not take, if the system goes down: what waits for it must end."""
+        if isinstance(error, disconnect.UnwrittenError) and system_state() == "stopping":
+            device = self._worker.device
+            if controllers.attribute(device, "state") == "live":
+                self._silent_since = 0.0
+            else:
+                self._note_silence(device, time.monotonic())
+        if not self._given_up or not isinstance(error, disconnect.UnwrittenError):
+            raise error
+        notify.log(notify.ERROR, f"{error.strerror}; given up")
 
     def _part(self) -> Answer | None:
         """Do what is left to do before a disconnect; return an answer if there is to be none."""
@@ -171,8 +186,8 @@ class Departure:
     def _wait_for(self, device: str, users: list[usage.User]) -> Answer | None:
         now = time.monotonic()
         said = disconnect.phrase(users)
-        if all(user.kind == "process" for user in users) and now > self._shutdown_began() + PROCESSES:
-            notify.log(notify.WARNING, f"{device} is not waited for any longer by a shutdown: in use by {said}")
+        if all(user.kind in ("process", "target") for user in users) and now > self._shutdown_began() + PROCESSES:
+            self._give_up(notify.WARNING, f"{device} is not waited for any longer by a shutdown: in use by {said}")
             return None
         if controllers.attribute(device, "state") == "live":
             self._silent_since = 0.0
@@ -180,11 +195,19 @@ class Departure:
                 _urge(users)
                 self._urge_at = time.monotonic() + PATIENCE
             return Answer(disconnect.WAIT, said)
+        self._note_silence(device, now)
+        return None if self._given_up else Answer(disconnect.WAIT, f"{said}, and its target is silent")
+
+    def _note_silence(self, device: str, now: float) -> None:
         self._silent_since = self._silent_since or now
-        if now < self._silent_since + SILENCE:
-            return Answer(disconnect.WAIT, f"{said}, and its target is silent")
-        notify.log(notify.ERROR, f"{device} has been silent for {SILENCE} s, and the system goes down: given up")
-        return None
+        if now >= self._silent_since + SILENCE:
+            self._give_up(notify.ERROR, f"{device} has been silent for {SILENCE} s, and the system goes down: given up")
+
+    def _give_up(self, priority: int, text: str) -> None:
+        """Say it, once: it is judged again at the end."""
+        if not self._given_up:
+            notify.log(priority, text)
+        self._given_up = text
 
     def _shutdown_began(self) -> float:
         """Return when it did, as far as we were told: from then on systemd has stopped other units too."""

@@ -10,7 +10,7 @@ from pystemd.dbusexc import DBusBaseError
 
 from discoverd import registry
 from discoverd.cli import jobs
-from discoverd.kernel import fabrics, usage
+from discoverd.kernel import controllers, fabrics, usage
 from discoverd.kernel.openers import UnknownError
 from discoverd.kernel.usage import User
 from discoverd.tid import unit_name
@@ -285,6 +285,14 @@ def test_what_cannot_be_told_stays(desk: Desk, monkeypatch: pytest.MonkeyPatch) 
     status, _, errors = desk.run("disconnect", "nvme0")
     assert (status, desk.deleted) == (5, [])
     assert "cannot tell who uses nvme0 (cannot tell what process 1 has open), so it stays connected" in errors
+    # What carries the system is known otherwise.
+    monkeypatch.setattr(usage, "system_subsystems", lambda: {controllers.attribute("nvme0", "subsysnqn")})
+    assert desk.run("disconnect", "--force", "nvme0")[0] == 5
+    assert desk.deleted == []
+    monkeypatch.setattr(usage, "system_subsystems", set)
+    status, _, errors = desk.run("disconnect", "--force", "nvme0")
+    assert (status, desk.deleted) == (0, ["nvme0"])
+    assert "nvme0: cannot tell who uses it (cannot tell what process 1 has open); disconnected all the same" in errors
 
 
 def test_a_name_that_another_controller_has_by_now(desk: Desk) -> None:

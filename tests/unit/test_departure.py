@@ -359,6 +359,45 @@ def test_what_cannot_be_told_is_looked_at_again_at_a_shutdown(
     assert kernel.deleted == ["nvme0"]
 
 
+@pytest.mark.parametrize("state_of_system", ["running", "stopping"])
+def test_what_a_silent_target_does_not_take(
+    kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch, state_of_system: str
+) -> None:
+    """It is no reason to let a shutdown wait for longer than a target has to come back."""
+    monkeypatch.setattr(departure, "SILENCE", 0.3)
+    system.state = state_of_system
+
+    def write_back(*_: object) -> None:
+        raise disconnect.UnwrittenError(errno.ETIMEDOUT, "it is silent")
+
+    monkeypatch.setattr(disconnect, "_write_back", write_back)
+
+    def act() -> None:
+        kernel.set_state("nvme0", "connecting")
+        stop()
+        if state_of_system == "stopping":
+            until(lambda: "cannot tell: it is silent" in kernel.status)
+
+    assert live(kernel, act) == (state_of_system == "running")
+    assert kernel.deleted == (["nvme0"] if state_of_system == "stopping" else [])
+
+
+def test_the_other_path_is_asked_once_more_at_the_end(
+    kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system.users = [DATA]
+    system.paths = ["nvme0", "nvme1"]
+
+    def keep_udev_out(*_: object) -> list[int]:
+        system.silent = {"nvme1"}
+        return []
+
+    monkeypatch.setattr(disconnect, "_keep_udev_out", keep_udev_out)
+    assert live(kernel) == 1
+    assert kernel.deleted == []
+    assert "its other path nvme1 does not answer" in kernel.status
+
+
 # The claims are held ---------------------------------------------------------------------------------------
 
 
@@ -382,13 +421,15 @@ def test_claims_are_held_from_the_look_until_it_is_gone(
     for target, name, value in (
         (usage, "users", find),
         (Claims, "keep", keep),
-        (disconnect, "_keep_udev_out", lambda _: note("udev is out")),
+        (disconnect, "_keep_udev_out", lambda *_: note("udev is out")),
         (usage, "processes", lambda _: note("looked for processes")),
+        (disconnect, "_write_back", lambda *_: note("written back")),
         (fabrics, "delete", lambda *given: (note("deleted"), delete(*given))),
     ):
         monkeypatch.setattr(target, name, value)
     assert live(kernel) == 0
-    assert events == ["claimed", "udev is out", "claimed", "looked for processes", "deleted", "released"]
+    looks = ["claimed", "udev is out", "claimed", "looked for processes"]
+    assert events == [*looks, "written back", "deleted", "released"]
     # Refused, nothing is left claimed.
     events.clear()
     system.users = [DATA]
@@ -401,7 +442,7 @@ def test_what_comes_while_udev_is_waited_for_is_a_use(
 ) -> None:
     """Such as one more logical volume, which no claim on the others keeps from being made and mounted."""
 
-    def keep_udev_out(_: list[str]) -> list[int]:
+    def keep_udev_out(*_: object) -> list[int]:
         system.users = [DATA]
         return []
 
@@ -575,7 +616,7 @@ def test_a_target_that_comes_back_is_waited_for(
     now = 1000.0
     monkeypatch.setattr(departure, "time", SimpleNamespace(monotonic=lambda: now))
     kernel.add("nvme0", state="connecting")
-    one = Departure(SimpleNamespace(device="nvme0"))  # type: ignore[arg-type]
+    one = Departure(SimpleNamespace(device="nvme0", stopping_since=0))  # type: ignore[arg-type]
 
     def verdict() -> str | None:
         answer = one._wait_for("nvme0", [DATA])
@@ -732,7 +773,7 @@ def test_of_two_paths_one_stays(kernel: Kernel, system: System, monkeypatch: pyt
 
     def depart(device: str) -> None:
         instance = posix.stat(str(kernel.sysfs / device)).st_ino
-        worker = SimpleNamespace(device=device, kernel_instance=instance, discovery=None)
+        worker = SimpleNamespace(device=device, kernel_instance=instance, discovery=None, stopping_since=0)
         answers.append(Departure(worker)._depart(device).verdict)  # type: ignore[arg-type]
 
     threads = [threading.Thread(target=depart, args=(device,)) for device in ("nvme0", "nvme1")]
