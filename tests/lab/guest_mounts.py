@@ -21,6 +21,8 @@ from pathlib import Path
 
 TARGET = Path("/srv/mounts")
 PATIENCE = 60
+CONTROLLERS = Path("/run/discoverd/controllers")
+PARENT = CONTROLLERS / "tcp:192.0.2.1:4420:nqn.2014-08.org.nvmexpress.discovery/spec"
 PROCESSES = Path("/sys/fs/cgroup/system.slice/system-nvme\\x2dctrl.slice")
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -30,7 +32,8 @@ class Round:
 
     def __init__(self, nqn: str, instance: str) -> None:
         self.unit = f"nvme-ctrl@{instance}.service"
-        self.report = Path("/run/discoverd/controllers", instance, "report")
+        self.report = CONTROLLERS / instance / "report"
+        self.spec = CONTROLLERS / instance / "spec"
         self.listed = Path("/sys/kernel/config/nvmet/subsystems", nqn, "attr_allow_any_host")
         self.nqn = nqn
         until(self._find, "it is live, and its disk is there")
@@ -94,6 +97,13 @@ def write(text: str) -> None:
         os.fsync(file.fileno())
 
 
+def confirm(one: Round) -> None:
+    """Returns when its worker is told; what comes and goes is kept longer each time, until it is confirmed."""
+    until(lambda: "confirm=yes" in PARENT.read_text() or "no longer listed" in one.spec.read_text(), "it is missed")
+    if "no longer listed" not in one.spec.read_text():
+        subprocess.run(["discoverctl", "confirm", PARENT.parent.name], check=True, stdout=subprocess.DEVNULL)
+
+
 def play(one: Round, stop: bool, at_once: bool) -> str:
     """Returns what came of it. `at_once`: it is mounted before the worker looks."""
     lock = os.open(one.disk, os.O_RDONLY)
@@ -102,6 +112,7 @@ def play(one: Round, stop: bool, at_once: bool) -> str:
         subprocess.run(["systemctl", "stop", "--no-block", one.unit], check=True)
     else:
         one.listed.write_text("0")
+        confirm(one)
     if not at_once:
         until(one.is_at_it, "the worker looks")
         time.sleep(random.random() * 0.2)
