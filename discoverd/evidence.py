@@ -253,10 +253,7 @@ class Evidence:
             for unit, gap in self._gaps.items()
             if gap.since > reading.time - HELD_SECONDS and (gap.withdrawn or not wanted(unit))
         }
-        losing = sum(size for _, size in {gap.batch for gap in lost.values() if gap.withdrawn})
-        losing += weigh([unit for unit, gap in lost.items() if not gap.withdrawn])
-        # The second of two referrals to the same takes with it what the first one has left.
-        losing = max(losing, weigh(list(lost)))
+        losing = _loss(lost, weigh)
         total = losing + weigh(self._old)
         over = losing > max(1, total * share // 100)
         absent = set()
@@ -307,3 +304,11 @@ class Evidence:
                 why = f"{page} lists it no more, as {returns} times before within {DAMPING_WINDOW // 60} minutes"
                 return Pending(Wait.DAMPING, f"{why}: kept for {span} s", gap.since + span)
         return None
+
+
+def _loss(lost: Mapping[str, _Gap], weigh: Callable[[Collection[str]], int]) -> int:
+    """Return how many controllers go, or have gone, with these gaps."""
+    gone = sum(size for _, size in {gap.batch for gap in lost.values() if gap.withdrawn})
+    staying = weigh([unit for unit, gap in lost.items() if not gap.withdrawn])
+    # The second of two referrals to the same takes with it what the first one has left.
+    return max(gone + staying, weigh(list(lost)))
