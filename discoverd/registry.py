@@ -9,6 +9,8 @@ may.
 
 import posix
 
+from discoverd import state
+
 ROOT = "/run/nvme/registry"
 OWNER = "nvme-ctrl"
 # Controllers that firmware asked for keep their owner when we take care of them.
@@ -102,6 +104,20 @@ def delete(device: str) -> None:
     _remove(_move_away(device))
 
 
+def sweep() -> None:
+    """Take away what killed processes have left half-written or half-removed, as far as that can be."""
+    try:
+        names = posix.listdir(ROOT)
+    except OSError:
+        return  # There is none yet, or none that anybody could write to.
+    for name in names:
+        if name[:1] == "." and state.left_behind(name):
+            try:
+                _remove(f"{ROOT}/{name}")
+            except OSError:
+                pass  # Nobody takes it for an entry, and the next process that starts tries again.
+
+
 def _move_away(device: str) -> str:
     """Rename an entry, if there is one, to where nobody takes it for one, and return that path. Raises OSError."""
     for number in range(_TRIES):
@@ -153,7 +169,7 @@ def _remove(path: str) -> None:
     """Remove what was moved away, if it is there. Raises OSError.
 
     Whoever had looked up the entry's path when it was moved may still write into it, nvme-cli by way of a temporary
-    file for each attribute. What comes into it for ever is left, and the next start of discoverd takes it away.
+    file for each attribute. What comes into it for ever is left, and the next process that starts takes it away.
     """
     flags = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
     for _ in range(_TRIES):

@@ -156,6 +156,27 @@ def write(path: str, data: bytes, mode: int = 0o600) -> None:
         raise StateError(f"{path}: {error.strerror}") from None
 
 
+def left_behind(name: str) -> bool:
+    """Tell whether the process is gone whose number a temporary name ends in."""
+    try:
+        posix.kill(number(name.rpartition(".")[2]), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except (StateError, PermissionError):
+        pass  # Not one of ours, or not ours to ask.
+    return False
+
+
+def sweep(folder: str) -> None:
+    """Take away what killed processes have left half-written in a directory. Raises OSError."""
+    for name in posix.listdir(folder):
+        if ".tmp." in name and left_behind(name):
+            try:
+                posix.unlink(f"{folder}/{name}")
+            except FileNotFoundError:
+                pass  # Somebody else has swept as well.
+
+
 def split(kind: str, data: bytes) -> tuple[list[tuple[str, str]], bytes]:
     """Return the fields of a text form at the beginning of ``data``, as :func:`decode`, and what follows it."""
     head, end, body = data.partition(b"\nend\n")

@@ -69,23 +69,9 @@ def sweep() -> None:
         # What somebody else has put there is no directory, or has others below it.
         with contextlib.suppress(NotADirectoryError, IsADirectoryError):
             for name in os.listdir(folder):
-                if name == _HELD or (".tmp." in name and _is_dead(name)):
+                if name == _HELD or (".tmp." in name and state.left_behind(name)):
                     os.unlink(f"{folder}/{name}")
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(registry.ROOT):
-            if name.startswith(".") and _is_dead(name):
-                shutil.rmtree(f"{registry.ROOT}/{name}", ignore_errors=True)
-
-
-def _is_dead(name: str) -> bool:
-    """Tell whether the process is gone whose number a temporary name ends in."""
-    try:
-        os.kill(state.number(name.rpartition(".")[2]), 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except (state.StateError, PermissionError):
-        pass  # Not one of ours, or not ours to ask.
-    return False
+    registry.sweep()
 
 
 def find() -> Found:

@@ -3,7 +3,7 @@
 
 import sys
 
-from discoverd import state
+from discoverd import registry, state
 from discoverd.worker import notify
 from discoverd.worker.controller import Worker
 
@@ -17,6 +17,12 @@ def main() -> int:
         sys.stderr.write("usage: nvme-ctrl-worker INSTANCE   (discoverd starts it; see nvme-ctrl@.service(8))\n")
         return EXIT_USAGE
     instance = notify.subject = sys.argv[1]
+    # What the worker before it has left, if it was killed; the supervisor may not start for a long time.
+    registry.sweep()
+    try:
+        state.sweep(state.directory(instance))
+    except OSError:
+        pass  # Then there is no specification either.
     try:
         spec = state.Spec.decode(state.read(state.directory(instance) + "/spec"))
     except state.StateError as error:

@@ -342,3 +342,13 @@ def test_claims_and_deletes_hold_while_another_tool_writes(root: Path) -> None:
     registry.claim("nvme3", registry.OWNER, UNIT)
     assert os.listdir(root) == ["nvme3"]
     assert sorted(entry(root)) == ["owner", "seqnum", "unit"]
+
+
+def test_what_a_killed_process_has_left_is_swept_by_the_next_one(root: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for name in (f".trash.nvme1.0.{gone.pid}", f".nvme2.tmp.{gone.pid}", f".nvme3.tmp.{os.getpid()}", "nvme4", ".odd"):
+        (root / name).mkdir(parents=True)
+        (root / name / "owner").write_text("nvme-ctrl\n")
+    registry.sweep()
+    assert sorted(os.listdir(root)) == [f".nvme3.tmp.{os.getpid()}", ".odd", "nvme4"]
