@@ -3,14 +3,13 @@
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any
 
 from discoverd import state, store
 from discoverd.candidate import SOURCES, listed_by
 from discoverd.config.settings import Settings
 from discoverd.kernel import fabrics
-from discoverd.planner import Action, Decision, Known, confirmable
+from discoverd.planner import Decision, Known, confirmable
 from discoverd.tid import DISCOVERY
 
 log = logging.getLogger("discoverd")
@@ -45,9 +44,7 @@ class Specifications:
         before = self._made_from.get(instance)
         if candidate is None:
             return False
-        # All but what was decided about the unit.
-        said = replace(decision, action=Action.KEEP, reason="")
-        if before and replace(before, action=Action.KEEP, reason="") == said:
+        if before and _told(before) == _told(decision):
             return False
         self._say_lacking(candidate.options)
         spec = state.Spec(candidate.role, list(candidate.options))
@@ -125,3 +122,9 @@ class Specifications:
         if lacking:
             self._lacking |= lacking
             log.warning("this kernel knows no %s: connecting without", ", ".join(sorted(lacking)))
+
+
+def _told(decision: Decision) -> tuple[object, ...]:
+    """Return what of a decision its worker is told: all but what was decided about the unit, and why."""
+    told = decision.candidate, decision.note, decision.disconnect, decision.witnesses
+    return *told, decision.held_back, decision.confirm

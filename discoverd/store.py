@@ -68,9 +68,9 @@ def sweep() -> None:
     for folder in (state.ROOT, *(state.directory(instance) for instance in os.listdir(state.CONTROLLERS))):
         # What somebody else has put there is no directory, or has others below it.
         with contextlib.suppress(NotADirectoryError, IsADirectoryError):
-            for name in os.listdir(folder):
-                if name == _HELD or (".tmp." in name and state.left_behind(name)):
-                    os.unlink(f"{folder}/{name}")
+            if _HELD in os.listdir(folder):
+                os.unlink(f"{folder}/{_HELD}")
+            state.sweep(folder)
     registry.sweep()
 
 

@@ -459,8 +459,8 @@ class Supervisor:
 
     def _answered_otherwise(self) -> set[str]:
         """Return the instances about which an origin says something else than at the last call."""
-        pages = self._inventory.log_pages
         inventory = self._inventory
+        pages = inventory.log_pages
         now = _Answers(
             inventory.complete, pages.doubts, pages.pending, pages.closed, inventory.held_back, inventory.confirming
         )
@@ -473,15 +473,14 @@ class Supervisor:
         changed |= {one for one, known in self._known.items() if origins and not origins.isdisjoint(known.referrers)}
         for origin in now.complete.keys() & before.complete.keys():
             changed |= (now.complete[origin].absent or frozenset()) ^ (before.complete[origin].absent or frozenset())
-            then, pending = before.pending.get(origin, {}), now.pending.get(origin, {})
-            changed |= {one for one in then.keys() | pending.keys() if then.get(one) != pending.get(one)}
-        held = before.held_back.keys() | now.held_back.keys()
-        for instance in sorted(one for one in held if before.held_back.get(one) != now.held_back.get(one)):
+            changed |= _differing(before.pending.get(origin, {}), now.pending.get(origin, {}))
+        held = _differing(before.held_back, now.held_back)
+        for instance in sorted(held):
             then_held, held_now = before.held_back.get(instance), now.held_back.get(instance)
             # How many they are may change with each reading.
             if held_now and (then_held is None or then_held.wait is not held_now.wait):
                 log.warning("%s: %s", instance, confirmable(instance, held_now.text), extra=about(instance))
-        return changed | {one for one in held if before.held_back.get(one) != now.held_back.get(one)}
+        return changed | held
 
     async def _decide(self) -> None:
         """Look at each controller about which there is news, and do what is to be done about it."""
@@ -632,3 +631,8 @@ class Supervisor:
         if report is None or unit is None or not unit.running:
             return "starting"
         return "left alone" if report.state == "foreign" else report.state
+
+
+def _differing(one: Mapping[str, object], other: Mapping[str, object]) -> set[str]:
+    """Return the keys that do not have the same in both."""
+    return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
