@@ -268,7 +268,7 @@ def test_a_page_full_of_nonsense_costs_few_lines_and_costs_them_once(
         await quiet()
         host.systemd.signal(unit_signals.ManagerChanged())
         await quiet()
-        assert f"(and {number - 1} more, see the journal)" in host.status
+        await until(lambda: f"(and {number - 1} more, see the journal)" in host.status)
 
     assert host.play(scenario) == 0
     given = said(caplog)
