@@ -8,8 +8,10 @@ import os
 import sys
 from pathlib import Path
 
-from discoverd import journal, lock, packages, state
+from discoverd import packages, state
 from discoverd.config.check import check
+from discoverd.supervisor import lock
+from discoverd.systemd import journal
 
 LIBEXEC = "/usr/libexec/discoverd"
 # A service that is restarted begins when the one before has ended; one that an administrator is just ending need not.
@@ -67,7 +69,7 @@ def _supervise(libexec: str) -> int:
         raise StartError(f"discoverd cannot use {state.ROOT}: {error.strerror}; {what}: {START}") from None
     # Here, because the check must work without the D-Bus and systemd packages.
     try:
-        from discoverd.supervisor import Supervisor
+        from discoverd.supervisor.daemon import Supervisor
 
         # Only the unit agent imports it, and would end over and over.
         if importlib.util.find_spec("pystemd") is None:

@@ -14,10 +14,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from discoverd import registry, state
-from discoverd.candidate import CONFIGURATION, FIBRE_CHANNEL, MDNS, Refusal, Wish, target_of
 from discoverd.config.errors import Diagnostic
-from discoverd.evidence import Asked
-from discoverd.planner import Decision, Known, Report
+from discoverd.plan.candidate import CONFIGURATION, FIBRE_CHANNEL, MDNS, Refusal, Wish, target_of
+from discoverd.plan.evidence import Asked
+from discoverd.plan.planner import Decision, Known, Report
 from discoverd.sources.discovery_log import LogPageError, PageRead, parse
 from discoverd.tid import TidError, TransportId
 

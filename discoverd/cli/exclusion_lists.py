@@ -7,8 +7,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from discoverd import exclusions, locks
+from discoverd import exclusions
 from discoverd.cli.exits import CliError, Exit
+from discoverd.kernel import locks
 
 _LOCK_LIMIT = 10.0
 _NAME = re.compile(r"[A-Za-z0-9_-]+")

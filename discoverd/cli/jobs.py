@@ -9,7 +9,7 @@ from discoverd.cli import text
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.overview import Controller
 from discoverd.cli.systemd import Systemd, UnitMasked, UnitNotLoaded
-from discoverd.unit_properties import STOP_TIMEOUT
+from discoverd.systemd.unit_properties import STOP_TIMEOUT
 
 # Seconds. A unit has started after 30 at the latest, when nothing it waits for holds it up.
 START_LIMIT = 120

@@ -151,10 +151,10 @@ def interface_of(source: str) -> str:
 
 def _interfaces_of(address: str) -> list[str]:
     # Few configurations name an interface, so the common worker does without.
-    from discoverd.kernel import addresses
+    from discoverd.kernel import routes
 
     packed = packed_address(address)
-    return [interface for interface, owned in addresses.local() if owned == packed]
+    return [interface for interface, owned in routes.local_addresses() if owned == packed]
 
 
 def same_address(transport: str, one: str, other: str) -> bool:

@@ -12,8 +12,7 @@ import fcntl
 import posix
 import time
 
-from discoverd import locks
-from discoverd.kernel import block, controllers, fabrics, mounts, usage
+from discoverd.kernel import block, controllers, fabrics, locks, mounts, usage
 from discoverd.kernel.claims import NOT_THERE, Claims, open_device
 from discoverd.kernel.openers import UnknownError
 

@@ -12,8 +12,7 @@ import _thread
 import posix
 import time
 
-from discoverd import locks
-from discoverd.kernel import block, mounts
+from discoverd.kernel import block, locks, mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ one by hand (discoverd/boot_record.py); and what the registry says firmware aske
 import logging
 
 from discoverd import boot_record, registry, store
-from discoverd.candidate import BOOT, DISCOVERY_KEEP_ALIVE, Candidate
 from discoverd.kernel import controllers
+from discoverd.plan.candidate import BOOT, DISCOVERY_KEEP_ALIVE, Candidate
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TidError, TransportId, unit_instance
 
 log = logging.getLogger("discoverd.boot")

@@ -5,10 +5,10 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from discoverd.candidate import CONFIGURATION, Candidate, Refusal, fabrics_options, held, refuse_tls
 from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity, identity_for
 from discoverd.config.model import Connection, FabricsConfig
+from discoverd.plan.candidate import CONFIGURATION, Candidate, Refusal, fabrics_options, held, refuse_tls
 from discoverd.tid import TidError, TransportId, canonical_address, unset
 
 # Which address a connection uses for a host name: the connection's key, the name, and 4 or 6 where the address must be

@@ -9,12 +9,12 @@ import ipaddress
 import struct
 from dataclasses import dataclass
 
-from discoverd.candidate import Candidate, Refusal, Terms, listed_by
 from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import DiscoveredScope
-from discoverd.evidence import Asked
 from discoverd.kernel.admin import ENTRY_SIZE, HEADER_SIZE, READ_ENTRIES, TRTYPES
+from discoverd.plan.candidate import Candidate, Refusal, Terms, listed_by
+from discoverd.plan.evidence import Asked
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TidError, TransportId, canonical_address, check_peer_nqn
 
 # Generation, number of entries, their format, total length in bytes.

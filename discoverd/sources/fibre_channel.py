@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from discoverd.candidate import FIBRE_CHANNEL, Refusal, Wish
 from discoverd.config.settings import Settings
+from discoverd.plan.candidate import FIBRE_CHANNEL, Refusal, Wish
 from discoverd.sources import udev
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TidError, TransportId
 

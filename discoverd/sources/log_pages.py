@@ -5,15 +5,15 @@ from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from discoverd.candidate import AUTHORITIES, SOURCES, Candidate, Refusal, Target
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Role
-from discoverd.evidence import Asked, Evidence, Pending, Reading
-from discoverd.planner import Answer, Known, closed
+from discoverd.plan.candidate import AUTHORITIES, SOURCES, Candidate, Refusal, Target
+from discoverd.plan.evidence import Asked, Evidence, Pending, Reading
+from discoverd.plan.folding import Wanted
+from discoverd.plan.planner import Answer, Known, closed
 from discoverd.sources import discovery_log
 from discoverd.sources.discovery_log import Listing, LogPage, PageRead, Parent
 from discoverd.tid import DISCOVERY, TransportId
-from discoverd.wanted import Wanted
 
 # A log page is an order to run processes, and it comes from the network: so many for one discovery controller,
 # over all the pages that it has ever sent.

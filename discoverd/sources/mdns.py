@@ -16,8 +16,8 @@ from dataclasses import replace
 
 from discoverd.bus import avahi
 from discoverd.bus.avahi import SERVICES_MAX, SERVICES_PER_INTERFACE, Announced, Service
-from discoverd.candidate import MDNS, Refusal, Wish
 from discoverd.config.settings import Settings
+from discoverd.plan.candidate import MDNS, Refusal, Wish
 from discoverd.sources.announcement import describe, harmless, identify
 from discoverd.tid import DISCOVERY, TidError, TransportId
 

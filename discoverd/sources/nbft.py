@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from discoverd.candidate import NBFT, Refusal, Wish
 from discoverd.config.identity import derived_hostid
 from discoverd.config.settings import Settings
 from discoverd.kernel import interfaces, nbft
 from discoverd.kernel.interfaces import Link
 from discoverd.kernel.nbft import Discovery, Namespace, NbftError, Table
+from discoverd.plan.candidate import NBFT, Refusal, Wish
 from discoverd.tid import (
     DISCOVERY,
     DISCOVERY_NQN,

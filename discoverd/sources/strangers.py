@@ -9,9 +9,9 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from discoverd import boot_record, registry
-from discoverd.candidate import OTHERS, Candidate
 from discoverd.config.settings import Settings
 from discoverd.kernel import controllers
+from discoverd.plan.candidate import OTHERS, Candidate
 from discoverd.sources import udev
 from discoverd.sources.boot import existing
 from discoverd.tid import TidError

@@ -27,7 +27,7 @@ INTERVAL = 1
 BURST, SLOW = 20, 10
 # A page is read again after so many seconds without an event, less up to an eighth: events can be lost on their way.
 REREAD = 900
-# And so often while the supervisor needs more readings (discoverd.evidence).
+# And so often while the supervisor needs more readings (discoverd.plan.evidence).
 CONFIRM = 60
 # What one visit may cost, whatever the controller does.
 VISIT = 60

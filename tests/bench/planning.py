@@ -15,16 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from discoverd import state, supervisor
-from discoverd.bus import unit_signals
-from discoverd.candidate import MDNS, Candidate, Wish, granted
+from discoverd import state
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import DiscoveredScope, FabricsConfig, Secrets
-from discoverd.planner import Action, Facts, UnitFact, plan
+from discoverd.plan.candidate import MDNS, Candidate, Wish, granted
+from discoverd.plan.folding import Wanted
+from discoverd.plan.planner import Action, Facts, UnitFact, plan
 from discoverd.sources.discovery_log import PageRead, Parent, candidates, parse
 from discoverd.sources.log_pages import Context, LogPages
+from discoverd.supervisor import daemon
+from discoverd.systemd import unit_signals
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TransportId
-from discoverd.wanted import Wanted
 from tests.unit.fake_host import Host, install, quiet, report, until
 from tests.unit.log_pages import entry, page
 
@@ -154,7 +155,7 @@ def events(count: int) -> tuple[float, dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         host = Host(Path(folder))
         install(host, patch)
-        patch.setattr(supervisor, "SETTLE_MAX", 0.005)
+        patch.setattr(daemon, "SETTLE_MAX", 0.005)
         populate(host, count)
         one = instance(count // 2)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Secrets
-from discoverd.evidence import Asked
+from discoverd.plan.evidence import Asked
 from discoverd.sources.configured import configured
 from discoverd.sources.discovery_log import parse
 from discoverd.sources.log_pages import Context

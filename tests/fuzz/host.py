@@ -6,13 +6,13 @@ from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from discoverd import state, store
-from discoverd.candidate import CONFIGURATION, Candidate
-from discoverd.evidence import Asked
-from discoverd.planner import Action, Answer, Decision, Facts, Known, Report, UnitFact, plan
+from discoverd.plan.candidate import CONFIGURATION, Candidate
+from discoverd.plan.evidence import Asked
+from discoverd.plan.folding import Wanted
+from discoverd.plan.planner import Action, Answer, Decision, Facts, Known, Report, UnitFact, plan
 from discoverd.sources.discovery_log import LogPage, PageRead
 from discoverd.sources.log_pages import Context, LogPages
-from discoverd.specifications import Specifications
-from discoverd.wanted import Wanted
+from discoverd.supervisor.specifications import Specifications
 
 _RUNS, _ENDED = UnitFact("loaded", "active"), UnitFact("loaded", "inactive")
 

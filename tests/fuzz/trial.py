@@ -7,10 +7,10 @@ import time
 from unittest import mock
 
 from discoverd import state
-from discoverd.candidate import Candidate
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import DiscoveredScope, Secrets
 from discoverd.kernel import admin, controllers, dim
+from discoverd.plan.candidate import Candidate
 from discoverd.sources import discovery_log
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, UNIT_NAME_MAX, TransportId, unit_instance
 from discoverd.worker import discovery

@@ -5,8 +5,8 @@ import asyncio
 import json
 import sys
 
-from discoverd.bus import unit_signals
-from discoverd.units import UnitError, Units
+from discoverd.systemd import unit_signals
+from discoverd.systemd.units import UnitError, Units
 
 AGENT = "/usr/libexec/discoverd/unit-agent"
 INSTANCE = "test:unit\\x25with:escapes"

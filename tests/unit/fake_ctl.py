@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from pystemd.dbusexc import DBusBaseError
 
-from discoverd import exclusions, locks, registry, state
+from discoverd import exclusions, registry, state
 from discoverd.cli import holdings, jobs, plan_file, systemd
 from discoverd.cli.holdings import Namespace
 from discoverd.cli.main import main
-from discoverd.kernel import block, controllers, fabrics, paths, usage
+from discoverd.kernel import block, controllers, fabrics, locks, paths, usage
 from discoverd.kernel.usage import User
 from discoverd.tid import unit_name
 

@@ -12,22 +12,23 @@ from typing import Any
 
 import pytest
 
-from discoverd import boot_record, inventory, journal, registry, starter, state, store, supervisor
-from discoverd.bus import unit_signals
-from discoverd.candidate import Candidate
+from discoverd import boot_record, registry, state, store
 from discoverd.config.fabrics import load_fabrics
 from discoverd.config.identity import load_host_identity
 from discoverd.kernel import controllers, fabrics
-from discoverd.planner import UnitFact
+from discoverd.plan.candidate import Candidate
+from discoverd.plan.planner import UnitFact
 from discoverd.sources import exclusion_files
 from discoverd.sources.exclusion_files import ExclusionFiles
 from discoverd.sources.fibre_channel import FibreChannel
 from discoverd.sources.mdns import Mdns
 from discoverd.sources.nbft import Nbft
-from discoverd.supervisor import Supervisor
+from discoverd.supervisor import daemon, inventory, starter
+from discoverd.supervisor.daemon import Supervisor
+from discoverd.systemd import journal, unit_signals
+from discoverd.systemd.unit_properties import Property
+from discoverd.systemd.units import UnitError
 from discoverd.tid import DISCOVERY_NQN
-from discoverd.unit_properties import Property
-from discoverd.units import UnitError
 from discoverd.worker import notify
 
 from .log_pages import page
@@ -334,16 +335,16 @@ def install(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "ROOT", str(run))
     monkeypatch.setattr(state, "CONTROLLERS", str(run / "controllers"))
     monkeypatch.setattr(state, "WAKE_SOCKET", str(run / "wake"))
-    monkeypatch.setattr(supervisor, "load_fabrics", partial(load_fabrics, host.etc / "nvme-fabrics.conf"))
-    monkeypatch.setattr(supervisor, "SETTINGS_CONF", host.etc / "discoverd.conf")
-    monkeypatch.setattr(supervisor, "load_host_identity", partial(load_host_identity, host.etc))
-    monkeypatch.setattr(supervisor, "Units", host.systemd)
+    monkeypatch.setattr(daemon, "load_fabrics", partial(load_fabrics, host.etc / "nvme-fabrics.conf"))
+    monkeypatch.setattr(daemon, "SETTINGS_CONF", host.etc / "discoverd.conf")
+    monkeypatch.setattr(daemon, "load_host_identity", partial(load_host_identity, host.etc))
+    monkeypatch.setattr(daemon, "Units", host.systemd)
     monkeypatch.setattr(unit_signals, "watch", host.systemd.watch)
     # The log goes where pytest looks for it.
     monkeypatch.setattr(journal, "set_up", lambda _: None)
-    monkeypatch.setattr(supervisor, "SETTLE", 0.005)
-    monkeypatch.setattr(supervisor, "RECONNECT_BUS", 0.01)
-    monkeypatch.setattr(supervisor, "LAST_WORD", 0.02)
+    monkeypatch.setattr(daemon, "SETTLE", 0.005)
+    monkeypatch.setattr(daemon, "RECONNECT_BUS", 0.01)
+    monkeypatch.setattr(daemon, "LAST_WORD", 0.02)
     monkeypatch.setattr(starter, "RETRY_START", 0.05)
     monkeypatch.setattr(starter, "FIRST_ATTEMPT", 0.2)
     for source in (Mdns, Nbft, FibreChannel):

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from discoverd import exclusions, locks, registry, state
-from discoverd.kernel import admin, block, controllers, dim, fabrics
+from discoverd import exclusions, registry, state
+from discoverd.kernel import admin, block, controllers, dim, fabrics, locks
 from discoverd.worker import controller, links, notify
 
 from .log_pages import page

@@ -9,8 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from discoverd import locks
-from discoverd.kernel import block, claims, controllers, mounts, openers
+from discoverd.kernel import block, claims, controllers, locks, mounts, openers
 
 
 class Storage:

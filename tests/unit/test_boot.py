@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from discoverd import boot_record, registry, state
-from discoverd.candidate import BOOT
 from discoverd.kernel import controllers
+from discoverd.plan.candidate import BOOT
 from discoverd.sources import boot
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO
 

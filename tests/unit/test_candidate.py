@@ -3,9 +3,9 @@
 
 import pytest
 
-from discoverd.candidate import CONFIGURATION, Candidate, fabrics_options
 from discoverd.config.model import Secrets
 from discoverd.kernel import fabrics
+from discoverd.plan.candidate import CONFIGURATION, Candidate, fabrics_options
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 
 NQN = "nqn.2024-08.com.example:vol1"

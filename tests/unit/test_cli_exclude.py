@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from discoverd import exclusions, locks
+from discoverd import exclusions
 from discoverd.cli import exclusion_lists
 from discoverd.cli.exits import CliError
+from discoverd.kernel import locks
 from discoverd.tid import unit_name
 
 from .fake_ctl import NQN, Desk, Unit, install, instance

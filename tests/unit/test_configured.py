@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from discoverd.candidate import CONFIGURATION, refuse_tls
 from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Secrets
+from discoverd.plan.candidate import CONFIGURATION, refuse_tls
 from discoverd.sources.configured import Configured, configured, host_names
 from discoverd.tid import DISCOVERY_NQN
 

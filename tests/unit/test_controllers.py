@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from discoverd.kernel import addresses, controllers
+from discoverd.kernel import controllers, routes
 from discoverd.kernel.controllers import Controller, find, matches, same_address
 
 NQN = "nqn.2024-08.com.example:vol1"
@@ -28,7 +28,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (name, socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)) for name, text in owned
         ]
 
-    monkeypatch.setattr(addresses, "local", local)
+    monkeypatch.setattr(routes, "local_addresses", local)
     return tmp_path
 
 
@@ -234,7 +234,7 @@ def test_a_name_that_is_used_again_is_another_controller(tree: Path) -> None:
 def test_own_addresses_are_read_from_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     try:
-        found = addresses.local()
+        found = routes.local_addresses()
     except OSError as error:
         pytest.skip(f"no rtnetlink here: {error}")
     assert ("lo", socket.inet_aton("127.0.0.1")) in found

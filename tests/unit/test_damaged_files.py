@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from discoverd import boot_record, registry, state, store
 from discoverd.cli import plan_file
-from discoverd.evidence import Asked
 from discoverd.kernel import controllers
-from discoverd.planner import Action, Decision
+from discoverd.plan.evidence import Asked
+from discoverd.plan.planner import Action, Decision
 from discoverd.sources.discovery_log import LogPageError
 from discoverd.state import Spec, StateError
 

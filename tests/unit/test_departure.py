@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from discoverd import locks, registry, state
-from discoverd.kernel import block, disconnect, fabrics, mounts, paths, spawn, usage
+from discoverd import registry, state
+from discoverd.kernel import block, disconnect, fabrics, locks, mounts, paths, spawn, usage
 from discoverd.kernel.claims import Claims
 from discoverd.kernel.openers import UnknownError
 from discoverd.kernel.usage import User

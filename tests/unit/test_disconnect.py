@@ -10,8 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from discoverd import locks
-from discoverd.kernel import block, claims, controllers, disconnect, fabrics, usage
+from discoverd.kernel import block, claims, controllers, disconnect, fabrics, locks, usage
 from discoverd.kernel.disconnect import Answer
 from discoverd.kernel.openers import UnknownError
 from discoverd.kernel.usage import User

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discoverd.candidate import Candidate, Refusal
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import DiscoveredScope, Secrets
+from discoverd.plan.candidate import Candidate, Refusal
 from discoverd.sources.discovery_log import Entry, LogPageError, Parent, candidates, parse
 from discoverd.state import Spec
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from discoverd.candidate import Target
-from discoverd.evidence import (
+from discoverd.plan.candidate import Target
+from discoverd.plan.evidence import (
     CONFIRM_SECONDS,
     DAMPING_SECONDS,
     HELD_SECONDS,

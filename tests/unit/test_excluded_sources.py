@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from discoverd.candidate import FIBRE_CHANNEL, MDNS, NBFT, Wish
 from discoverd.config.fabrics import load_fabrics
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
 from discoverd.config.settings import Settings
 from discoverd.exclusions import parse
-from discoverd.inventory import Inventory
+from discoverd.plan.candidate import FIBRE_CHANNEL, MDNS, NBFT, Wish
+from discoverd.supervisor.inventory import Inventory
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 
 NQN = "nqn.2024-08.com.example:vol1"

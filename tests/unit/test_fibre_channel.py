@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from discoverd.candidate import FIBRE_CHANNEL, Wish
 from discoverd.config.settings import Settings
+from discoverd.plan.candidate import FIBRE_CHANNEL, Wish
 from discoverd.sources import fibre_channel, udev
 from discoverd.sources.fibre_channel import FibreChannel
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TransportId

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discoverd.candidate import Candidate
+from discoverd.plan.candidate import Candidate
 from tests.fuzz import trial
 from tests.fuzz.mutations import HOSTILE, answers
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from discoverd import evidence, planner
-from discoverd.evidence import Asked, Evidence, Reading
+from discoverd.plan import evidence, planner
+from discoverd.plan.evidence import Asked, Evidence, Reading
 from discoverd.sources import log_pages
 from tests.fuzz import histories
 

@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
-from discoverd import candidate, exclusions, inventory
-from discoverd.candidate import BOOT, CONFIGURATION, FIBRE_CHANNEL, MDNS, NBFT, Candidate, Refusal, Wish
+from discoverd import exclusions
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Role, Secrets
 from discoverd.config.settings import Settings
-from discoverd.evidence import Asked
-from discoverd.inventory import Inventory
-from discoverd.planner import Known, Report
+from discoverd.plan import candidate
+from discoverd.plan.candidate import BOOT, CONFIGURATION, FIBRE_CHANNEL, MDNS, NBFT, Candidate, Refusal, Wish
+from discoverd.plan.evidence import Asked
+from discoverd.plan.planner import Known, Report
 from discoverd.sources.discovery_log import LogPage, PageRead, parse
+from discoverd.supervisor import inventory
+from discoverd.supervisor.inventory import Inventory
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 
 from .log_pages import entry, page

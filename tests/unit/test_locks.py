@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from discoverd import locks
+from discoverd.kernel import locks
 
 
 @pytest.fixture(autouse=True)

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from discoverd.candidate import CONFIGURATION, SOURCES, Candidate, Refusal
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Role, Secrets
-from discoverd.evidence import Asked, Wait
-from discoverd.planner import Known
+from discoverd.plan.candidate import CONFIGURATION, SOURCES, Candidate, Refusal
+from discoverd.plan.evidence import Asked, Wait
+from discoverd.plan.folding import Wanted
+from discoverd.plan.planner import Known
 from discoverd.sources import discovery_log, log_pages
 from discoverd.sources.configured import Configured, configured
 from discoverd.sources.discovery_log import LogPage, PageRead, parse
 from discoverd.sources.log_pages import Context, LogPages
 from discoverd.tid import DISCOVERY_NQN, IO
-from discoverd.wanted import Wanted
 
 from .log_pages import RDMA, entry, page
 

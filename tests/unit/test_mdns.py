@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from discoverd.bus import avahi
 from discoverd.bus.avahi import IPV4, IPV6, TCP, UDP, Announced, News, Running, Service, Unasked, Withdrawn
-from discoverd.candidate import MDNS, Wish
 from discoverd.config.settings import Settings
+from discoverd.plan.candidate import MDNS, Wish
 from discoverd.sources import mdns
 from discoverd.sources.announcement import attributes, describe, identify
 from discoverd.sources.mdns import Mdns

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from discoverd import mount_units
-from discoverd import mounts as service
 from discoverd.kernel import block, mounts, spawn
+from discoverd.mounts import units
+from discoverd.mounts import watcher as service
 from discoverd.worker import notify
 
 from .fake_storage import Storage, install
@@ -42,8 +42,8 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     install(made, monkeypatch)
     monkeypatch.setattr(service, "UTAB", str(made.utab))
     (tmp_path / "units").mkdir()
-    monkeypatch.setattr(mount_units, "OURS", str(tmp_path / "units"))
-    monkeypatch.setattr(mount_units, "GENERATED", str(tmp_path / "generator"))
+    monkeypatch.setattr(units, "OURS", str(tmp_path / "units"))
+    monkeypatch.setattr(units, "GENERATED", str(tmp_path / "generator"))
     made.controller("nvme0")
     made.namespace("nvme0n1", "nvme0")
     return made
@@ -311,4 +311,4 @@ def test_an_administrators_unit_is_left_as_it_is(storage: Storage, program: Prog
     ],
 )
 def test_how_a_unit_is_put_right(unit: str, wanted: str) -> None:
-    assert mount_units.remote(unit) == wanted
+    assert units.remote(unit) == wanted

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from discoverd.candidate import NBFT
 from discoverd.config.settings import Settings
 from discoverd.kernel import interfaces
 from discoverd.kernel.interfaces import Link
 from discoverd.kernel.nbft import parse
+from discoverd.plan.candidate import NBFT
 from discoverd.sources import nbft
 from discoverd.sources.nbft import Found, Nbft, TableFile, wanted
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO

@@ -12,8 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from discoverd import locks
-from discoverd.kernel import block, mounts, openers
+from discoverd.kernel import block, locks, mounts, openers
 
 from .fake_kernel import until
 from .fake_storage import Storage, install

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from discoverd import registry, state
-from discoverd.candidate import BOOT, CONFIGURATION, MDNS, NBFT
+from discoverd.plan.candidate import BOOT, CONFIGURATION, MDNS, NBFT
 from discoverd.worker.ownership import Ownership
 
 from .fake_kernel import Kernel

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discoverd.candidate import CONFIGURATION, MDNS, OTHERS, Candidate
 from discoverd.config.settings import DISCONNECT_SCOPES
-from discoverd.planner import (
+from discoverd.plan.candidate import CONFIGURATION, MDNS, OTHERS, Candidate
+from discoverd.plan.planner import (
     ELSEWHERE,
     ENDED,
     Action,

@@ -11,15 +11,15 @@ from dataclasses import replace
 import pytest
 
 from discoverd import registry, state, store
-from discoverd.bus import unit_signals
-from discoverd.candidate import BOOT, CONFIGURATION, MDNS, NBFT, Candidate, Wish
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
-from discoverd.planner import UnitFact
+from discoverd.plan.candidate import BOOT, CONFIGURATION, MDNS, NBFT, Candidate, Wish
+from discoverd.plan.folding import fold
+from discoverd.plan.planner import UnitFact
 from discoverd.sources import boot, names
 from discoverd.sources.discovery_log import Parent, candidates, parse
+from discoverd.systemd import unit_signals
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
-from discoverd.wanted import fold
 from discoverd.worker import controller, notify
 from discoverd.worker.ownership import Ownership
 

@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 
 from discoverd import __main__ as command
-from discoverd import journal, state
+from discoverd import state
+from discoverd.systemd import journal
 
 PACKAGE = Path(state.__file__).parents[1]
 HOLDER = """
 import sys
 sys.path.append(sys.argv[1])
-from discoverd import lock, state
+from discoverd import state
+from discoverd.supervisor import lock
 state.ROOT = sys.argv[2]
 lock.take()
 print("held", flush=True)
@@ -54,7 +56,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             runs.append(self._libexec)
             return 0
 
-    monkeypatch.setattr("discoverd.supervisor.Supervisor", Supervisor)
+    monkeypatch.setattr("discoverd.supervisor.daemon.Supervisor", Supervisor)
     return runs
 
 
@@ -131,7 +133,7 @@ def test_a_service_waits_for_one_that_is_ending(
             other.stdin.close()
         sleep(seconds)
 
-    monkeypatch.setattr("discoverd.lock.time.sleep", sleep_and_end)
+    monkeypatch.setattr("discoverd.supervisor.lock.time.sleep", sleep_and_end)
     assert command.main() == 0
     assert len(started) == 1
 
@@ -183,8 +185,10 @@ def test_a_package_that_is_missing(
     if package == "pystemd":
         monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     else:
-        for name in ("supervisor", "notifier", "bus"):
-            monkeypatch.delitem(sys.modules, f"discoverd.{name}")
+        for name in ("discoverd.supervisor.daemon", "discoverd.systemd.unit_signals", "discoverd.systemd.notifier"):
+            monkeypatch.delattr(name)
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.delitem(sys.modules, "discoverd.bus")
         for name in ("dbus_next", "dbus_fast") if package == "dbus-next" else (package,):
             monkeypatch.setitem(sys.modules, name, None)
     assert command.main() == 1

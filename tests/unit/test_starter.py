@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 import pytest
 
-from discoverd.candidate import CONFIGURATION, Candidate
-from discoverd.planner import Action, Decision
-from discoverd.starter import fair
+from discoverd.plan.candidate import CONFIGURATION, Candidate
+from discoverd.plan.planner import Action, Decision
+from discoverd.supervisor.starter import fair
 from discoverd.tid import IO, TransportId
 
 # Fairness -------------------------------------------------------------------------------------------------

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from discoverd import boot_record, evidence, registry, state
-from discoverd.candidate import OTHERS
+from discoverd import boot_record, registry, state
 from discoverd.config.settings import Settings
 from discoverd.kernel import controllers
-from discoverd.planner import UnitFact
+from discoverd.plan import evidence
+from discoverd.plan.candidate import OTHERS
+from discoverd.plan.planner import UnitFact
 from discoverd.sources import strangers, udev
 from discoverd.sources.strangers import Strangers, connected
 

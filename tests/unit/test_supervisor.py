@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from discoverd import starter, state, store, supervisor
-from discoverd.bus import unit_signals
-from discoverd.candidate import Candidate
-from discoverd.planner import UnitFact
+from discoverd import state, store
+from discoverd.plan.candidate import Candidate
+from discoverd.plan.planner import UnitFact
+from discoverd.supervisor import daemon, starter
+from discoverd.systemd import unit_signals
 from discoverd.tid import IO, TransportId
 
 from .fake_host import (
@@ -106,12 +107,12 @@ def test_an_error_of_our_own_ends_it_so_that_it_is_started_anew(host: Host, monk
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(supervisor, "plan", broken)
+    monkeypatch.setattr(daemon, "plan", broken)
 
     async def scenario() -> None:
         await asyncio.sleep(5)
 
-    assert host.play(scenario) == supervisor.EXIT_SOFTWARE
+    assert host.play(scenario) == daemon.EXIT_SOFTWARE
 
 
 # Log pages ------------------------------------------------------------------------------------------------

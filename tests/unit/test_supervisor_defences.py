@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from discoverd import inventory, starter, state, store, supervisor
-from discoverd.bus import unit_signals
-from discoverd.planner import Report, UnitFact
+from discoverd import state, store
+from discoverd.plan.planner import Report, UnitFact
+from discoverd.supervisor import daemon, inventory, starter
+from discoverd.systemd import unit_signals
 
 from .fake_host import (
     DC,
@@ -58,7 +59,7 @@ def test_a_long_page_does_not_keep_a_short_one_waiting(host: Host, monkeypatch: 
 
 def test_what_took_long_a_while_ago_does_not_keep_news_waiting(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.configure(FIRST)
-    monkeypatch.setattr(supervisor, "SETTLE_MAX", 0.1)
+    monkeypatch.setattr(daemon, "SETTLE_MAX", 0.1)
     pauses: list[float] = []
     sleep, read = asyncio.sleep, store.read_report
 
@@ -80,7 +81,7 @@ def test_what_took_long_a_while_ago_does_not_keep_news_waiting(host: Host, monke
         monkeypatch.setattr(asyncio, "sleep", counted)
         report(ONE, "live")
         await until(lambda: "1 live" in host.status)
-        assert max(pauses) == supervisor.SETTLE
+        assert max(pauses) == daemon.SETTLE
 
     assert host.play(scenario) == 0
 

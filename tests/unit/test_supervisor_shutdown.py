@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from discoverd import state, store
-from discoverd.bus import unit_signals
 from discoverd.kernel import usage
-from discoverd.planner import Action, Decision, UnitFact
+from discoverd.plan.planner import Action, Decision, UnitFact
+from discoverd.systemd import unit_signals
 
 from .fake_host import DISCOVERY, FIRST, NQN, ONE, SECOND, TWO, Host, quiet, report, until
 

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from discoverd import boot_record, planner, state, store, supervisor
-from discoverd.bus import unit_signals
-from discoverd.candidate import BOOT, CONFIGURATION, MDNS, Candidate, fabrics_options
+from discoverd import boot_record, state, store
 from discoverd.config.model import Secrets
 from discoverd.kernel import controllers
-from discoverd.planner import UnitFact
+from discoverd.plan import planner
+from discoverd.plan.candidate import BOOT, CONFIGURATION, MDNS, Candidate, fabrics_options
+from discoverd.plan.planner import UnitFact
+from discoverd.supervisor import daemon
+from discoverd.systemd import unit_signals
 from discoverd.tid import DISCOVERY as TID_DISCOVERY
 from discoverd.tid import DISCOVERY_NQN, TransportId
 
@@ -491,7 +493,7 @@ def test_news_of_one_controller_has_only_that_one_looked_at(host: Host, monkeypa
         looked_at.append(list(instances))
         return decide(facts, looked_at[-1])
 
-    monkeypatch.setattr(supervisor, "plan", plan)
+    monkeypatch.setattr(daemon, "plan", plan)
     many = [NQN.format(f"x{number}") for number in range(1000)]
 
     async def scenario() -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from pystemd.dbusexc import DBusBaseError
 
-from discoverd import unit_agent
+from discoverd.systemd import unit_agent
+from discoverd.systemd.unit_agent import Agent, _native, _sentence, main
+from discoverd.systemd.unit_properties import unit_properties
 from discoverd.tid import IO, TransportId
-from discoverd.unit_agent import Agent, _native, _sentence, main
-from discoverd.unit_properties import unit_properties
 
 UNIT = "nvme-ctrl@tcp:a.service"
 

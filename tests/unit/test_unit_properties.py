@@ -8,8 +8,8 @@ from dataclasses import fields
 import pytest
 from hypothesis import given
 
+from discoverd.systemd.unit_properties import Property, journal_fields, unit_properties
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
-from discoverd.unit_properties import Property, journal_fields, unit_properties
 
 from .strategies import tids
 

@@ -4,7 +4,7 @@
 import pytest
 
 from discoverd.bus import Message, MessageType
-from discoverd.bus.unit_signals import JobRemoved, ManagerChanged, Receiver, Shutdown, Signal
+from discoverd.systemd.unit_signals import JobRemoved, ManagerChanged, Receiver, Shutdown, Signal
 
 SYSTEMD = ":1.1"
 MANAGER = "org.freedesktop.systemd1.Manager"

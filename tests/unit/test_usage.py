@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from discoverd import locks
-from discoverd.kernel import mounts, usage
+from discoverd.kernel import locks, mounts, usage
 from discoverd.kernel.claims import Claims
 from discoverd.kernel.openers import UnknownError
 

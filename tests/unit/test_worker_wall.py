@@ -23,11 +23,10 @@ INSIDE = sorted(
         *(path for path in PACKAGE.glob("kernel/*.py") if path.name not in SUPERVISORS),
         PACKAGE / "boot_record.py",
         PACKAGE / "exclusions.py",
-        PACKAGE / "locks.py",
         PACKAGE / "registry.py",
         PACKAGE / "state.py",
-        PACKAGE / "mount_units.py",
-        PACKAGE / "mounts.py",
+        PACKAGE / "mounts/watcher.py",
+        PACKAGE / "mounts/units.py",
     ]
 )
 # Built into the interpreter, or C code without a Python half.
@@ -90,8 +89,8 @@ def test_workers_import_only_c_modules_and_each_other(path: Path) -> None:
 
 
 def test_the_walk_sees_imports_in_functions() -> None:
-    tree = ast.parse("def f():\n    from discoverd.kernel import addresses\n    import os.path\n")
-    assert list(imports(tree)) == ["discoverd.kernel.addresses", "os.path"]
+    tree = ast.parse("def f():\n    from discoverd.kernel import routes\n    import os.path\n")
+    assert list(imports(tree)) == ["discoverd.kernel.routes", "os.path"]
 
 
 def test_an_io_worker_has_few_modules() -> None:
@@ -103,7 +102,7 @@ def test_an_io_worker_has_few_modules() -> None:
 
 def test_a_discovery_worker_and_a_waiting_one_import_nothing_heavy() -> None:
     loaded = modules(
-        "discoverd.worker.main", "discoverd.worker.discovery", "discoverd.worker.links", "discoverd.kernel.addresses"
+        "discoverd.worker.main", "discoverd.worker.discovery", "discoverd.worker.links", "discoverd.kernel.routes"
     )
     assert loaded & FORBIDDEN == set(), sorted(loaded)
 
@@ -114,7 +113,7 @@ def test_a_departing_worker_imports_nothing_heavy() -> None:
 
 
 def test_the_process_that_watches_mounts_is_as_thin() -> None:
-    loaded = modules("discoverd.mounts")
+    loaded = modules("discoverd.mounts.watcher")
     assert loaded & FORBIDDEN == set(), sorted(loaded)
     assert len(loaded) <= MOST_MODULES, sorted(loaded)
 

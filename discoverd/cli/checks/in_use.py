@@ -5,7 +5,7 @@ from discoverd.cli.checks.finding import Finding, hint, problem
 from discoverd.cli.systemd import Systemd
 from discoverd.cli.text import quoted
 from discoverd.kernel import block, mounts
-from discoverd.mounts import is_remote
+from discoverd.mounts.watcher import is_remote
 
 _NETWORK = {"tcp", "rdma"}
 

@@ -15,7 +15,7 @@ import sys
 import time
 
 from discoverd.kernel import block, mounts, spawn
-from discoverd.mount_units import MountUnits
+from discoverd.mounts.units import MountUnits
 from discoverd.worker import notify
 
 UTAB = "/run/mount/utab"

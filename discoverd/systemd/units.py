@@ -9,9 +9,9 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from discoverd.planner import UnitFact
+from discoverd.plan.planner import UnitFact
+from discoverd.systemd.unit_properties import Property
 from discoverd.tid import unit_instance, unit_name
-from discoverd.unit_properties import Property
 
 # PID 1 answers in milliseconds, but at boot or shutdown it may be busy for long.
 ANSWER_TIMEOUT = 60

@@ -25,7 +25,7 @@ import enum
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from discoverd.candidate import Target
+from discoverd.plan.candidate import Target
 
 # While gaps wait for further readings, the worker reads every minute (discoverd.worker.discovery), and a little less
 # often than that is taken for it.

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from discoverd.candidate import BOOT, SOURCES, Candidate, Target
+from discoverd.plan.candidate import BOOT, SOURCES, Candidate, Target
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TransportId
 
 # All candidates that may mean one controller: the target, the role and the host NQN.

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discoverd.candidate import BOOT, CONFIGURATION, FIBRE_CHANNEL, MDNS, NBFT, Candidate
+from discoverd.plan.candidate import BOOT, CONFIGURATION, FIBRE_CHANNEL, MDNS, NBFT, Candidate
+from discoverd.plan.folding import Wanted, content, fold, group_of
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
-from discoverd.wanted import Wanted, content, fold, group_of
 
 DC = "tcp:192.0.2.1:8009:nqn.2014-08.org.nvmexpress.discovery"
 OTHER = "nqn.2024-08.com.example:other"

@@ -16,19 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from discoverd import journal, state, store
-from discoverd.bus import unit_signals
-from discoverd.candidate import OTHERS
+from discoverd import state, store
 from discoverd.config.errors import Diagnostic
 from discoverd.config.fabrics import load_fabrics
 from discoverd.config.identity import HostIdentity, load_host_identity
 from discoverd.config.model import FabricsConfig
 from discoverd.config.settings import SETTINGS_CONF, Settings, load_settings
-from discoverd.evidence import Pending
-from discoverd.inventory import Inventory
 from discoverd.kernel import fabrics, usage
-from discoverd.notifier import Notifier
-from discoverd.planner import (
+from discoverd.plan.candidate import OTHERS
+from discoverd.plan.evidence import Pending
+from discoverd.plan.planner import (
     ENDED,
     Action,
     Answer,
@@ -44,10 +41,13 @@ from discoverd.planner import (
 )
 from discoverd.sources import boot
 from discoverd.sources.discovery_log import LogPageError
-from discoverd.specifications import Specifications
-from discoverd.starter import Starter, about
-from discoverd.tally import Tally
-from discoverd.units import UnitError, Units
+from discoverd.supervisor.inventory import Inventory
+from discoverd.supervisor.specifications import Specifications
+from discoverd.supervisor.starter import Starter, about
+from discoverd.supervisor.status_line import Tally
+from discoverd.systemd import journal, unit_signals
+from discoverd.systemd.notifier import Notifier
+from discoverd.systemd.units import UnitError, Units
 
 log = logging.getLogger("discoverd")
 T = TypeVar("T")

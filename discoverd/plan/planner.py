@@ -13,9 +13,9 @@ import enum
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from discoverd.candidate import OTHERS, SOURCES, Candidate, Target
 from discoverd.config.settings import DisconnectScope
-from discoverd.evidence import Pending, Wait
+from discoverd.plan.candidate import OTHERS, SOURCES, Candidate, Target
+from discoverd.plan.evidence import Pending, Wait
 from discoverd.tid import DISCOVERY_NQN
 
 
@@ -84,7 +84,7 @@ class Answer:
     """The present answer of an origin: which one it is, such as ``generation 7``, and what it proves ``absent``.
 
     None stands for all that it does not ask for, as with the configuration, which is known whole. A log page proves as
-    much as discoverd.evidence says.
+    much as discoverd.plan.evidence says.
     """
 
     text: str = ""
@@ -348,7 +348,7 @@ def _unwanted(instance: str, facts: Facts) -> Decision:
     note = f"no longer {known.source}" + (f" ({answer})" if answer else "")
     if known.withdrawn not in ("", ELSEWHERE):
         note = known.withdrawn
-    # What a log page lists may be folded into the unit of who asks for it in other words (wanted.py).
+    # What a log page lists may be folded into the unit of who asks for it in other words (folding.py).
     elsewhere = known.origin not in SOURCES and known.target in facts.targets
     if elsewhere:
         note = ELSEWHERE

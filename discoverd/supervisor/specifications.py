@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from discoverd import state, store
-from discoverd.candidate import SOURCES, listed_by
 from discoverd.config.settings import Settings
 from discoverd.kernel import fabrics
-from discoverd.planner import Decision, Known, confirmable
+from discoverd.plan.candidate import SOURCES, listed_by
+from discoverd.plan.planner import Decision, Known, confirmable
 from discoverd.tid import DISCOVERY
 
 log = logging.getLogger("discoverd")

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from discoverd import state, store
-from discoverd.candidate import AUTHORITIES, Candidate
-from discoverd.planner import Action, Decision
-from discoverd.unit_properties import journal_fields, unit_properties, unless_exists
-from discoverd.units import UnitError, Units
+from discoverd.plan.candidate import AUTHORITIES, Candidate
+from discoverd.plan.planner import Action, Decision
+from discoverd.systemd.unit_properties import journal_fields, unit_properties, unless_exists
+from discoverd.systemd.units import UnitError, Units
 
 log = logging.getLogger("discoverd")
 

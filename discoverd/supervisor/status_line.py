@@ -5,7 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 
-from discoverd.starter import about
+from discoverd.supervisor.starter import about
 
 log = logging.getLogger("discoverd")
 

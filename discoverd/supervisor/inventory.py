@@ -6,7 +6,11 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
-from discoverd.candidate import (
+from discoverd.config.errors import ConfigError
+from discoverd.config.identity import HostIdentity
+from discoverd.config.model import FabricsConfig
+from discoverd.config.settings import Settings
+from discoverd.plan.candidate import (
     BOOT,
     CONFIGURATION,
     FIBRE_CHANNEL,
@@ -18,12 +22,9 @@ from discoverd.candidate import (
     Wish,
     granted,
 )
-from discoverd.config.errors import ConfigError
-from discoverd.config.identity import HostIdentity
-from discoverd.config.model import FabricsConfig
-from discoverd.config.settings import Settings
-from discoverd.evidence import Wait
-from discoverd.planner import Answer, HeldBack, Known, Report
+from discoverd.plan.evidence import Wait
+from discoverd.plan.folding import Wanted
+from discoverd.plan.planner import Answer, HeldBack, Known, Report
 from discoverd.sources.configured import Configured, configured, host_names
 from discoverd.sources.discovery_log import PageRead
 from discoverd.sources.exclusion_files import ExclusionFiles
@@ -34,7 +35,6 @@ from discoverd.sources.names import Names
 from discoverd.sources.nbft import Nbft
 from discoverd.sources.strangers import Strangers
 from discoverd.tid import DISCOVERY
-from discoverd.wanted import Wanted
 
 log = logging.getLogger("discoverd")
 
