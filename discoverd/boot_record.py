@@ -9,9 +9,8 @@ discoverd-boot.service, and is there until the next one. Imports only what a wor
 import posix
 import sys
 
-from discoverd import state
+from discoverd import notify, state
 from discoverd.kernel import controllers, spawn
-from discoverd.worker import notify
 
 PATH = state.ROOT + "/boot-controllers"
 KIND = "discoverd-boot-controllers 1"

@@ -9,9 +9,8 @@ written anew, as the generator would have made it of a line with ``_netdev``, wh
 
 import posix
 
-from discoverd import state
+from discoverd import notify, state
 from discoverd.kernel import mounts, spawn
-from discoverd.worker import notify
 
 GENERATED = "/run/systemd/generator/"
 OURS = "/run/systemd/system"

@@ -14,9 +14,9 @@ import select
 import sys
 import time
 
+from discoverd import notify
 from discoverd.kernel import block, mounts, spawn
 from discoverd.mounts.units import MountUnits
-from discoverd.worker import notify
 
 UTAB = "/run/mount/utab"
 # Mounts come in bursts, at boot and when a host starts containers; the table is read once for a burst. The kernel

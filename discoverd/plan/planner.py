@@ -45,7 +45,7 @@ class UnitFact:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a worker has reported last; see discoverd.worker.controller for the states.
+    """What a worker has reported last; see discoverd.worker.machine for the states.
 
     ``time`` is that of the report (seconds, CLOCK_BOOTTIME), ``attempt`` counts since the last connection.
     """

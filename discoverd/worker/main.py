@@ -3,9 +3,8 @@
 
 import sys
 
-from discoverd import registry, state
-from discoverd.worker import notify
-from discoverd.worker.controller import Worker
+from discoverd import notify, registry, state
+from discoverd.worker.loop import Loop
 
 EXIT_USAGE = 2
 EXIT_NO_SPEC = 3
@@ -30,4 +29,4 @@ def main() -> int:
         notify.status(text)
         notify.log(notify.ERROR, text)
         return EXIT_NO_SPEC
-    return Worker(instance, spec).run()
+    return Loop(instance, spec).run()

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whose a controller is: the worker's side of the registry that all orchestrators of a host share."""
 
-from discoverd import registry, state
+from discoverd import notify, registry, state
 from discoverd.kernel import controllers
-from discoverd.worker import notify
 
 
 class Ownership:
@@ -15,7 +14,7 @@ class Ownership:
     """
 
     def __init__(self, instance: str) -> None:
-        self._instance = instance
+        self.instance = instance
         self._unit = f"nvme-ctrl@{instance}.service"
         self.device = ""
         self.foreign = ""
@@ -111,4 +110,4 @@ class Ownership:
     def _sibling(self, unit: str) -> str:
         """Return the other unit of ours that holds this controller, asked for in another way, or ''."""
         instance = state.instance_of(unit)
-        return unit if instance not in ("", self._instance) and state.exists(state.directory(instance)) else ""
+        return unit if instance not in ("", self.instance) and state.exists(state.directory(instance)) else ""

@@ -13,7 +13,7 @@ from discoverd.kernel import admin, controllers, dim
 from discoverd.plan.candidate import Candidate
 from discoverd.sources import discovery_log
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, UNIT_NAME_MAX, TransportId, unit_instance
-from discoverd.worker import discovery
+from discoverd.worker import interrogation
 
 from .mutations import Answers
 
@@ -68,7 +68,7 @@ def run(answers: Answers) -> str:
     started = time.process_time()
     spec = state.Spec("discovery", [("nqn", DISCOVERY_NQN), ("transport", "tcp")])
     spec.persistent, spec.pleo = answers.persistent, answers.pleo
-    visit = discovery.Visit(spec, None, fresh=True, connection="1", ask=True)
+    visit = interrogation.Interrogation(spec, None, fresh=True, connection="1", ask=True)
     controller = Controller(answers)
     outcome = "read"
     with (

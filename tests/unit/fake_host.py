@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from discoverd import boot_record, registry, state, store
+from discoverd import boot_record, notify, registry, state, store
 from discoverd.config.fabrics import load_fabrics
 from discoverd.config.identity import load_host_identity
 from discoverd.kernel import controllers, fabrics
@@ -29,7 +29,6 @@ from discoverd.systemd import journal, unit_signals
 from discoverd.systemd.unit_properties import Property
 from discoverd.systemd.units import UnitError
 from discoverd.tid import DISCOVERY_NQN
-from discoverd.worker import notify
 
 from .log_pages import page
 

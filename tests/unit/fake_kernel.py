@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from discoverd import exclusions, registry, state
+from discoverd import exclusions, notify, registry, state
 from discoverd.kernel import admin, block, controllers, dim, fabrics, locks
-from discoverd.worker import controller, links, notify
+from discoverd.worker import links, loop, machine
 
 from .log_pages import page
 
@@ -278,7 +278,7 @@ def play(instance: str, kernel: Kernel, act: Callable[[], None], spec: state.Spe
     """Run a worker until the scenario is over and SIGTERM has done its work; returns the exit status."""
     threads = _thread._count()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)}
-    worker = controller.Worker(instance, spec)
+    worker = loop.Loop(instance, spec)
     # Until the worker takes them, they must not end the tests.
     for number in handlers:
         signal.signal(number, lambda *_: None)
@@ -294,10 +294,7 @@ def play(instance: str, kernel: Kernel, act: Callable[[], None], spec: state.Spe
         signal.set_wakeup_fd(-1)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        if worker.links is not None:
-            worker.links.close()
-        posix.close(worker.wake_read)
-        posix.close(worker.wake_write)
+        worker.close()
     if scenario.error is not None:
         raise scenario.error
     return status
@@ -335,13 +332,13 @@ def install(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
         (admin, "discovery_options", lambda _: 0),
         (admin, "takes_keep_alive", lambda _: False),
         (dim, "send", kernel.dim),
-        (controller, "Uevents", lambda: kernel.uevents),
+        (loop, "Uevents", lambda: kernel.uevents),
         (links, "Links", Links),
-        (controller, "LONGEST_WAIT", 0.02),
-        (controller, "LINK_PAUSE", 0.01),
+        (machine, "LONGEST_WAIT", 0.02),
+        (machine, "LINK_PAUSE", 0.01),
         (notify, "WAKE_AGAIN", 0.01),
-        (controller, "LIVE_CHECK", 0.05),
-        (controller, "RECONNECT_CHECK", 0.02),
+        (loop, "LIVE_CHECK", 0.05),
+        (loop, "RECONNECT_CHECK", 0.02),
         (notify, "_last", ""),
         (exclusions, "load", partial(exclusions.load, str(kernel.etc))),
     ):

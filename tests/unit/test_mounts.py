@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from discoverd import notify
 from discoverd.kernel import block, mounts, spawn
 from discoverd.mounts import units
 from discoverd.mounts import watcher as service
-from discoverd.worker import notify
 
 from .fake_storage import Storage, install
 

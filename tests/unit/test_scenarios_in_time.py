@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from discoverd import registry, state, store
+from discoverd import notify, registry, state, store
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
 from discoverd.plan.candidate import BOOT, CONFIGURATION, MDNS, NBFT, Candidate, Wish
@@ -20,7 +20,6 @@ from discoverd.sources import boot, names
 from discoverd.sources.discovery_log import Parent, candidates, parse
 from discoverd.systemd import unit_signals
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
-from discoverd.worker import controller, notify
 from discoverd.worker.ownership import Ownership
 
 from .fake_host import DISCOVERY as CONFIGURED_DC
@@ -280,9 +279,8 @@ def test_the_last_word_of_a_worker_is_heard_when_many_end_at_once(kernel: Kernel
         supervisor.bind(state.WAKE_SOCKET)
         while notify.wake(state.WAKE_SOCKET, "another"):
             pass
-        worker = controller.Worker(ONE, state.Spec("io", []))
-        worker.leave("excluded", "excluded", 0)
-        ending = threading.Thread(target=worker.report.end, args=worker.last_word)
+        last = notify.Report(ONE).end, (notify.View("connecting"), "excluded", "excluded")
+        ending = threading.Thread(target=last[0], args=last[1])
         ending.start()
         heard: set[bytes] = set()
         end = time.monotonic() + 5
@@ -292,5 +290,3 @@ def test_the_last_word_of_a_worker_is_heard_when_many_end_at_once(kernel: Kernel
         ending.join()
         assert ONE.encode() in heard
         assert store.read_report(ONE) is not None
-    os.close(worker.wake_read)
-    os.close(worker.wake_write)

@@ -12,7 +12,7 @@ import pytest
 from discoverd import registry, state
 from discoverd.kernel import block, paths, usage
 from discoverd.kernel.usage import User
-from discoverd.worker import controller, departure, discovery, withdrawal
+from discoverd.worker import disconnect, discovery, loop, machine
 
 from .fake_kernel import Kernel, leave_spec, play, until
 
@@ -31,8 +31,8 @@ def users(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> list[User]:
     monkeypatch.setattr(paths, "_answering", lambda others: set().union(*others))
     monkeypatch.setattr(block, "namespaces", lambda _: ["nvme0n1"])
     monkeypatch.setattr(block, "usable_paths", lambda _: ["nvme0"])
-    monkeypatch.setattr(withdrawal, "SOAK", 0.05)
-    monkeypatch.setattr(withdrawal, "LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(machine, "WITHDRAW_AFTER", 0.05)
+    monkeypatch.setattr(machine, "RETRY", {**machine.RETRY, machine.WITHDRAW: 0.05})
     return found
 
 
@@ -66,7 +66,7 @@ def test_without_the_policy_or_listed_again_it_stays(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
 ) -> None:
     # On a busy machine the second word comes a little later.
-    monkeypatch.setattr(withdrawal, "SOAK", 1)
+    monkeypatch.setattr(machine, "WITHDRAW_AFTER", 1)
 
     def act() -> None:
         until(lambda: kernel.status == "live nvme0")
@@ -86,7 +86,7 @@ def test_in_use_only_a_path_that_stays_is_another_one(
 ) -> None:
     """A page without the subsystem drops all its paths, and would leave one."""
     users.append(User("mount", "/data"))
-    monkeypatch.setattr(departure, "system_state", lambda: "running")
+    monkeypatch.setattr(disconnect, "system_state", lambda: "running")
     monkeypatch.setattr(block, "usable_paths", lambda _: ["nvme0", "nvme1"])
     other = specify(withdrawn=withdrawn, disconnect="ours" if withdrawn else "")
     os.makedirs(state.directory("other"))
@@ -142,17 +142,17 @@ def test_a_shutdown_is_waited_for_without_a_busy_loop(
 ) -> None:
     """What was due about the withdrawal when the stop came is due no more."""
     users.append(User("mount", "/data"))
-    monkeypatch.setattr(departure, "system_state", lambda: "stopping")
-    monkeypatch.setattr(departure, "_urge", lambda _: None)
+    monkeypatch.setattr(disconnect, "system_state", lambda: "stopping")
+    monkeypatch.setattr(disconnect, "_urge", lambda _: None)
     rounds = 0
-    tick = controller.Worker._tick
+    tick = loop.Loop._tick
 
-    def counted(worker: controller.Worker) -> None:
+    def counted(worker: loop.Loop) -> None:
         nonlocal rounds
         rounds += 1
         tick(worker)
 
-    monkeypatch.setattr(controller.Worker, "_tick", counted)
+    monkeypatch.setattr(loop.Loop, "_tick", counted)
 
     def act() -> None:
         until(lambda: kernel.status == "live nvme0")
@@ -189,7 +189,7 @@ def test_in_use_it_stays_until_it_is_not(kernel: Kernel, users: list[User], caps
 def test_what_another_tool_has_taken_over_meanwhile_is_theirs(
     kernel: Kernel, users: list[User], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(controller, "LIVE_CHECK", 60)
+    monkeypatch.setattr(loop, "LIVE_CHECK", 60)
     users.append(User("mount", "/data"))
 
     def act() -> None:

@@ -4,6 +4,7 @@
 import contextlib
 import errno
 import os
+import random
 import signal
 import socket
 import sys
@@ -11,13 +12,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from discoverd import registry, state
+from discoverd import notify, registry, state
 from discoverd.kernel import fabrics
-from discoverd.worker import controller, main, notify
+from discoverd.worker import loop, machine, main
 
 from .fake_kernel import Kernel, Links, play, remove_tree, until
 from .log_pages import entry, page
@@ -103,7 +103,7 @@ def test_a_refused_connect_is_tried_until_it_works(kernel: Kernel, capsys: pytes
 
 
 def test_a_report_tells_why_it_waits(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controller, "LONGEST_WAIT", 3600)
+    monkeypatch.setattr(machine, "LONGEST_WAIT", 3600)
     kernel.fails_always = errno.EHOSTUNREACH
 
     def act() -> None:
@@ -118,33 +118,21 @@ def test_a_report_tells_why_it_waits(kernel: Kernel, monkeypatch: pytest.MonkeyP
 
 
 def test_waits_grow_within_bounds(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controller, "LONGEST_WAIT", 8)
+    monkeypatch.setattr(machine, "LONGEST_WAIT", 8)
     now = 1000.0
-    clock = SimpleNamespace(monotonic=lambda: now, clock_gettime=lambda _: now)
-    monkeypatch.setattr(controller, "time", clock)
-    worker = controller.Worker(INSTANCE, leave_spec())
-    for most in (1, 2, 4, 8, 8, 8):
-        worker._failed(OSError(errno.ECONNREFUSED, "refused"))
-        assert 0.75 * most <= worker.next_look - now <= most
-    for _ in range(50):
-        worker._failed(OSError(errno.ECONNREFUSED, "refused"))
-        kernel.hear()
-    assert worker.next_look - now <= 8
-    worker._stop_links()
-    os.close(worker.wake_read)
-    os.close(worker.wake_write)
+    worker = machine.Machine(leave_spec(), now, random.random)
+    for most in (1, 2, 4, 8, 8, 8, *50 * [8]):
+        worker.step(machine.Event(machine.DUE), now, now)
+        worker.step(machine.Event(machine.NOT_FOUND), now, now)
+        worker.step(machine.Event(machine.REFUSED, "refused"), now, now)
+        assert 0.75 * most <= worker.due - now <= most
+        now = worker.due
 
 
 def test_a_link_that_comes_up_cuts_the_wait_short(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controller, "LONGEST_WAIT", 3600)
+    monkeypatch.setattr(machine, "LONGEST_WAIT", 3600)
+    monkeypatch.setattr(machine, "SHORTEST_WAIT", 3600)
     kernel.failures = [errno.ENETUNREACH]
-    wait = controller.Worker._failed
-
-    def fail(worker: controller.Worker, error: OSError) -> None:
-        worker.attempt = 11
-        wait(worker, error)
-
-    monkeypatch.setattr(controller.Worker, "_failed", fail)
 
     def act() -> None:
         until(lambda: kernel.status.startswith("waiting"))
@@ -175,7 +163,7 @@ def test_a_kernel_without_an_option(kernel: Kernel) -> None:
 
 
 def test_a_first_attempt_without_an_end_does_not_hold_up_boot(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controller, "READY_AFTER", 0.05)
+    monkeypatch.setattr(loop, "READY_AFTER", 0.05)
     kernel.gate.clear()
 
     def act() -> None:
@@ -399,7 +387,7 @@ def test_stop_while_the_kernel_fails_to_connect(kernel: Kernel) -> None:
 
 
 def test_stop_while_waiting(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controller, "LONGEST_WAIT", 3600)
+    monkeypatch.setattr(machine, "LONGEST_WAIT", 3600)
     kernel.fails_always = errno.ECONNREFUSED
     assert live(kernel, lambda: until(lambda: kernel.status.startswith("waiting"))) == 0
     assert (len(kernel.written), kernel.deleted) == (1, [])
@@ -421,7 +409,7 @@ def test_a_connection_that_ends_at_once_each_time_is_made_ever_less_often(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The target takes each connection and ends it, and the kernel was told not to reconnect by itself."""
-    monkeypatch.setattr(controller, "LONGEST_WAIT", 0.6)
+    monkeypatch.setattr(machine, "LONGEST_WAIT", 0.6)
 
     def lose() -> float:
         until(lambda: kernel.hear() and kernel.uevents.following[-1:] == ["nvme0"])
@@ -435,7 +423,7 @@ def test_a_connection_that_ends_at_once_each_time_is_made_ever_less_often(
         waits = [lose() for _ in range(3)]
         assert waits[0] < 0.5
         assert min(waits[1:]) > 0.6
-        monkeypatch.setattr(controller, "BRIEF", 0)
+        monkeypatch.setattr(machine, "BRIEF", 0)
         assert lose() < 0.5
 
     live(kernel, act)
@@ -510,14 +498,8 @@ def ended(kernel: Kernel, worker_state: str, text: str, connects: int = 0) -> No
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits are long from the first one on."""
-    monkeypatch.setattr(controller, "LONGEST_WAIT", 3600)
-    wait = controller.Worker._failed
-
-    def fail(worker: controller.Worker, error: OSError) -> None:
-        worker.attempt += 10
-        wait(worker, error)
-
-    monkeypatch.setattr(controller.Worker, "_failed", fail)
+    monkeypatch.setattr(machine, "LONGEST_WAIT", 3600)
+    monkeypatch.setattr(machine, "SHORTEST_WAIT", 3600)
 
 
 def attempts(kernel: Kernel, more: int = 3) -> None:
@@ -631,9 +613,9 @@ def test_a_hang_up_is_worth_an_attempt(kernel: Kernel) -> None:
     kernel.failures = [errno.ECONNREFUSED] * 2
 
     def act() -> None:
-        until(lambda: "attempt 11:" in kernel.status)
+        until(lambda: "attempt 1:" in kernel.status)
         hang_up()
-        until(lambda: "attempt 22:" in kernel.status)
+        until(lambda: "attempt 2:" in kernel.status)
         hang_up()
         until(lambda: kernel.status == "live nvme0")
 
@@ -660,8 +642,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(controller, "time", made)
-    monkeypatch.setattr("discoverd.worker.notify.time", made)
+    monkeypatch.setattr(loop, "time", made)
+    monkeypatch.setattr("discoverd.notify.time", made)
     return made
 
 
@@ -769,7 +751,7 @@ def test_and_for_ever_again_once_it_is_announced(kernel: Kernel, clock: Clock) -
     ("seconds", "text"), [(5, "5 s"), (119, "119 s"), (120, "2 min"), (7199, "119 min"), (259200, "72 h")]
 )
 def test_a_span_in_words(seconds: int, text: str) -> None:
-    assert controller._span(seconds) == text
+    assert machine._span(seconds) == text
 
 
 # The source address ---------------------------------------------------------------------------------------
@@ -852,11 +834,10 @@ def test_a_supervisor_that_has_too_much_to_hear_is_told_again(kernel: Kernel) ->
 
 def test_a_supervisor_that_is_not_there_is_not_told_again(kernel: Kernel) -> None:
     Path(state.WAKE_SOCKET).touch()
-    worker = controller.Worker(INSTANCE, leave_spec())
-    worker.show()
-    assert worker.report.retry_at == 0
-    os.close(worker.wake_read)
-    os.close(worker.wake_write)
+    leave_spec()
+    report = notify.Report(INSTANCE)
+    report.show(notify.View("connecting"))
+    assert report.retry_at == 0
 
 
 # Discovery ------------------------------------------------------------------------------------------------

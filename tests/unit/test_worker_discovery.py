@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """When a discovery controller's worker reads its log page, what else it asks, and whether it holds the connection."""
 
+import copy
 import errno
 import os
-from collections.abc import Callable
+import random
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 
 from discoverd import state
 from discoverd.kernel import admin, controllers
-from discoverd.worker import discovery, notify, registration
-from discoverd.worker.call import Call
-from discoverd.worker.controller import Worker
+from discoverd.worker import discovery, interrogation, registration
 from discoverd.worker.discovery import CONFIRM, INTERVAL, REREAD, RETRY, Discovery
+from discoverd.worker.interrogation import Interrogation
 
 from .fake_kernel import Session, identity
 from .log_pages import entry, page
@@ -27,49 +25,29 @@ SELF = entry("nqn.2014-08.org.nvmexpress.discovery", subtype=3)
 HELD_SELF = entry("nqn.2014-08.org.nvmexpress.discovery", trsvcid="8009", subtype=3, eflags=2)
 
 
-class Registration:
-    """Stands for the host's registration: the test says when an attempt ends."""
+class Registration(registration.Registration):
+    """The host's registration: the test says when an attempt ends."""
 
-    def __init__(self, worker: Worker) -> None:
-        self.worker = worker
+    def __init__(self) -> None:
+        super().__init__()
         self.renewed: list[bool] = []
-        self.call: object = None
-        self.retry_at = 0.0
-        self.registered = False
 
-    def renew(self, fresh: bool = False) -> None:
+    def renew(self, now: float, fresh: bool = False) -> None:  # noqa: ARG002
         self.renewed.append(fresh)
-        self.call = object()
-
-    def heard(self) -> bool:
-        ended, self.call = self.call is not None, None
-        return ended
-
-    def outdated(self) -> bool:
-        return False
-
-    def text(self) -> str:
-        return ""
+        self.under_way = True
 
 
 class Reader:
-    """A worker that reads when it is asked to, whose clock the test moves, and the controller that it asks."""
+    """A loop that reads when it is asked to, whose clock the test moves, and the controller that it asks."""
 
     def __init__(self, directory: Path) -> None:
         self.now = 1000.0
         self.directory = str(directory)
-        self.device = "nvme0"
-        self.kernel_instance = 7
-        self.stopping = False
-        self.state = "live"
-        self.log_read = ""
-        self.call: object = None
-        self.call_name = ""
+        self.busy = False
+        self.live = True
         self.spec = state.Spec("discovery", [("transport", "tcp"), ("nqn", DISCOVERY_NQN), *ADDRESS])
-        self.visit: Callable[[str], None] = lambda _: None
+        self.asking: Interrogation | None = None
         self.reads: list[float] = []
-        self.shown = 0
-        self.verdicts: list[tuple[bool | None, str]] = []
         # The controller.
         self.asked: list[str] = []
         self.dctype = ""
@@ -78,21 +56,47 @@ class Reader:
         self.options: int | Exception = admin.RefusedError(0x4109)
         self.page: bytes | Exception = page()
         self.refuses_port_local = False
-        self.discovery = Discovery(cast(Worker, self))
-        self.registration = Registration(cast(Worker, self))
-        cast(Any, self.discovery).registration = self.registration
+        self.discovery = Discovery(self.spec, random.random)
+        self.registration = Registration()
+        self.discovery.registration = self.registration
 
-    def start(self, what: str, function: Callable[[str], None], argument: str) -> None:
-        assert self.call is None
-        assert (what, argument) == ("log_page", self.device)
-        self.call, self.call_name, self.visit = object(), what, function
-        self.reads.append(self.now)
+    def again(self, fresh: bool = False) -> None:
+        """There is news."""
+        self.discovery.request(self.now, fresh)
+        self.begin()
 
-    def show(self) -> None:
-        self.shown += 1
+    def begin(self) -> None:
+        """Begin the reading that is due."""
+        if (asking := self.discovery.begin(self.now, self.busy)) is not None:
+            assert self.asking is None
+            self.asking = asking
+            self.reads.append(self.now)
 
-    def judged(self) -> None:
-        self.verdicts.append((self.discovery.held, self.discovery.why_not))
+    def specify(self, **changes: object) -> None:
+        """The worker has a new specification."""
+        self.spec = copy.copy(self.spec)
+        for name, value in changes.items():
+            setattr(self.spec, name, value)
+        self.discovery.respecify(self.now, self.spec)
+        self.begin()
+
+    def lost(self, seconds: float) -> None:
+        self.discovery.persistence.lost(self.spec, seconds)
+
+    def registered(self) -> None:
+        """An attempt to register has ended."""
+        self.registration.under_way = False
+
+    @property
+    def log_read(self) -> str:
+        return self.discovery.log_read
+
+    @property
+    def verdict(self) -> tuple[bool | None, str]:
+        """Whether it is held, and why not; None as long as that is not decided."""
+        persistence = self.discovery.persistence
+        decided = self.discovery.verdict() is not None
+        return (persistence.held, persistence.why_not) if decided else (None, "")
 
     def identify(self, _: object) -> admin.Identity:
         self.asked.append("identify")
@@ -122,51 +126,53 @@ class Reader:
 
     def end(self, error: Exception | None = None, generation: int | None = None) -> None:
         """The reading that is under way ends, with this error or with what the controller answers."""
-        assert self.call is not None
+        asking, self.asking = self.asking, None
+        assert asking is not None
         if generation is not None:
             self.page = page(generation=generation)
         if error is None:
             try:
-                self.visit(self.device)
+                asking.run("nvme0", 7)
             except (OSError, admin.AdminError) as failed:
                 error = failed
-        self.call = None
-        self.discovery.read(cast(Call, SimpleNamespace(result=None, error=error)))
+        kept = self.discovery.to_keep(self.now) if error is None else None
+        not_kept = ""
+        if kept is not None:
+            try:
+                state.write(self.directory + "/log", kept)
+            except state.StateError as full:
+                not_kept = f"cannot keep it: {full}"
+        self.discovery.ended(self.now, error, not_kept)
+        self.begin()
 
     def visited(self, fresh: bool = False) -> list[str]:
         """Have the controller asked, and return what it was asked."""
         self.asked = []
         self.now += INTERVAL
-        self.discovery.again(fresh)
+        self.again(fresh)
         self.end()
         return self.asked
 
     def tick(self) -> None:
         """What the worker's loop does at a deadline."""
-        if self.discovery.retry_at and self.now >= self.discovery.retry_at:
-            self.discovery.tick()
+        self.discovery.tick(self.now, self.live)
+        self.begin()
 
     def pass_time(self, seconds: float, event_every: float = 0) -> None:
         """Let time go by in steps; readings take one of them."""
         for step in range(round(seconds / 0.01)):
             self.now += 0.01
             if event_every and step % round(event_every / 0.01) == 0:
-                self.discovery.again()
-            if self.call is not None:
+                self.again()
+            if self.asking is not None:
                 self.end()
             self.tick()
 
 
 @pytest.fixture
 def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
-    monkeypatch.setattr(discovery, "Registration", Registration)
     made = Reader(tmp_path)
-    clock: Any = SimpleNamespace(
-        monotonic=lambda: made.now, monotonic_ns=lambda: int(made.now * 1e9), clock_gettime=lambda _: made.now
-    )
     for module, name, value in (
-        (discovery, "time", clock),
-        (notify, "log", lambda *_: None),
         (admin, "Session", Session),
         (admin, "identify", made.identify),
         (admin, "takes_keep_alive", made.try_keep_alive),
@@ -180,40 +186,40 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
 
 
 def test_the_first_event_is_read_at_once(reader: Reader) -> None:
-    reader.discovery.again()
+    reader.again()
     assert reader.reads == [1000.0]
-    assert reader.discovery.retry_at == 0
+    assert reader.discovery.deadline == 0
 
 
 def test_an_event_after_a_quiet_time_is_read_at_once(reader: Reader) -> None:
-    reader.discovery.again()
+    reader.again()
     reader.end()
     reader.now += INTERVAL
-    reader.discovery.again()
+    reader.again()
     assert reader.reads == [1000.0, 1000.0 + INTERVAL]
 
 
 @pytest.mark.parametrize("events", [1, 100])
 def test_events_right_after_a_reading_cost_one_at_the_end_of_the_interval(reader: Reader, events: int) -> None:
-    reader.discovery.again()
+    reader.again()
     reader.end()
     for _ in range(events):
         reader.now += 0.001
-        reader.discovery.again()
+        reader.again()
     assert len(reader.reads) == 1
-    assert reader.discovery.retry_at == 1000.0 + INTERVAL
+    assert reader.discovery.deadline == 1000.0 + INTERVAL
     reader.pass_time(3 * INTERVAL)
     assert len(reader.reads) == 2
     assert reader.reads[1] == pytest.approx(1000.0 + INTERVAL, abs=0.02)
-    assert reader.discovery.retry_at > reader.now + REREAD / 2
+    assert reader.discovery.deadline > reader.now + REREAD / 2
 
 
 def test_events_during_a_reading_cost_one_after_it(reader: Reader) -> None:
     """What the reading missed is read, but not before the interval is over."""
-    reader.discovery.again()
+    reader.again()
     for _ in range(100):
         reader.now += 0.01
-        reader.discovery.again()
+        reader.again()
     reader.end()
     ended = reader.now
     assert len(reader.reads) == 1
@@ -223,13 +229,13 @@ def test_events_during_a_reading_cost_one_after_it(reader: Reader) -> None:
 
 
 def test_a_storm_costs_one_reading_per_interval_and_its_last_event_is_read(reader: Reader) -> None:
-    reader.discovery.again()
+    reader.again()
     reader.end()
     reader.pass_time(20 * INTERVAL, event_every=0.01)
     assert 18 <= len(reader.reads) <= 21
     assert all(later - earlier >= INTERVAL for earlier, later in zip(reader.reads, reader.reads[1:], strict=False))
     # The last event falls where it may: a reading starts after it.
-    reader.discovery.again()
+    reader.again()
     last = reader.now
     reader.pass_time(3 * INTERVAL)
     assert last <= reader.reads[-1] <= last + INTERVAL + 0.02
@@ -242,7 +248,7 @@ def test_events_without_end_are_read_about_ever_less_often(reader: Reader) -> No
     """Each reading may have hundreds of controllers connected or disconnected, and costs a line in the journal."""
     reader.pass_time(300, event_every=0.5)
     assert len(reader.reads) <= discovery.BURST * 1.2 + 300 / discovery.SLOW
-    reader.discovery.again()
+    reader.again()
     last = reader.now
     reader.pass_time(discovery.SLOW + 1)
     assert last <= reader.reads[-1]
@@ -255,53 +261,46 @@ def test_events_without_end_are_read_about_ever_less_often(reader: Reader) -> No
 
 def test_a_storm_does_not_shorten_the_way_to_a_reading(reader: Reader) -> None:
     """Each event within the interval leaves the deadline where it is; else a storm would put it off for ever."""
-    reader.discovery.again()
+    reader.again()
     reader.end()
     deadlines = set()
     for _ in range(9):
         reader.now += INTERVAL / 10
-        reader.discovery.again()
-        deadlines.add(reader.discovery.retry_at)
+        reader.again()
+        deadlines.add(reader.discovery.deadline)
     assert deadlines == {1000.0 + INTERVAL}
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, os.strerror(errno.EIO)), OSError("no number")])
 def test_a_failed_reading_counts_for_the_interval_too(reader: Reader, error: OSError) -> None:
-    reader.discovery.again()
+    reader.again()
     reader.end(error)
-    assert reader.discovery.retry_at == reader.now + RETRY[0]
+    assert reader.discovery.deadline == reader.now + RETRY[0]
     for _ in range(5):
-        reader.discovery.again()
+        reader.again()
     assert len(reader.reads) == 1
-    assert reader.discovery.retry_at == reader.now + INTERVAL
+    assert reader.discovery.deadline == reader.now + INTERVAL
     reader.pass_time(2 * INTERVAL)
     assert len(reader.reads) == 2
     assert reader.discovery.text() == ", 0 entries in its log page (generation 1)"
 
 
 def test_failures_are_tried_again_ever_less_often(reader: Reader) -> None:
-    reader.discovery.again()
+    reader.again()
     waits = []
     for _ in range(7):
         reader.end(OSError(errno.EIO, "Input/output error"))
-        waits.append(reader.discovery.retry_at - reader.now)
-        reader.now = reader.discovery.retry_at
+        waits.append(reader.discovery.deadline - reader.now)
+        reader.now = reader.discovery.deadline
         reader.tick()
     assert waits == [*RETRY, RETRY[-1], RETRY[-1]]
-
-
-@pytest.mark.parametrize("change", [{"stopping": True}, {"device": ""}])
-def test_nothing_is_read_of_what_is_gone_or_going(reader: Reader, change: dict[str, object]) -> None:
-    vars(reader).update(change)
-    reader.discovery.again()
-    assert (reader.reads, reader.discovery.retry_at) == ([], 0)
 
 
 def test_each_reading_has_another_stamp(reader: Reader) -> None:
     """A target that starts anew repeats its generations."""
     stamps = []
     for _ in range(3):
-        reader.discovery.again()
+        reader.again()
         reader.end(generation=1)
         stamps.append(reader.log_read)
         reader.now += INTERVAL
@@ -310,18 +309,18 @@ def test_each_reading_has_another_stamp(reader: Reader) -> None:
 
 
 def test_a_page_that_may_be_another_one_by_now_has_no_stamp(reader: Reader) -> None:
-    reader.discovery.again()
+    reader.again()
     reader.end()
     assert reader.log_read
     reader.now += INTERVAL
-    reader.discovery.again()
+    reader.again()
     reader.end(OSError(5, "Input/output error"))
     assert reader.log_read == ""
     reader.pass_time(2)
     assert reader.log_read
     # On a new connection nothing was read yet.
     reader.now += INTERVAL
-    reader.discovery.again(fresh=True)
+    reader.again(fresh=True)
     assert reader.log_read == ""
     reader.end()
     assert reader.log_read
@@ -331,7 +330,7 @@ def test_a_page_that_cannot_be_kept_is_read_again(reader: Reader, monkeypatch: p
     def full(*_: object) -> None:
         raise state.StateError("No space left on device")
 
-    reader.discovery.again()
+    reader.again()
     with monkeypatch.context() as patch:
         patch.setattr(state, "write", full)
         reader.end()
@@ -348,22 +347,22 @@ def test_a_page_that_cannot_be_kept_is_read_again(reader: Reader, monkeypatch: p
 def test_a_page_is_read_again_from_time_to_time(reader: Reader) -> None:
     """Whether or not there were events; and hosts that booted together do not come in step."""
     spans = set()
-    reader.discovery.again()
+    reader.again()
     for _ in range(30):
         reader.end()
-        span = reader.discovery.retry_at - reader.now
+        span = reader.discovery.deadline - reader.now
         assert REREAD * 7 / 8 <= span <= REREAD
         spans.add(span)
-        reader.now = reader.discovery.retry_at
+        reader.now = reader.discovery.deadline
         reader.tick()
     assert len(spans) > 5
 
 
 def test_another_call_of_the_worker_puts_a_reading_off(reader: Reader) -> None:
-    reader.call, reader.call_name = object(), "giving_up"
-    reader.discovery.again()
-    assert reader.discovery.retry_at == reader.now + INTERVAL
-    reader.call = None
+    reader.busy = True
+    reader.again()
+    assert reader.discovery.deadline == reader.now + INTERVAL
+    reader.busy = False
     reader.now += INTERVAL
     reader.tick()
     assert len(reader.reads) == 1
@@ -432,17 +431,15 @@ def test_what_is_announced_and_refused_is_asked_for_once(reader: Reader) -> None
 def test_a_setting_that_changes_is_a_reason_to_ask_anew(reader: Reader) -> None:
     reader.dctype, reader.options, reader.page = "ddc", 2, page(HELD_SELF)
     reader.visited(fresh=True)
-    reader.discovery.respecified()
-    assert reader.call is None
-    reader.spec.pleo = True
+    reader.specify()
+    assert reader.asking is None
     reader.now += INTERVAL
-    reader.discovery.respecified()
+    reader.specify(pleo=True)
     reader.asked = []
     reader.end()
     assert reader.asked == ["options", "port"]
-    reader.spec.pleo = False
     reader.now += INTERVAL
-    reader.discovery.respecified()
+    reader.specify(pleo=False)
     reader.asked = []
     reader.end()
     assert reader.asked == ["page"]
@@ -460,7 +457,7 @@ def test_a_controller_that_hangs_over_a_question_is_spared_it(reader: Reader, qu
     reader.page = page()
     for _ in range(5):
         assert reader.visited(fresh=True) == ["page"]
-        assert reader.discovery.held
+        assert reader.discovery.persistence.held
 
 
 def test_one_lost_connection_does_not_count(reader: Reader) -> None:
@@ -523,12 +520,12 @@ def test_only_tcp_registers(reader: Reader) -> None:
 def test_a_failed_registration_is_tried_again_while_there_is_a_connection(reader: Reader) -> None:
     reader.dctype = "cdc"
     reader.visited(fresh=True)
-    reader.discovery.heard()
+    reader.registered()
     for now_state, renewed in (("live", [True, False]), ("reconnecting", [True, False])):
         reader.registration.retry_at = reader.now + 5
-        assert reader.discovery.retry_at == reader.now + 5
+        assert reader.discovery.deadline == reader.now + 5
         reader.now += 5
-        reader.state = now_state
+        reader.live = now_state == "live"
         reader.tick()
         assert reader.registration.renewed == renewed
         assert reader.registration.retry_at == 0
@@ -564,9 +561,9 @@ def test_what_a_controller_is_held_for(
 ) -> None:
     reader.dctype, reader.spec.persistent, reader.page, reader.identity = dctype, persistent, page(listed), what
     reader.visited(fresh=True)
-    reader.discovery.heard()
-    assert reader.verdicts[-1] == (held, why_not)
-    assert (reader.discovery.held, reader.discovery.why_not) == (held, why_not)
+    reader.registered()
+    assert reader.verdict == (held, why_not)
+    assert (reader.discovery.persistence.held, reader.discovery.persistence.why_not) == (held, why_not)
 
 
 @pytest.mark.parametrize(
@@ -584,8 +581,8 @@ def test_one_that_says_it_takes_no_keep_alive_is_tried(
     """The Linux target takes it, and says that it does not."""
     reader.dctype, reader.page, reader.identity, reader.takes_keep_alive = "ddc", page(SELF), identity(kas=0), answer
     assert reader.visited(fresh=True) == ["page", "identify", "keep-alive"]
-    reader.discovery.heard()
-    assert reader.verdicts[-1] == (held, why_not)
+    reader.registered()
+    assert reader.verdict == (held, why_not)
 
 
 @pytest.mark.parametrize(("kas", "oaes"), [(10, 1 << 31), (10, 0), (0, 0)])
@@ -610,27 +607,27 @@ def test_one_that_ends_each_connection_is_not_held(
 ) -> None:
     reader.spec.persistent = persistent
     for seconds in held_for:
-        reader.discovery.dropped(seconds)
-    assert reader.discovery.held is held
-    assert reader.verdicts == ([(False, "it ends each connection within a minute")] if held is False else [])
+        reader.lost(seconds)
+    assert reader.discovery.persistence.held is held
+    assert reader.verdict == (held, "it ends each connection within a minute" if held is False else "")
 
 
 def test_one_that_has_ended_them_once_more_is_not_held_at_once(reader: Reader) -> None:
     """When it was read again, one more is enough; until then it may have been mended."""
     reader.page = page(HELD_SELF)
     for _ in range(3):
-        reader.discovery.dropped(1)
+        reader.lost(1)
     reader.visited(fresh=True)
-    assert reader.discovery.held
-    reader.discovery.dropped(1)
-    assert reader.discovery.held is False
+    assert reader.discovery.persistence.held
+    reader.lost(1)
+    assert reader.discovery.persistence.held is False
 
 
 def test_a_failed_reading_decides_nothing(reader: Reader) -> None:
     reader.spec.persistent, reader.page = "no", admin.AdminError("garbage")
     reader.visited(fresh=True)
-    assert reader.verdicts == []
-    assert reader.discovery.held is None
+    assert reader.verdict[0] is None
+    assert reader.discovery.persistence.held is None
 
 
 def test_a_page_that_nobody_will_see_decides_nothing(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -640,26 +637,26 @@ def test_a_page_that_nobody_will_see_decides_nothing(reader: Reader, monkeypatch
     monkeypatch.setattr(state, "write", full)
     reader.spec.persistent = "no"
     reader.visited(fresh=True)
-    assert reader.verdicts == []
-    assert reader.discovery.held is None
+    assert reader.verdict[0] is None
+    assert reader.discovery.persistence.held is None
 
 
 def test_one_that_is_not_held_is_registered_with_before_it_is_left(reader: Reader) -> None:
     reader.spec.persistent, reader.dctype = "no", "cdc"
     reader.visited(fresh=True)
-    assert reader.verdicts == []
-    reader.discovery.heard()
-    assert reader.verdicts == [(False, "persistent = no")]
+    assert reader.verdict[0] is None
+    reader.registered()
+    assert reader.verdict == (False, "persistent = no")
 
 
 def test_a_controller_may_change_its_mind(reader: Reader) -> None:
     reader.dctype, reader.page, reader.identity = "ddc", page(HELD_SELF), identity(oaes=0)
     reader.visited(fresh=True)
-    reader.discovery.heard()
+    reader.registered()
     reader.page = page(SELF)
     reader.visited()
-    assert reader.verdicts[-1] == (False, "it announces no changes")
-    assert registration.PATIENCE < discovery.VISIT
+    assert reader.verdict == (False, "it announces no changes")
+    assert registration.PATIENCE < interrogation.VISIT
 
 
 # How a page was read --------------------------------------------------------------------------------------
@@ -701,9 +698,9 @@ def test_after_a_failed_reading_the_connection_may_be_another(reader: Reader) ->
 def test_page_that_was_read_while_the_connection_was_made_anew_is_read_again(reader: Reader) -> None:
     reader.visited(fresh=True)
     reader.now += INTERVAL
-    reader.discovery.again()
+    reader.again()
     # The event of the new connection arrives before the reading has been looked at.
-    reader.discovery.again(fresh=True)
+    reader.again(fresh=True)
     reader.end(generation=2)
     assert state.split(state.LOG, Path(reader.directory, "log").read_bytes())[1] == page()
     reader.pass_time(2 * INTERVAL)
@@ -713,29 +710,27 @@ def test_page_that_was_read_while_the_connection_was_made_anew_is_read_again(rea
 
 def test_page_is_read_every_minute_while_it_has_to_be_confirmed(reader: Reader) -> None:
     reader.visited(fresh=True)
-    reader.spec.confirm = True
-    reader.discovery.respecified()
+    reader.specify(confirm=True)
     reader.pass_time(3 * CONFIRM + 1)
     assert len(reader.reads) == 4
-    reader.spec.confirm = False
-    reader.discovery.respecified()
+    reader.specify(confirm=False)
     reader.pass_time(3 * CONFIRM)
     assert len(reader.reads) == 5
 
 
 def test_one_that_ends_its_connections_is_let_alone_longer_each_time(reader: Reader) -> None:
     for _ in range(2):
-        reader.discovery.dropped(1)
-        assert reader.discovery.away == 0
+        reader.lost(1)
+        assert reader.discovery.persistence.away == 0
     pauses = []
     for _ in range(4):
-        reader.discovery.dropped(1)
-        pauses.append(reader.discovery.away)
+        reader.lost(1)
+        pauses.append(reader.discovery.persistence.away)
         reader.visited(fresh=True)
     assert pauses == [60, 120, 240, 480]
     # It is held again, and a connection that lasts ends the series.
-    assert reader.discovery.away == 0
-    reader.discovery.dropped(61)
+    assert reader.discovery.persistence.away == 0
+    reader.lost(61)
     for _ in range(3):
-        reader.discovery.dropped(1)
-    assert reader.discovery.away == 60
+        reader.lost(1)
+    assert reader.discovery.persistence.away == 60

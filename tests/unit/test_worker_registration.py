@@ -9,15 +9,15 @@ import threading
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from discoverd import state
+from discoverd import notify, state
 from discoverd.kernel import admin, controllers, dim
-from discoverd.worker import departure, notify, registration
-from discoverd.worker.controller import Worker
-from discoverd.worker.registration import LONGEST_WAIT, SHORTEST_WAIT, Registration
+from discoverd.worker import disconnect, registration
+from discoverd.worker.loop import Call
+from discoverd.worker.registration import LONGEST_WAIT, SHORTEST_WAIT, Record, Registration
 
 from .fake_kernel import Kernel, Session, identity, play, until
 
@@ -28,7 +28,7 @@ REFUSED = admin.RefusedError(0x4001)
 
 
 class Host:
-    """A worker, its controller, and the clock."""
+    """A worker's loop, its controller, and the clock."""
 
     def __init__(self) -> None:
         self.device = "nvme0"
@@ -53,7 +53,9 @@ class Host:
         self.answers: list[Exception | None] = []
         self.gate = threading.Event()
         self.gate.set()
-        self.registration = Registration(cast(Worker, self))
+        self.registration = Registration()
+        self.record = Record()
+        self.call: Call | None = None
 
     def send(self, _: object, task: int, host: dim.Host, patience: float) -> None:
         assert 0 < patience <= registration.PATIENCE
@@ -62,14 +64,36 @@ class Host:
         if self.answers and (answer := self.answers.pop(0)):
             raise answer
 
+    def renew(self, fresh: bool = False) -> None:
+        """Have the host registered, as the loop does."""
+        self.registration.renew(self.now, fresh)
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin what is to be begun with a controller that is there."""
+        device, instance, record = self.device, self.kernel_instance, self.record
+        if not device or self.stopping or (host := self.registration.begin(self.spec)) is None:
+            return
+        record.expect()
+        self.call = Call(lambda: record.register(device, instance, host), self.wake_write)
+
     def end(self) -> None:
         """Wait for the attempt that is under way, and have its end heard."""
-        until(lambda: self.registration.call is None or self.registration.call.done)
-        self.registration.heard()
+        call, self.call = self.call, None
+        if call is not None:
+            until(lambda: call.done)
+            assert call.error is None or isinstance(call.error, (OSError, admin.AdminError))
+            priority, text = self.registration.ended(self.now, call.error)
+            if text:
+                self.journal.append((priority, text))
+            self.begin()
+
+    def deregister(self) -> None:
+        self.record.deregister(self.device, self.kernel_instance)
 
     def register(self, *answers: Exception | None, fresh: bool = False) -> None:
         self.answers = list(answers)
-        self.registration.renew(fresh)
+        self.renew(fresh)
         self.end()
 
     def option(self, key: str, value: str) -> None:
@@ -90,7 +114,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
         monkeypatch.setattr(module, name, value)
     yield made
     made.gate.set()
-    until(lambda: not made.registration._speaking.locked())
+    until(lambda: not made.record._speaking.locked())
     posix.close(made.read)
     posix.close(made.wake_write)
 
@@ -109,7 +133,7 @@ def test_it_is_made_again_on_a_new_connection(host: Host) -> None:
     host.register()
     host.kernel_instance = 8
     host.gate.clear()
-    host.registration.renew(fresh=True)
+    host.renew(fresh=True)
     assert host.registration.text() == ""
     host.gate.set()
     host.end()
@@ -119,10 +143,10 @@ def test_it_is_made_again_on_a_new_connection(host: Host) -> None:
 
 def test_what_is_asked_for_during_an_attempt_is_done_after_it(host: Host) -> None:
     host.gate.clear()
-    host.registration.renew()
+    host.renew()
     host.spec.symname = "rack 5"
     for _ in range(3):
-        host.registration.renew()
+        host.renew()
     host.gate.set()
     host.end()
     host.end()
@@ -164,7 +188,7 @@ def test_one_that_hangs_is_spared_on_the_next_connection_too(host: Host) -> None
     host.register(INTERRUPTED)
     said = len(host.told)
     retry_at = host.registration.retry_at
-    host.registration.renew(fresh=True)
+    host.renew(fresh=True)
     assert len(host.told) == said
     assert host.registration.retry_at == retry_at == host.now + 40
     host.now += 40
@@ -175,8 +199,8 @@ def test_one_that_hangs_is_spared_on_the_next_connection_too(host: Host) -> None
 def test_nothing_is_said_to_a_controller_that_is_gone_or_going(host: Host) -> None:
     for change in ({"stopping": True}, {"stopping": False, "device": ""}):
         vars(host).update(change)
-        host.registration.renew()
-        assert host.registration.call is None
+        host.renew()
+        assert host.call is None
 
 
 def test_nothing_is_said_to_another_of_the_same_name(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,19 +212,19 @@ def test_nothing_is_said_to_another_of_the_same_name(host: Host, monkeypatch: py
 
 def test_a_host_that_changes_its_name_registers_as_that(host: Host) -> None:
     host.register()
-    assert not host.registration.outdated()
+    assert not host.registration.outdated(host.spec)
     host.spec.symname = "rack 5"
-    assert host.registration.outdated()
+    assert host.registration.outdated(host.spec)
     host.register()
     assert host.told[1:] == [(dim.REGISTER, HOSTNQN, "rack 5")]
-    assert not host.registration.outdated()
+    assert not host.registration.outdated(host.spec)
 
 
 @pytest.mark.parametrize("answer", [None, REFUSED])
 def test_a_host_that_changes_its_nqn_does_not_stay_as_the_other(host: Host, answer: Exception | None) -> None:
     host.register()
     host.option("hostnqn", OTHER)
-    assert host.registration.outdated()
+    assert host.registration.outdated(host.spec)
     host.register(answer)
     assert [(task, nqn) for task, nqn, _ in host.told[1:]] == [(dim.DEREGISTER, HOSTNQN), (dim.REGISTER, OTHER)]
     assert host.registration.registered
@@ -211,14 +235,14 @@ def test_a_host_that_changes_its_nqn_does_not_stay_as_the_other(host: Host, answ
 
 def test_a_host_that_leaves_takes_itself_off_the_record(host: Host) -> None:
     host.register()
-    host.registration.deregister()
+    host.deregister()
     assert host.told[1:] == [(dim.DEREGISTER, HOSTNQN, "rack 4")]
-    assert not host.registration.registered
+    assert not host.record.possible
     assert host.journal[1:] == [(notify.INFO, "deregistered from the discovery controller")]
 
 
 def test_one_that_never_registered_says_nothing(host: Host) -> None:
-    host.registration.deregister()
+    host.deregister()
     assert (host.told, host.journal) == ([], [])
 
 
@@ -226,7 +250,7 @@ def test_one_that_never_registered_says_nothing(host: Host) -> None:
 def test_one_that_may_be_on_record_takes_leave(host: Host, error: Exception, said: int) -> None:
     """Who did not answer may have taken it in; who refused has not."""
     host.register(error)
-    host.registration.deregister()
+    host.deregister()
     assert host.told[1:] == said * [(dim.DEREGISTER, HOSTNQN, "rack 4")]
 
 
@@ -234,7 +258,7 @@ def test_a_refused_change_leaves_what_was_registered_before(host: Host) -> None:
     host.register()
     host.spec.symname = "rack 5"
     host.register(REFUSED)
-    host.registration.deregister()
+    host.deregister()
     assert host.told[2:] == [(dim.DEREGISTER, HOSTNQN, "rack 4")]
 
 
@@ -251,17 +275,17 @@ def test_a_leave_that_fails_is_told_and_stops_nothing(
 ) -> None:
     host.register()
     host.answers, host.live = [answer], live
-    host.registration.deregister()
+    host.deregister()
     text = f"left without deregistering from the discovery controller: {why}"
     assert host.journal[1:] == [(notify.WARNING, text)]
 
 
 def test_a_leave_is_over_in_time_whatever_the_kernel_does(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registration, "LEAVE", 0.05)
+    monkeypatch.setattr(registration, "DEREGISTER_WITHIN", 0.05)
     host.register()
     host.gate.clear()
     began = time.perf_counter()
-    host.registration.deregister()
+    host.deregister()
     assert time.perf_counter() < began + 1
     assert host.journal[1][1].endswith(": no answer within 0.05 s")
 
@@ -269,32 +293,32 @@ def test_a_leave_is_over_in_time_whatever_the_kernel_does(host: Host, monkeypatc
 def test_no_registration_follows_the_leave(host: Host) -> None:
     """One that is under way is waited for, and one that has not begun does not begin."""
     host.gate.clear()
-    host.registration.renew()
+    host.renew()
     until(lambda: host.told)
-    leaving = threading.Thread(target=host.registration.deregister)
+    leaving = threading.Thread(target=host.deregister)
     leaving.start()
-    until(lambda: host.registration._left)
+    until(lambda: host.record._left)
     host.gate.set()
     leaving.join(5)
     host.end()
     assert [task for task, _, _ in host.told] == [dim.REGISTER, dim.DEREGISTER]
-    host.registration.renew()
+    host.renew()
     host.end()
     assert len(host.told) == 2
 
 
 def test_a_registration_that_had_not_begun_does_not_begin(host: Host) -> None:
-    with host.registration._speaking:
-        host.registration.renew()
-        host.registration._left = host.kernel_instance
+    with host.record._speaking:
+        host.renew()
+        host.record._left = host.kernel_instance
     host.end()
     assert host.told == []
-    assert cast(Any, host.registration)._on_record is None
+    assert host.record._host is None
 
 
 def test_the_next_controller_is_registered_with_again(host: Host) -> None:
     host.register()
-    host.registration.deregister()
+    host.deregister()
     host.kernel_instance = 8
     host.register(fresh=True)
     assert [task for task, _, _ in host.told] == [dim.REGISTER, dim.DEREGISTER, dim.REGISTER]
@@ -315,7 +339,7 @@ def test_a_stop_takes_leave_also_of_a_controller_that_is_just_being_told(
     os.makedirs(state.directory(instance))
     state.write(state.directory(instance) + "/spec", spec.encode())
     kernel.identity = identity(dctype=1)
-    monkeypatch.setattr(departure, "system_state", lambda: "running")
+    monkeypatch.setattr(disconnect, "system_state", lambda: "running")
     under_way = 0
 
     def send(*arguments: Any) -> None:

@@ -23,6 +23,7 @@ INSIDE = sorted(
         *(path for path in PACKAGE.glob("kernel/*.py") if path.name not in SUPERVISORS),
         PACKAGE / "boot_record.py",
         PACKAGE / "exclusions.py",
+        PACKAGE / "notify.py",
         PACKAGE / "registry.py",
         PACKAGE / "state.py",
         PACKAGE / "mounts/watcher.py",
@@ -107,8 +108,8 @@ def test_a_discovery_worker_and_a_waiting_one_import_nothing_heavy() -> None:
     assert loaded & FORBIDDEN == set(), sorted(loaded)
 
 
-def test_a_departing_worker_imports_nothing_heavy() -> None:
-    loaded = modules("discoverd.worker.main", "discoverd.worker.departure")
+def test_a_disconnecting_worker_imports_nothing_heavy() -> None:
+    loaded = modules("discoverd.worker.main", "discoverd.worker.disconnect")
     assert loaded & FORBIDDEN == set(), sorted(loaded)
 
 
@@ -128,13 +129,14 @@ def test_the_record_of_the_boot_is_made_by_a_thin_process() -> None:
     "later",
     [
         "worker.discovery",
+        "worker.discovery_controller",
         "worker.registration",
         "kernel.dim",
         "worker.links",
-        "worker.departure",
+        "worker.disconnect",
+        "worker.interrogation",
         "worker.cause",
         "kernel.admin",
-        "kernel.addresses",
         "kernel.block",
         "kernel.claims",
         "kernel.disconnect",
@@ -144,8 +146,9 @@ def test_the_record_of_the_boot_is_made_by_a_thin_process() -> None:
         "kernel.usage",
         "kernel.routes",
         "kernel.spawn",
-        "locks",
+        "kernel.locks",
     ],
 )
 def test_what_few_workers_need_is_imported_by_those_only(later: str) -> None:
+    assert (PACKAGE / f"{later.replace('.', '/')}.py").exists()
     assert f"discoverd.{later}" not in modules("discoverd.worker.main")

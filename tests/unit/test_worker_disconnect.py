@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import posix
+import random
 import signal
 import threading
 import time
@@ -15,12 +16,13 @@ from typing import Any
 import pytest
 
 from discoverd import registry, state
-from discoverd.kernel import block, disconnect, fabrics, locks, mounts, paths, spawn, usage
+from discoverd.kernel import block, fabrics, locks, mounts, paths, spawn, usage
+from discoverd.kernel import disconnect as kernel_disconnect
 from discoverd.kernel.claims import Claims
 from discoverd.kernel.openers import UnknownError
 from discoverd.kernel.usage import User
-from discoverd.worker import controller, departure
-from discoverd.worker.departure import Departure
+from discoverd.worker import disconnect, loop, machine
+from discoverd.worker.discovery_controller import DiscoveryController
 
 from .fake_kernel import Kernel, play, until
 
@@ -75,8 +77,8 @@ def system(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> System:
         (block, "usable_paths", lambda _: list(made.paths)),
         (spawn, "run", made.run),
         (mounts, "FSTAB", str(kernel.root / "fstab")),
-        (departure, "LOOK", 0.01),
-        (departure, "PATIENCE", 3600),
+        (machine, "RETRY", dict.fromkeys(machine.RETRY, 0.01)),
+        (disconnect, "URGE_AFTER", 3600),
     ):
         monkeypatch.setattr(module, name, value)
     return made
@@ -292,7 +294,7 @@ def test_at_a_shutdown_a_process_has_its_time_and_no_more(
     capsys: pytest.CaptureFixture[str],
     how: str,
 ) -> None:
-    monkeypatch.setattr(departure, "PROCESSES", 0.3 if how == "a sentence" else 60)
+    monkeypatch.setattr(disconnect, "PROCESSES", 0.3 if how == "a sentence" else 60)
     system.processes = [PROCESS]
     system.state = "stopping"
 
@@ -310,7 +312,7 @@ def test_at_a_shutdown_a_process_has_its_time_and_no_more(
 
 
 def test_a_mount_is_waited_for_beyond_that(kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(departure, "PROCESSES", 0)
+    monkeypatch.setattr(disconnect, "PROCESSES", 0)
     system.users = [DATA]
     system.processes = [PROCESS]
     system.state = "stopping"
@@ -364,13 +366,13 @@ def test_what_a_silent_target_does_not_take(
     kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch, state_of_system: str
 ) -> None:
     """It is no reason to let a shutdown wait for longer than a target has to come back."""
-    monkeypatch.setattr(departure, "SILENCE", 0.3)
+    monkeypatch.setattr(machine, "SILENCE", 0.3)
     system.state = state_of_system
 
     def write_back(*_: object) -> None:
-        raise disconnect.UnwrittenError(errno.ETIMEDOUT, "it is silent")
+        raise kernel_disconnect.UnwrittenError(errno.ETIMEDOUT, "it is silent")
 
-    monkeypatch.setattr(disconnect, "_write_back", write_back)
+    monkeypatch.setattr(kernel_disconnect, "_write_back", write_back)
 
     def act() -> None:
         kernel.set_state("nvme0", "connecting")
@@ -392,7 +394,7 @@ def test_the_other_path_is_asked_once_more_at_the_end(
         system.silent = {"nvme1"}
         return []
 
-    monkeypatch.setattr(disconnect, "_keep_udev_out", keep_udev_out)
+    monkeypatch.setattr(kernel_disconnect, "_keep_udev_out", keep_udev_out)
     assert live(kernel) == 1
     assert kernel.deleted == []
     assert "its other path nvme1 does not answer" in kernel.status
@@ -421,9 +423,9 @@ def test_claims_are_held_from_the_look_until_it_is_gone(
     for target, name, value in (
         (usage, "users", find),
         (Claims, "keep", keep),
-        (disconnect, "_keep_udev_out", lambda *_: note("udev is out")),
+        (kernel_disconnect, "_keep_udev_out", lambda *_: note("udev is out")),
         (usage, "processes", lambda _: note("looked for processes")),
-        (disconnect, "_write_back", lambda *_: note("written back")),
+        (kernel_disconnect, "_write_back", lambda *_: note("written back")),
         (fabrics, "delete", lambda *given: (note("deleted"), delete(*given))),
     ):
         monkeypatch.setattr(target, name, value)
@@ -446,7 +448,7 @@ def test_what_comes_while_udev_is_waited_for_is_a_use(
         system.users = [DATA]
         return []
 
-    monkeypatch.setattr(disconnect, "_keep_udev_out", keep_udev_out)
+    monkeypatch.setattr(kernel_disconnect, "_keep_udev_out", keep_udev_out)
     assert live(kernel) == 1
     assert kernel.deleted == []
     assert kernel.status.startswith("in use by /data")
@@ -542,7 +544,7 @@ def test_another_path_is_no_reason_to_go_before_the_mount(kernel: Kernel, system
 
 
 def test_systemd_is_asked_to_unmount_again(kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(departure, "PATIENCE", 0.05)
+    monkeypatch.setattr(disconnect, "URGE_AFTER", 0.05)
     system.users = [
         DATA,
         User("mount", "/c", 4711),
@@ -566,7 +568,7 @@ def test_systemd_is_asked_to_unmount_again(kernel: Kernel, system: System, monke
 def test_a_program_that_cannot_be_run_now_does_not_end_the_wait(
     kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(departure, "PATIENCE", 0)
+    monkeypatch.setattr(disconnect, "URGE_AFTER", 0)
     system.users = [DATA]
     system.state = "stopping"
     tried: list[str] = []
@@ -591,8 +593,8 @@ def test_a_program_that_cannot_be_run_now_does_not_end_the_wait(
 def test_a_silent_target_is_given_up(
     kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(departure, "SILENCE", 0.3)
-    monkeypatch.setattr(departure, "PATIENCE", 0)
+    monkeypatch.setattr(machine, "SILENCE", 0.3)
+    monkeypatch.setattr(disconnect, "URGE_AFTER", 0)
     system.users = [DATA]
     system.state = "stopping"
 
@@ -614,23 +616,25 @@ def test_a_target_that_comes_back_is_waited_for(
     kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr(departure, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(disconnect, "time", SimpleNamespace(monotonic=lambda: now))
     kernel.add("nvme0", state="connecting")
-    one = Departure(SimpleNamespace(device="nvme0", stopping_since=0))  # type: ignore[arg-type]
+    progress = disconnect.Progress(now)
+    progress.shutdown = True
+    one = disconnect._Look(disconnect.Request(INSTANCE, "nvme0", 0, machine.STOP, progress))
 
     def verdict() -> str | None:
-        answer = one._wait_for("nvme0", [DATA])
+        answer = one.judge({"nvme0n1": [DATA]})
         return answer.verdict if answer else None
 
-    assert verdict() == disconnect.WAIT
-    now += departure.SILENCE - 1
-    assert verdict() == disconnect.WAIT
+    assert verdict() == kernel_disconnect.WAIT
+    now += machine.SILENCE - 1
+    assert verdict() == kernel_disconnect.WAIT
     kernel.set_state("nvme0", "live")
-    assert verdict() == disconnect.WAIT
+    assert verdict() == kernel_disconnect.WAIT
     kernel.set_state("nvme0", "connecting")
     now += 2
-    assert verdict() == disconnect.WAIT
-    now += departure.SILENCE + 1
+    assert verdict() == kernel_disconnect.WAIT
+    now += machine.SILENCE + 1
     assert verdict() is None
     assert system.asked == 0
 
@@ -638,7 +642,7 @@ def test_a_target_that_comes_back_is_waited_for(
 def test_before_systemd_kills_it_says_what_it_leaves(
     kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(departure, "LAST_LOOK", 0.1)
+    monkeypatch.setattr(disconnect, "LAST_LOOK", 0.1)
     system.users = [DATA]
     system.state = "stopping"
     assert live(kernel) == 1
@@ -676,7 +680,7 @@ def go_down() -> None:
 def test_a_dead_target_is_given_up_before_the_units_turn(
     kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(departure, "SILENCE", 0.1)
+    monkeypatch.setattr(machine, "SILENCE", 0.1)
     system.users = [DATA]
     system.state = "stopping"
 
@@ -695,7 +699,7 @@ def test_a_dead_target_is_given_up_before_the_units_turn(
 def test_a_dead_target_that_carries_the_system_is_not(
     kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(departure, "SILENCE", 0.1)
+    monkeypatch.setattr(machine, "SILENCE", 0.1)
     system.users = [User("mount", "/")]
     system.system_subsystems = {NQN}
     system.state = "stopping"
@@ -712,7 +716,7 @@ def test_a_dead_target_that_carries_the_system_is_not(
 
 @pytest.mark.usefixtures("system")
 def test_a_live_one_is_left_as_it_is(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(departure, "SILENCE", 0)
+    monkeypatch.setattr(machine, "SILENCE", 0)
 
     def act() -> None:
         go_down()
@@ -727,7 +731,7 @@ def test_a_live_one_is_left_as_it_is(kernel: Kernel, monkeypatch: pytest.MonkeyP
 def test_a_shutdown_that_was_called_off(
     kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(departure, "SILENCE", 0.1)
+    monkeypatch.setattr(machine, "SILENCE", 0.1)
     system.state = "stopping" if how == "hang-up" else "running"
 
     def act() -> None:
@@ -773,15 +777,15 @@ def test_of_two_paths_one_stays(kernel: Kernel, system: System, monkeypatch: pyt
 
     def depart(device: str) -> None:
         instance = posix.stat(str(kernel.sysfs / device)).st_ino
-        worker = SimpleNamespace(device=device, kernel_instance=instance, discovery=None, stopping_since=0)
-        answers.append(Departure(worker)._depart(device).verdict)  # type: ignore[arg-type]
+        progress = disconnect.Progress(time.monotonic())
+        answers.append(disconnect.run(disconnect.Request(INSTANCE, device, instance, machine.STOP, progress)).event)
 
     threads = [threading.Thread(target=depart, args=(device,)) for device in ("nvme0", "nvme1")]
     for one in threads:
         one.start()
     for one in threads:
         one.join()
-    assert sorted(answers) == [disconnect.DISCONNECTED, disconnect.REFUSE]
+    assert sorted(answers) == [machine.DISCONNECTED, machine.REFUSED_STOP]
     assert len(kernel.deleted) == 1
 
 
@@ -794,8 +798,8 @@ def subsystem_of(kernel: Kernel) -> None:
 def test_another_path_that_does_not_end_its_disconnect(
     kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disconnect, "TURN", 0.05)
-    monkeypatch.setattr(departure, "LAST_LOOK", 60)
+    monkeypatch.setattr(kernel_disconnect, "TURN", 0.05)
+    monkeypatch.setattr(disconnect, "LAST_LOOK", 60)
     subsystem_of(kernel)
     lock = locks.take("nvme-subsys0", 0, "")
     assert live(kernel) == 1
@@ -834,8 +838,8 @@ def test_a_subsystem_that_goes_meanwhile_does_not_hide_ours(kernel: Kernel, monk
     def stale(path: str) -> list[str]:
         return ["nvme-subsys0", "nvme-subsys1"] if path == str(root) else listdir(path)
 
-    monkeypatch.setattr(disconnect, "posix", SimpleNamespace(**{**vars(posix), "listdir": stale}))
-    (lock,) = disconnect._lock_subsystem("nvme0", 1)
+    monkeypatch.setattr(kernel_disconnect, "posix", SimpleNamespace(**{**vars(posix), "listdir": stale}))
+    (lock,) = kernel_disconnect._lock_subsystem("nvme0", 1)
     assert os.listdir(locks.DIRECTORY) == ["nvme-subsys1"]
     os.close(lock)
 
@@ -869,24 +873,16 @@ def test_the_programs_environment_is_fixed(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 class Registered:
-    """A discovery controller that has this host on record, as far as a departure sees it."""
+    """The record of a discovery controller that has this host on it."""
+
+    possible = True
 
     def __init__(self, left: list[str]) -> None:
-        self.on_record = True
-        self.retry_at = 0.0
         self._left = left
 
-    def deregister(self) -> None:
+    def deregister(self, device: str, kernel_instance: int) -> None:
+        assert (device, kernel_instance) != ("", 0)
         self._left.append("deregistered")
-
-    def heard(self) -> None:
-        pass
-
-    def tell_verdict(self) -> None:
-        pass
-
-    def text(self) -> str:
-        return ", registered"
 
 
 @pytest.mark.parametrize(("state_of_system", "left"), [("running", ["deregistered"]), ("stopping", [])])
@@ -895,6 +891,11 @@ def test_leave_is_taken_of_a_discovery_controller_that_has_this_host_on_record(
 ) -> None:
     said: list[str] = []
     system.state = state_of_system
-    monkeypatch.setattr(controller.Worker, "_discover", lambda self: setattr(self, "discovery", Registered(said)))
+    spec = state.Spec("discovery", [])
+    asked = DiscoveryController(
+        state.directory(INSTANCE), spec, random.random, lambda _: pytest.fail("nothing is asked")
+    )
+    asked.record = Registered(said)  # type: ignore[assignment]
+    monkeypatch.setattr(loop.Loop, "_discover", lambda self: setattr(self, "_discovery", asked))
     assert live(kernel) == 0
     assert (said, kernel.deleted) == (left, ["nvme0"])

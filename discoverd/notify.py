@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a worker says: sd_notify(3), journal lines, and the report on its controller to the supervisor.
+
+The sdnotify package would cost every worker 2.7 MB, so this is its own. All of it is one module, for the same reason.
+
+Status and report have one grammar: ``live nvme3``, ``connecting``, ``reconnecting nvme3 …`` (the kernel is at it),
+``waiting 8 s, attempt 4: <cause>``, ``parked until 14:05: …``, ``left alone: …``, ``disconnecting nvme3``, ``waiting to
+disconnect nvme3: …``.
+"""
+
+import _socket
+import posix
+import sys
+import time
+
+from discoverd import state
+
+# The supervisor is told again of a report after so many seconds, if it has too much to hear.
+WAKE_AGAIN = 1
+# And so often at most of a worker's end, which a stop must not have to wait for.
+LAST_TRIES = 5
+
+_BOOTTIME = 7
+
+ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
+
+_last = ""
+# The instance of the unit, for readers of the journal who do not look at its fields.
+subject = ""
+
+
+def send(text: str) -> None:
+    """Send a notification, such as ``READY=1``, to the service manager; nothing where there is none."""
+    address = posix.environ.get(b"NOTIFY_SOCKET", b"")
+    if not address:
+        return
+    if address[:1] == b"@":
+        address = b"\0" + address[1:]
+    try:
+        _datagram(text.encode("utf-8", "replace"), address, _socket.SOCK_CLOEXEC)
+    except OSError as error:
+        log(WARNING, f"cannot notify the service manager: {error.strerror}")
+
+
+def status(text: str) -> None:
+    """Show ``text`` as the unit's status; a text that is shown already is not sent again."""
+    global _last
+    if text != _last:
+        _last = text
+        send("STATUS=" + text)
+
+
+def log(priority: int, text: str) -> None:
+    """Write one line to the journal, beginning with the controller it is about."""
+    sys.stderr.write(f"<{priority}>{subject}: {text}\n")
+    sys.stderr.flush()
+
+
+def wake(path: str, instance: str) -> bool:
+    """Tell the supervisor that there is a new report; return False if it has to be told again, a little later.
+
+    One that is not there reads all reports at its next start.
+    """
+    try:
+        _datagram(instance.encode(), path, _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
+    except BlockingIOError:
+        return False  # The socket's queue is full: many have news at the moment.
+    except OSError:
+        pass
+    return True
+
+
+def _datagram(data: bytes, address: bytes | str, flags: int) -> None:
+    socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | flags)
+    try:
+        socket.sendto(data, address)
+    finally:
+        socket.close()
+
+
+class View:
+    """What is told of a controller. ``note`` is the specification's, ``kept`` why it was not disconnected.
+
+    ``poll`` is until when (``14:05``) and why it is parked; ``discovery`` what there is to add for a discovery
+    controller, and ``page`` what of it is known of its log page. ``foreign`` is who else has it.
+    """
+
+    __slots__ = (
+        "attempt",
+        "cause",
+        "device",
+        "discovery",
+        "foreign",
+        "kept",
+        "kernel_instance",
+        "log_read",
+        "note",
+        "page",
+        "poll",
+        "state",
+        "wait",
+        "waits_for_kernel",
+    )
+
+    def __init__(self, state: str) -> None:
+        self.state = state
+        self.device = self.cause = self.foreign = self.note = self.kept = ""
+        self.poll = self.page = self.discovery = self.log_read = ""
+        self.attempt = self.wait = self.kernel_instance = 0
+        # The kernel is at an attempt to connect that cannot be broken off.
+        self.waits_for_kernel = False
+
+    def text(self) -> str:
+        """Return the status line."""
+        texts = {
+            "live": f"live {self.device}{self.discovery}",
+            "reconnecting": f"reconnecting {self.device}: the kernel lost the connection and retries",
+            "waiting": f"waiting {self.wait} s, attempt {self.attempt}: {self.cause}",
+            "parked": f"parked until {self.poll}{self.page}",
+            "gone": "lost while the system goes down",
+        }
+        if self.state == "stopping":
+            return self._stopping()
+        text = texts.get(self.state, self.state)
+        if self.foreign:
+            text = f"left alone: {self.device} belongs to {self.foreign}"
+        if self.kept:
+            return f"{text}; {self.note}, and stays: {self.kept}"
+        return text + (f"; {self.note}" if self.note else "")
+
+    def _stopping(self) -> str:
+        if self.waits_for_kernel:
+            return "stopping: waiting for the kernel to end an attempt to connect"
+        if self.kept:
+            return f"waiting to disconnect {self.device}: in use by {self.kept}"
+        return f"disconnecting {self.device}" if self.device else "stopping"
+
+
+class Report:
+    """The report on a controller, in ``directory``. ``retry_at`` is when :meth:`wake` is to be called, 0 for never."""
+
+    def __init__(self, instance: str) -> None:
+        self._instance = instance
+        self._directory = state.directory(instance)
+        self._written: list[tuple[str, str]] = []
+        self.retry_at = 0.0
+
+    def show(self, view: View) -> None:
+        """Bring unit status and report up to date; what is told already is not told again."""
+        self._tell(view, "foreign" if view.foreign and view.state != "stopping" else view.state, view.text())
+
+    def end(self, view: View, name: str, text: str) -> None:
+        """Say the last word until it is heard: systemd has no signal for a unit that ends by itself."""
+        self._tell(view, name, text)
+        for _ in range(LAST_TRIES):
+            if not self.retry_at:
+                break
+            time.sleep(WAKE_AGAIN)
+            self.wake()
+
+    def _tell(self, view: View, name: str, text: str) -> None:
+        status(text)
+        fields = [
+            ("state", name),
+            ("status", text),
+            ("device", view.device),
+            ("kernel-instance", str(view.kernel_instance if view.device else 0)),
+            ("attempt", str(view.attempt)),
+            ("cause", view.cause),
+            ("owner", view.foreign),
+            ("log-read", view.log_read),
+        ]
+        if fields == self._written:
+            return
+        self._written = fields
+        seconds = ("time", str(int(time.clock_gettime(_BOOTTIME))))
+        try:
+            state.write(self._directory + "/report", state.encode(state.REPORT, [*fields, seconds]))
+        except state.StateError as error:
+            self._written = []
+            # A withdrawn controller's directory is gone with its last report.
+            if state.exists(self._directory):
+                log(WARNING, f"cannot report to the supervisor: {error}")
+        self.wake()
+
+    def forget(self) -> None:
+        """Tell everything anew the next time: somebody may have taken the report away."""
+        self._written = []
+
+    def wake(self) -> None:
+        """Have the supervisor read the report."""
+        heard = wake(state.WAKE_SOCKET, self._instance)
+        self.retry_at = 0.0 if heard else time.monotonic() + WAKE_AGAIN * (1 + posix.getrandom(1)[0] / 256)
