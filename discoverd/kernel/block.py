@@ -9,6 +9,7 @@ import _struct
 import fcntl
 import posix
 
+from discoverd.kernel import mounts, timeout
 from discoverd.kernel.mounts import SHORTAGES
 from discoverd.state import exists
 
@@ -22,6 +23,8 @@ _ANA_USABLE = ("", "optimized", "non-optimized")
 # system's device, the inode, and the device that a backing device file stands for.
 _LOOP_STATUS, _LOOP_INFO_SIZE, _LOOP_INFO = 0x4C05, 232, "=QQQ"
 _EIO = 5
+# Seconds that the file system under a loop device has to answer.
+_ANSWER = 1
 
 
 def namespaces(device: str) -> list[str]:
@@ -147,7 +150,12 @@ def below(number: str) -> set[str]:
             found.add(name)
         waiting += [_text(f"{folder}/slaves/{entry}/dev") for entry in _entries(folder + "/slaves")]
         if backing := _text(folder + "/loop/backing_file"):
-            waiting.append(_number_under(name, backing))
+            try:
+                waiting.append(_number_under(name, backing))
+            except OSError as error:
+                if error.errno in SHORTAGES:
+                    raise
+                continue  # It cannot be told.
     return found
 
 
@@ -171,46 +179,70 @@ def exports() -> list[tuple[str, str]]:
 
 
 def _loops() -> dict[str, list[str]]:
-    """Return the loop devices by the device number of what their backing file is, or lies on."""
+    """Return the loop devices by the device number of what their backing file is, or lies on.
+
+    Without those that lie on a file system that has no block device. Raises OSError if one cannot be told.
+    """
     found: dict[str, list[str]] = {}
+    backings = {}
     for name in _entries(f"{SYS}/class/block"):
-        backing = _text(f"{SYS}/class/block/{name}/loop/backing_file") if name[:4] == "loop" else ""
-        if not backing:
+        if name[:4] == "loop" and (backing := _text(f"{SYS}/class/block/{name}/loop/backing_file")):
+            backings[name] = backing
+    mounted = mounts.of_host() if backings else []
+    for name, backing in backings.items():
+        if _may_be_silent(mounted, backing):
             continue
-        under = _number_under(name, backing)
-        # It may have been detached meanwhile.
-        if not under and _text(f"{SYS}/class/block/{name}/loop/backing_file"):
-            raise OSError(_EIO, f"cannot tell on what /dev/{name} lies")
-        found.setdefault(under, []).append(name)
+        try:
+            found.setdefault(_number_under(name, backing), []).append(name)
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
+            # It may have been detached meanwhile.
+            if _text(f"{SYS}/class/block/{name}/loop/backing_file"):
+                text = f"cannot tell on what /dev/{name} lies ({error.strerror}); detach it: losetup -d /dev/{name}"
+                raise OSError(_EIO, text) from None
     return found
 
 
-def _number_under(loop: str, backing: str) -> str:
-    """Return the number of the device that a loop device lies on, '' if it cannot be told.
+def _may_be_silent(mounted: list[mounts.Mount], path: str) -> bool:
+    """Tell whether a file lies on a file system that has no block device and may never answer.
 
-    The kernel knows it, whatever has become of the path of the backing file: removed, another mount namespace's, or on
-    a server that is gone.
+    The kernel asks the file system when it is asked what a loop device lies on, and waits for a server that is gone.
+    """
+    longest = None
+    for mount in mounted:
+        folder = mount.target.rstrip("/") + "/"
+        # Of two at the same place the later one lies over the other.
+        if path.startswith(folder) and (longest is None or len(mount.target) >= len(longest.target)):
+            longest = mount
+    return longest is not None and longest.number[:2] == "0:" and longest.fstype.startswith(mounts.NO_DEVICES)
+
+
+def _number_under(loop: str, backing: str) -> str:
+    """Return the number of the device that a loop device lies on. Raises OSError if it cannot be told.
+
+    The kernel knows it, whatever has become of the path of the backing file: removed, or another mount namespace's.
     """
     try:
-        fd = posix.open(f"{DEV}/{loop}", posix.O_RDONLY | posix.O_CLOEXEC)
-        try:
-            info = bytearray(_LOOP_INFO_SIZE)
-            fcntl.ioctl(fd, _LOOP_STATUS, info)
-        finally:
-            posix.close(fd)
-        device, _, own = _struct.unpack_from(_LOOP_INFO, info)
-        number = own or device
-        # As new_decode_dev() of linux/kdev_t.h.
-        return f"{(number & 0xFFF00) >> 8}:{(number & 0xFF) | ((number >> 12) & 0xFFF00)}"
-    except OSError as error:
-        if error.errno in SHORTAGES:
-            raise
-    try:
-        status = posix.stat(backing)
-    except OSError:
-        return ""
+        return timeout.call(_ANSWER, _ask_loop, loop)
+    except PermissionError:
+        # Only workers may open block devices. The others have the path to go by.
+        status = timeout.call(_ANSWER, posix.stat, backing)
     number = status.st_rdev if status.st_mode & 0o170000 == BLOCK else status.st_dev
     return f"{posix.major(number)}:{posix.minor(number)}"
+
+
+def _ask_loop(loop: str) -> str:
+    fd = posix.open(f"{DEV}/{loop}", posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        info = bytearray(_LOOP_INFO_SIZE)
+        fcntl.ioctl(fd, _LOOP_STATUS, info)
+    finally:
+        posix.close(fd)
+    device, _, own = _struct.unpack_from(_LOOP_INFO, info)
+    number = own or device
+    # As new_decode_dev() of linux/kdev_t.h.
+    return f"{(number & 0xFFF00) >> 8}:{(number & 0xFF) | ((number >> 12) & 0xFFF00)}"
 
 
 def _namespace_parts(name: str) -> tuple[str, str, str] | None:

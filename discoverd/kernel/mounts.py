@@ -5,6 +5,9 @@ Used by workers, so it imports only what they may.
 """
 
 import posix
+import time
+
+from discoverd.kernel import timeout
 
 PROC = "/proc"
 BTRFS = "/sys/fs/btrfs"
@@ -13,6 +16,17 @@ FSTAB = "/etc/fstab"
 SYSTEM = ("/", "/usr")
 # ENOMEM, ENFILE, EMFILE: they say nothing about what was to be read, and must not pass for its absence.
 SHORTAGES = (12, 23, 24)
+# Types of file systems, as they begin, that never answer, or that hold no device files of root's: users have theirs
+# mounted (FUSE, always without devices), and a server that is gone leaves whoever asks hanging.
+NO_DEVICES = ("fuse", "nfs", "cifs", "smb", "9p", "ceph", "afs", "autofs", "proc", "sysfs", "cgroup")
+# Those that lie on block devices, and whose number is not that of one. For others what they were mounted from may be
+# anything that a user wrote there, and it is not asked for.
+_ON_DEVICES = ("btrfs", "bcachefs")
+# Seconds that a swap file has to answer. One on a server that is gone does not.
+_ANSWER = 1
+# Seconds for one table of mounts among those of all processes. A user can make it as long as he likes, and slow to read
+# (mounts on top of each other).
+_TABLE = 0.5
 
 
 class Mount:
@@ -42,7 +56,7 @@ class Mount:
         """
         if self.number[:2] != "0:":
             return [self.number]
-        if self.source[:5] != "/dev/":
+        if self.fstype not in _ON_DEVICES or self.source[:5] != "/dev/":
             return []
         try:
             device = posix.stat(self.source).st_rdev
@@ -52,9 +66,13 @@ class Mount:
         return _btrfs_devices(first) if self.fstype == "btrfs" else [first]
 
 
-def table(process: int | str = "self") -> bytes:
-    """Return a process's mountinfo as it is, empty if the process is gone."""
-    return whole(f"{PROC}/{process}/mountinfo")
+def table(process: int | str = "self", deadline: float = 0) -> bytes:
+    """Return a process's mountinfo as it is, empty if the process is gone.
+
+    Of the monotonic clock is ``deadline``, 0 for none: what is not read by then is left out, in whole lines.
+    """
+    data = whole(f"{PROC}/{process}/mountinfo", deadline)
+    return data[: data.rfind(b"\n") + 1] if deadline else data
 
 
 def of(data: bytes, process: int = 0, seen: set[bytes] | None = None) -> list[Mount]:
@@ -70,15 +88,31 @@ def of(data: bytes, process: int = 0, seen: set[bytes] | None = None) -> list[Mo
     return found
 
 
-def mounted() -> list[Mount]:
-    """Return the mounts of all mount namespaces that a process is in, the host's first."""
+def of_host(seen: set[bytes] | None = None) -> list[Mount]:
+    """Return the mounts of the host's mount namespace, whatever time it takes: they tell what carries the system."""
+    return of(table(1), 0, seen)
+
+
+def of_others(seen: set[bytes], deadline: float) -> tuple[list[Mount], bool]:
+    """Return the mounts of all other mount namespaces that a process is in, without those in ``seen`` (as ``of``).
+
+    Beside them, whether these are all. What is not read by ``deadline``, of the monotonic clock, is left out, and so is
+    the end of a table that takes too long by itself: a user can have so many mounts that to read them takes minutes.
+    """
     # No two mounts have the same number, in whatever namespaces, so that of its first tells whether one is known.
-    seen: set[bytes] = set()
-    found = of(table(1), 0, seen)
+    found: list[Mount] = []
+    complete = True
     for entry in posix.listdir(PROC):
-        if entry.isdigit() and _number(_head(f"{PROC}/{entry}/mountinfo")) not in seen:
-            found += of(table(entry), int(entry), seen)
-    return found
+        if not entry.isdigit():
+            continue
+        now = time.monotonic()
+        if now >= deadline:
+            return found, False
+        if _number(_head(f"{PROC}/{entry}/mountinfo")) not in seen:
+            until = min(deadline, now + _TABLE)
+            found += of(table(entry, until), int(entry), seen)
+            complete = complete and time.monotonic() < until
+    return found, complete
 
 
 def system_targets() -> set[str]:
@@ -101,8 +135,10 @@ def swaps() -> list[tuple[str, str]]:
     for line in whole(f"{PROC}/swaps").decode("utf-8", "surrogateescape").split("\n")[1:]:
         path = unescape(line.partition(" ")[0].rstrip("\t"))
         try:
-            status = posix.stat(path)
-        except OSError:
+            status = timeout.call(_ANSWER, posix.stat, path)
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
             continue
         device = status.st_rdev or status.st_dev
         found.append((path, f"{posix.major(device)}:{posix.minor(device)}"))
@@ -163,8 +199,11 @@ def _head(path: str) -> bytes:
         posix.close(fd)
 
 
-def whole(path: str) -> bytes:
-    """Return a file's content, empty if it cannot be read. Raises OSError for SHORTAGES only."""
+def whole(path: str, deadline: float = 0) -> bytes:
+    """Return a file's content, empty if it cannot be read; what was read by ``deadline`` (monotonic) if one is given.
+
+    Raises OSError for SHORTAGES only.
+    """
     try:
         fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     except OSError as error:
@@ -173,7 +212,8 @@ def whole(path: str) -> bytes:
         return b""
     chunks = []
     try:
-        while chunk := posix.read(fd, 1 << 16):
+        # The kernel gives a table page by page, so that each read is short.
+        while (not deadline or time.monotonic() < deadline) and (chunk := posix.read(fd, 1 << 16)):
             chunks.append(chunk)
     except OSError as error:
         if error.errno in SHORTAGES:

@@ -8,11 +8,10 @@ the descriptor is not found: the mappings of a whole host are too many to read.
 Used by workers, so it imports only what they may.
 """
 
-import _thread
 import posix
 import time
 
-from discoverd.kernel import block, locks, mounts
+from discoverd.kernel import block, locks, mounts, timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,21 +25,8 @@ _STATE, _FLAGS, _THREADS, _KERNEL_THREAD = 0, 6, 17, 0x00200000
 _NO_USERS = ("/system.slice/systemd-udevd.service", "/system.slice/multipathd.service")
 # Seconds for a look at all processes: who has rights to little can have millions of descriptors.
 LIMIT = 20
-# File systems that never answer for, or that hold no device files of root's: users have theirs mounted (FUSE, always
-# without devices), and a server that is gone leaves whoever asks hanging.
-_NO_DEVICES = (
-    "fuse",
-    "nfs",
-    "cifs",
-    "smb",
-    "9p",
-    "ceph",
-    "afs",
-    "autofs",
-    "proc",
-    "sysfs",
-    "cgroup",
-)
+# The part of a look that may go to tables of mounts, which users can make as long as they like.
+_TABLES = 0.25
 # File systems that answer from memory. Others, such as one that lies over file systems of others, may not answer.
 _LOCAL = ("devtmpfs", "tmpfs", "ramfs", "rootfs", "devpts", "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs")
 # Seconds that those have to answer.
@@ -88,11 +74,13 @@ def find(names: list[str], deadline: float = 0) -> list[Opener]:
 class _Look:
     """One look at all processes."""
 
-    __slots__ = ("_deadline", "_locks", "_most", "_namespaces", "_silent", "_types", "_wanted")
+    __slots__ = ("_deadline", "_locks", "_most", "_namespaces", "_silent", "_tables_until", "_types", "_wanted")
 
     def __init__(self, wanted: dict[tuple[int, str], str], deadline: float) -> None:
         self._wanted = wanted
         self._deadline = deadline
+        now = time.monotonic()
+        self._tables_until = now + _TABLES * (deadline - now)
         # The type of each mount by its number, which is its own in the whole system, and whose tables were read.
         self._types: dict[str, str] = {}
         self._namespaces: set[str] = set()
@@ -145,28 +133,29 @@ class _Look:
                 return None  # A socket, a pipe and the like.
             mount = _mount(f"{folder}/fdinfo/{entry}")
             kind = self._type(process, mount)
-            if kind.startswith(_NO_DEVICES) or mount in self._silent:
+            if kind.startswith(mounts.NO_DEVICES) or mount in self._silent:
                 return None
             if kind in _LOCAL:
                 return posix.stat(link)
         except FileNotFoundError:
             return None
         # It may be of somebody's making who wants us to hang, or to fail.
-        outcome: list[Any] = []
-        _thread.start_new_thread(_ask, (link, outcome))
-        deadline = time.monotonic() + _ANSWER
-        pause = 0.00005
-        while not outcome:
-            if time.monotonic() > deadline:
-                if mount:
-                    self._silent.add(mount)
-                return None
-            time.sleep(pause)
-            pause = min(2 * pause, 0.01)
-        return outcome[0]
+        try:
+            return timeout.call(_ANSWER, posix.stat, link)
+        except TimeoutError:
+            if mount:
+                self._silent.add(mount)
+            return None
+        except OSError as error:
+            if error.errno in mounts.SHORTAGES:
+                raise
+            return None
 
     def _type(self, process: str, mount: str) -> str:
-        """Return the type of a mount, '' if it is in no table: detached, or of a process that has just come."""
+        """Return the type of a mount, '' if it cannot be told.
+
+        It is in no table where it was detached, or the process has just come, or the table was too long to be read.
+        """
         if mount in self._types:
             return self._types[mount]
         try:
@@ -175,7 +164,7 @@ class _Look:
             namespace = process
         if namespace not in self._namespaces:
             self._namespaces.add(namespace)
-            for line in mounts.table(process).split(b"\n"):
+            for line in mounts.table(process, self._tables_until).split(b"\n"):
                 before, _, after = line.partition(b" - ")
                 self._types[before.partition(b" ")[0].decode()] = after.partition(b" ")[0].decode("utf-8", "replace")
         return self._types.get(mount, "")
@@ -187,13 +176,6 @@ class _Look:
             f"processes have too many files open to look at all of them in {LIMIT} s; process {process} "
             f"({_program(process)}) has {count}: end it, or try again later",
         )
-
-
-def _ask(link: str, outcome: "list[Any]") -> None:
-    try:
-        outcome.append(posix.stat(link))
-    except OSError:
-        outcome.append(None)
 
 
 def _lock_files() -> set[tuple[int, int]]:

@@ -20,6 +20,9 @@ _MOMENTS = 5
 _ETIMEDOUT = 110
 # Seconds that another disconnect has, where a device lies on namespaces of two subsystems.
 _OTHERS = 30
+# Seconds of a look that are spent on the names of who has a claim, beyond the host's own mounts. What users do, such as
+# mount very much, can make them hard to find, and the claim says enough.
+_NAMES = 2
 
 
 class User:
@@ -27,15 +30,17 @@ class User:
 
     ``name`` is the mount's target, or the device's path. ``process`` is, of a mount, one in the mount namespace that
     has it, 0 if that is the host's; of a process, itself, and ``program`` is its name. Of a target, that is its NQN.
+    A claim is of nobody who is in a table of mounts or swap; if ``unread``, not all of them could be read in time.
     """
 
-    __slots__ = ("kind", "name", "process", "program")
+    __slots__ = ("kind", "name", "process", "program", "unread")
 
-    def __init__(self, kind: str, name: str, process: int = 0, program: str = "") -> None:
+    def __init__(self, kind: str, name: str, process: int = 0, program: str = "", unread: bool = False) -> None:
         self.kind = kind
         self.name = name
         self.process = process
         self.program = program
+        self.unread = unread
 
     @property
     def text(self) -> str:
@@ -43,6 +48,8 @@ class User:
         name = "".join(one if one.isprintable() else "?" for one in self.name)
         if self.kind == "swap":
             return f"swap on {name}"
+        if self.unread:
+            return f"{name}, which somebody has claimed (processes have too many mounts to find out who in {_NAMES} s)"
         if self.kind == "claim":
             return f"{name}, which a detached mount or another program has claimed"
         if self.kind == "process":
@@ -57,6 +64,9 @@ def users(namespaces: list[str], claims: "Claims") -> dict[str, list[User]]:
 
     A device on top (partition, LVM, LUKS, MD, loop) counts if it is used itself. ``claims`` has in the end what keeps
     the others unused. Raises OSError if it cannot tell.
+
+    What is in use, the kernel's claims say; who that is may remain unknown, except that the host's mounts and swap are
+    always among the users.
     """
     deadline = time.monotonic() + _OTHERS
     again = False
@@ -64,13 +74,15 @@ def users(namespaces: list[str], claims: "Claims") -> dict[str, list[User]]:
         stacks = {namespace: block.stack(namespace) for namespace in namespaces}
         busy = claims.take({name: holders for stack in stacks.values() for name, holders in stack.items()})
         # Nearly always nobody else has a claim, so that the mount tables need not be read.
-        found = _named({namespace: stack for namespace, stack in stacks.items() if not stack.keys().isdisjoint(busy)})
+        in_use = {namespace: stack for namespace, stack in stacks.items() if not stack.keys().isdisjoint(busy)}
+        found, complete = _named(in_use)
         unnamed = {namespace for namespace, users in found.items() if not users}
         if unnamed and again:
             rival = _rival(busy)
             if not rival:
                 for namespace in unnamed:
-                    found[namespace] = [User("claim", f"/dev/{name}") for name in busy if name in stacks[namespace]]
+                    devices = [f"/dev/{name}" for name in busy if name in stacks[namespace]]
+                    found[namespace] = [User("claim", device, unread=not complete) for device in devices]
                 unnamed = set()
             elif time.monotonic() > deadline:
                 text = f"{rival} lies on another controller too, which is being disconnected; try again later"
@@ -85,27 +97,51 @@ def users(namespaces: list[str], claims: "Claims") -> dict[str, list[User]]:
         again = True
 
 
-def _named(stacks: dict[str, dict[str, list[str]]]) -> dict[str, list[User]]:
-    """Return the mounts and the swap on each of these namespaces."""
+def _named(stacks: dict[str, dict[str, list[str]]]) -> tuple[dict[str, list[User]], bool]:
+    """Return the mounts and the swap on each of these namespaces, and whether there was time to read all tables.
+
+    The host's are read in any case: they tell what carries the system.
+    """
     if not stacks:
-        return {}
-    mounted, swaps = mounts.mounted(), mounts.swaps()
+        return {}, True
+    seen: set[bytes] = set()
+    host, swaps = mounts.of_host(seen), mounts.swaps()
+    others, complete = mounts.of_others(seen, time.monotonic() + _NAMES)
+    mounted = _with_numbers([*host, *others])
     found = {}
     for namespace, stack in stacks.items():
         numbers = {block.number(name) for name in stack} - {""}
-        used = [mount for mount in mounted if not numbers.isdisjoint(mount.numbers())]
+        used = [mount for mount, under in mounted if not numbers.isdisjoint(under)]
         # Other namespaces have copies of the host's mounts, which go when those go.
         of_host = {mount.number for mount in used if not mount.process}
         found[namespace] = [
             *(User("mount", one.target, one.process) for one in used if not one.process or one.number not in of_host),
             *(User("swap", path) for path, number in swaps if number in numbers),
         ]
+    return found, complete
+
+
+def _with_numbers(mounted: list[mounts.Mount]) -> list[tuple[mounts.Mount, list[str]]]:
+    """Return each mount with the numbers of the devices under it, asked once for each file system."""
+    known: dict[tuple[str, str, str], list[str]] = {}
+    found = []
+    for mount in mounted:
+        file_system = mount.number, mount.fstype, mount.source
+        if file_system not in known:
+            known[file_system] = mount.numbers()
+        found.append((mount, known[file_system]))
     return found
 
 
 def _rival(busy: list[str]) -> str:
-    """Return which of these devices is claimed for another disconnect, '' for none."""
-    return next((one.path for one in openers.find(busy) if one.ours), "")
+    """Return which of these devices is claimed for another disconnect, '' for none, or where that cannot be told.
+
+    It is in use then, too, and nobody waits for its end.
+    """
+    try:
+        return next((one.path for one in openers.find(busy, time.monotonic() + _NAMES) if one.ours), "")
+    except openers.UnknownError:
+        return ""
 
 
 def processes(names: list[str]) -> list[User]:

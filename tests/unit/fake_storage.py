@@ -235,9 +235,16 @@ class Storage:
 
     def ioctl(self, fd: int, request: int, data: bytearray) -> int:
         assert (request, len(data)) == (0x4C05, 232)
-        if self.opened[fd] not in self.loops:
+        name = self.opened[fd]
+        backing = (self.sys / "class/block" / name / "loop/backing_file").read_text().removesuffix("\n")
+        if name in self.loops:
+            device, own = self.loops[name]
+        elif backing in self.nodes:
+            device, own = 5, encoded(self.nodes[backing])
+        elif backing in self.files:
+            device, own = encoded(self.files[backing]), 0
+        else:
             raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
-        device, own = self.loops[self.opened[fd]]
         struct.pack_into("=QQQ", data, 0, device, 4711, own)
         return 0
 
@@ -248,6 +255,12 @@ class Storage:
         whole = self.sys / "devices/block"
         above = {one for one in claimed if (whole / one / name / "partition").exists()}
         return name in claimed or bool(above) or any((folder / one / "partition").exists() for one in claimed)
+
+
+def encoded(number: int) -> int:
+    """Return a device number as the kernel shows it in 64 bits (huge_encode_dev)."""
+    major, minor = os.major(number), os.minor(number)
+    return (minor & 0xFF) | major << 8 | (minor & ~0xFF) << 12
 
 
 def install(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@
 import errno
 import os
 import stat
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from discoverd.kernel import block
 
-from .fake_storage import Storage, install
+from .fake_storage import Storage, encoded, install
 
 
 @pytest.fixture
@@ -154,6 +156,87 @@ def test_a_loop_whose_file_is_deleted_or_elsewhere(storage: Storage) -> None:
         storage.loops["loop7"] = numbers
         assert set(block.stack("nvme0n1")) == {"nvme0n1", "loop7"}
         assert block.below(number) == {"nvme0n1"}
+
+
+def test_loop_path_that_leads_elsewhere_does_not_count(storage: Storage) -> None:
+    """Another mount namespace's, or of a file that was replaced: the kernel's word counts."""
+    storage.controller("nvme0")
+    storage.namespace("nvme0n1", "nvme0")
+    storage.device("sda")
+    storage.file("/data/image", "sda")
+    number = storage.loop("loop7", "/data/image")
+    storage.loops["loop7"] = (encoded(storage.device_number("nvme0n1")), 0)
+    assert set(block.stack("nvme0n1")) == {"nvme0n1", "loop7"}
+    assert block.below(number) == {"nvme0n1"}
+
+
+def test_loop_on_file_system_that_never_answers_cannot_be_told(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.controller("nvme0")
+    storage.namespace("nvme0n1", "nvme0")
+    number = storage.loop("loop7", "/data/image")
+    gate = threading.Event()
+    monkeypatch.setattr(block, "fcntl", SimpleNamespace(ioctl=lambda *_: gate.wait(20)))
+    monkeypatch.setattr(block, "_ANSWER", 0.05)
+    began = time.monotonic()
+    with pytest.raises(OSError, match=r"on what /dev/loop7 lies \(no answer in 0.05 s\); detach it"):
+        block.stack("nvme0n1")
+    assert block.below(number) == set()
+    assert time.monotonic() - began < 10
+    gate.set()
+
+
+@pytest.mark.parametrize(
+    ("table", "asked"),
+    [
+        ("1 0 0:44 / /nfs rw - nfs4 server:/x rw", False),
+        ("1 0 0:44 / /nfs rw - fuse.sshfs x rw", False),
+        ("1 0 0:44 / / rw - nfs4 server:/x rw\n2 1 8:1 / /nfs rw - ext4 /dev/sda1 rw", True),
+        ("1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:44 / /nfs/b rw - nfs4 server:/x rw", True),
+        ("1 0 0:44 / /nfs rw - nfs4 server:/x rw\n2 1 8:1 / /nfs rw - ext4 /dev/sda1 rw", True),
+        # This one lies on a block device.
+        ("1 0 8:1 / /nfs rw - fuseblk /dev/sda1 rw", True),
+        ("", True),
+    ],
+)
+def test_loop_on_network_file_system_is_not_asked(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, table: str, asked: bool
+) -> None:
+    storage.controller("nvme0")
+    storage.namespace("nvme0n1", "nvme0")
+    storage.file("/nfs/big/image", "nvme0n1")
+    storage.loop("loop7", "/nfs/big/image")
+    (storage.proc / "1/mountinfo").write_text(f"{table}\n" if table else "")
+    calls: list[str] = []
+    ask = vars(block)["_ask_loop"]
+
+    def counted(name: str) -> object:
+        calls.append(name)
+        return ask(name)
+
+    monkeypatch.setattr(block, "_ask_loop", counted)
+    assert ("loop7" in block.stack("nvme0n1")) == asked
+    assert bool(calls) == asked
+
+
+def test_loop_of_a_device_on_a_host_whose_root_is_nfs(storage: Storage) -> None:
+    storage.controller("nvme0")
+    storage.namespace("nvme0n1", "nvme0")
+    storage.loop("loop7", "/dev/nvme0n1")
+    root = "1 0 0:44 / / rw - nfs4 server:/x rw\n2 1 0:5 / /dev rw - devtmpfs udev rw\n"
+    (storage.proc / "1/mountinfo").write_text(root)
+    assert "loop7" in block.stack("nvme0n1")
+
+
+def test_loop_that_must_not_be_opened_has_its_path(storage: Storage) -> None:
+    """The supervisor and the watcher of mounts have no right to block devices."""
+    storage.controller("nvme0")
+    storage.namespace("nvme0n1", "nvme0")
+    storage.file("/data/image", "nvme0n1")
+    number = storage.loop("loop7", "/data/image")
+    storage.open_errors["loop7"] = errno.EPERM
+    assert block.below(number) == {"nvme0n1"}
 
 
 def test_large_numbers_of_what_a_loop_lies_on(storage: Storage) -> None:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lines of mountinfo, and file systems without a device number of their own."""
 
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -85,6 +87,40 @@ def test_a_path_that_is_no_text() -> None:
     assert mount.target == "/\udcff"
 
 
+def test_table_is_cut_at_a_line(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(50):
+        storage.device(f"sd{number}")
+        storage.mount(f"sd{number}", f"/a{number}", process=7)
+    whole = mounts.table(7)
+    system = vars(vars(mounts)["posix"])
+    clock = iter(range(100))
+    short = SimpleNamespace(**{**system, "read": lambda fd, _: system["read"](fd, 100)})
+    monkeypatch.setattr(mounts, "posix", short)
+    monkeypatch.setattr(mounts, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    data = mounts.table(7, 10)
+    assert whole.startswith(data)
+    assert data.endswith(b"\n")
+    assert 900 < len(data) <= 1000
+    assert len(mounts.of(data)) == data.count(b"\n")
+    assert mounts.table(7, 10) == b""
+
+
+def test_swap_file_that_never_answers_is_left_out(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.device("sda")
+    storage.swap("/nfs/swap", "/dev/sda")
+    gate = threading.Event()
+
+    def stat(path: str) -> object:
+        if path == "/nfs/swap":
+            gate.wait(20)
+        return storage.stat(path)
+
+    monkeypatch.setattr(mounts, "posix", SimpleNamespace(**{**vars(vars(mounts)["posix"]), "stat": stat}))
+    monkeypatch.setattr(mounts, "_ANSWER", 0.05)
+    assert mounts.swaps() == [("/dev/sda", storage.numbers["sda"])]
+    gate.set()
+
+
 # Device numbers -------------------------------------------------------------------------------------------
 
 
@@ -109,6 +145,20 @@ def test_btrfs_that_sysfs_does_not_tell_about(storage: Storage) -> None:
     storage.device("sdb")
     mount = Mount(storage.mount("sdb", "/a", fstype="btrfs", number="0:44"))
     assert mount.numbers() == [storage.numbers["sdb"]]
+
+
+@pytest.mark.parametrize("fstype", ["fuse", "fuse.x", "tmpfs", "overlay"])
+def test_source_that_a_user_wrote_is_not_looked_at(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, fstype: str
+) -> None:
+    storage.device("sda")
+
+    def stat(path: str) -> object:
+        pytest.fail(f"{path} may never answer")
+
+    monkeypatch.setattr(mounts, "posix", SimpleNamespace(**{**vars(vars(mounts)["posix"]), "stat": stat}))
+    for source in ("/dev/../home/user/fuse/x", "/dev/shm/link", "/dev/sda"):
+        assert Mount(f"1 0 0:44 / /a rw - {fstype} {source} rw").numbers() == []
 
 
 def test_what_has_no_block_device(storage: Storage) -> None:

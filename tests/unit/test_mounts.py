@@ -195,9 +195,9 @@ def test_at_a_thousand_mounts_a_change_costs_what_one_mount_costs(
         work.append(line)
         return mount(line)
 
-    def file(path: str) -> bytes:
+    def file(path: str, deadline: float = 0) -> bytes:
         work.append(path)
-        return whole(path)
+        return whole(path, deadline)
 
     monkeypatch.setattr(block, "_text", read)
     monkeypatch.setattr(mounts, "Mount", parsed)

@@ -95,6 +95,25 @@ def test_what_may_not_answer_is_not_waited_for(storage: Storage, monkeypatch: py
     gate.set()
 
 
+def test_table_that_takes_too_long_hides_nobody(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What type of file system it is on remains unknown, and so it is asked as what may not answer."""
+    folder = storage.process(7, "x", "/dev/null", "/dev/nvme0n1")
+    text = "".join(f"{number} 1 0:6 / /home/{number} rw - tmpfs x rw\n" for number in range(100, 2000))
+    (folder / "mountinfo").write_text(text + "5 1 0:5 / /dev rw - devtmpfs udev rw\n")
+    system = vars(vars(mounts)["posix"])
+    clock = [1000.0]
+
+    def read(fd: int, size: int) -> bytes:
+        clock[0] += 1
+        data: bytes = system["read"](fd, min(size, 1000))
+        return data
+
+    monkeypatch.setattr(mounts, "posix", SimpleNamespace(**{**system, "read": read}))
+    for module in (mounts, openers):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    assert find() == [(7, "x", "/dev/nvme0n1")]
+
+
 def test_a_process_whose_first_thread_has_ended(storage: Storage) -> None:
     folder = storage.process(7, "java")
     storage.descriptor(folder / "task/9", "/dev/nvme0n1")

@@ -4,8 +4,12 @@
 import errno
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from discoverd.kernel import locks, mounts, usage
 from discoverd.kernel.claims import Claims
@@ -41,7 +45,7 @@ def test_nobody(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     storage.device("sda")
     storage.mount("sda", "/")
     # Hosts have thousands of mounts: no table is read for a namespace that nobody has claimed.
-    monkeypatch.setattr(mounts, "mounted", lambda: pytest.fail("it was read"))
+    monkeypatch.setattr(mounts, "table", lambda *_: pytest.fail("it was read"))
     assert users() == []
 
 
@@ -265,12 +269,12 @@ def test_the_table_of_a_mount_namespace_is_read_once(storage: Storage, monkeypat
     read: list[object] = []
     table = mounts.table
 
-    def counted(process: int | str = "self") -> bytes:
+    def counted(process: int | str = "self", deadline: float = 0) -> bytes:
         read.append(process)
-        return table(process)
+        return table(process, deadline)
 
     monkeypatch.setattr(mounts, "table", counted)
-    assert len(mounts.mounted()) == 1
+    assert users() == ["/data"]
     assert read == [1]
 
 
@@ -278,6 +282,175 @@ def test_a_process_that_ends_meanwhile(storage: Storage) -> None:
     storage.mount("nvme0n1", "/data")
     (storage.proc / "300").mkdir()
     assert users() == ["/data"]
+
+
+# Names never hold up the decision -------------------------------------------------------------------------
+
+
+UNREAD = "/dev/nvme0n1, which somebody has claimed (processes have too many mounts to find out who in {} s)"
+
+
+def test_claim_whose_name_takes_too_long_is_in_use(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.mount("nvme0n1", "/data", process=4711)
+    monkeypatch.setattr(usage, "_NAMES", 0)
+    (user,) = found()
+    assert (user.kind, user.unread, user.text) == ("claim", True, UNREAD.format(0))
+
+
+def test_claim_whose_name_is_nowhere_says_so(storage: Storage) -> None:
+    storage.claimed.add("nvme0n1")
+    (user,) = found()
+    assert (user.kind, user.unread) == ("claim", False)
+
+
+def test_hosts_mounts_are_named_without_time(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They tell what carries the system."""
+    storage.mount("nvme0n1", "/")
+    storage.mount("nvme0n1", "/srv", process=4711)
+    monkeypatch.setattr(usage, "_NAMES", 0)
+    assert users() == ["/"]
+    assert usage.carries_system(found())
+
+
+class Clock:
+    """The monotonic clock of a kernel that takes a second for each page of a user's mount table."""
+
+    def __init__(self, storage: Storage, slow: int) -> None:
+        self.now = 1000.0
+        self.pages = 0
+        self._slow = f"{storage.proc}/{slow}/mountinfo"
+        self._system = vars(vars(mounts)["posix"])
+        self._fds: set[int] = set()
+
+    def open(self, path: str, flags: int) -> int:
+        fd: int = self._system["open"](path, flags)
+        if path == self._slow:
+            self._fds.add(fd)
+        return fd
+
+    def close(self, fd: int) -> None:
+        self._fds.discard(fd)
+        self._system["close"](fd)
+
+    def read(self, fd: int, size: int) -> bytes:
+        if fd in self._fds:
+            self.pages += 1
+            self.now += 1
+            size = 64
+        data: bytes = self._system["read"](fd, size)
+        return data
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = SimpleNamespace(**{**vars(time), "monotonic": lambda: self.now, "sleep": lambda _: None})
+        calls = {"open": self.open, "close": self.close, "read": self.read}
+        monkeypatch.setattr(mounts, "posix", SimpleNamespace(**{**self._system, **calls}))
+        monkeypatch.setattr(mounts, "time", clock)
+        monkeypatch.setattr(usage, "time", clock)
+
+
+def test_one_endless_table_leaves_time_for_others(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.device("sda")
+    for number in range(100):
+        storage.mount("sda", f"/home/user/{number}", process=300)
+    storage.mount("nvme0n1", "/data", process=4711)
+    clock = Clock(storage, 300)
+    clock.install(monkeypatch)
+    monkeypatch.setattr(usage, "_NAMES", 10)
+    assert users() == ["/data in the mount namespace of process 4711"]
+    assert clock.pages < 5
+
+
+def test_too_many_processes_to_look_at_are_in_use(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even the beginning of a table takes long if it has mounts on top of each other."""
+    for process in range(300, 400):
+        storage.process(process, "x")
+    storage.mount("nvme0n1", "/data", process=4711)
+    clock = Clock(storage, 0)
+    clock.install(monkeypatch)
+    heads: list[str] = []
+    head = vars(mounts)["_head"]
+
+    def slow(path: str) -> object:
+        heads.append(path)
+        clock.now += 1
+        return head(path)
+
+    monkeypatch.setattr(mounts, "_head", slow)
+    assert usage._named({"nvme0n1": {"nvme0n1": []}})[1] is False
+    assert len(heads) == 2
+
+
+def test_table_that_is_cut_short_is_in_use(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.device("sda")
+    for number in range(100):
+        storage.mount("sda", f"/home/user/{number}", process=300)
+    storage.mount("nvme0n1", "/data", process=300)
+    clock = Clock(storage, 300)
+    clock.install(monkeypatch)
+    assert users() == [UNREAD.format(2)]
+    assert clock.pages < 10
+
+
+def test_devices_under_many_mounts_are_asked_once(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(50):
+        storage.mount("nvme0n1", f"/data/{number}", fstype="btrfs", number="0:44", process=300)
+    asked: list[str] = []
+
+    def stat(path: str) -> object:
+        asked.append(path)
+        return storage.stat(path)
+
+    monkeypatch.setattr(mounts, "posix", SimpleNamespace(**{**vars(vars(mounts)["posix"]), "stat": stat}))
+    assert len(users()) == 50
+    assert asked == ["/dev/nvme0n1"]
+
+
+def test_rival_that_takes_too_long_to_find_is_in_use(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    rival(storage)
+    monkeypatch.setattr(usage, "_NAMES", 0)
+    assert users() == ["/dev/md0, which somebody has claimed (processes have too many mounts to find out who in 0 s)"]
+
+
+DEVICES = ("nvme0n1", "nvme0n1p1", "nvme0n2", "dm-0", "sda")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    mounted=st.lists(st.tuples(st.sampled_from(DEVICES), st.sampled_from([1, 300, 4711]), st.sampled_from("abc"))),
+    detached=st.sets(st.sampled_from(DEVICES)),
+    root=st.sampled_from(["", *DEVICES]),
+    seconds=st.sampled_from([0.0, 0.0001, 0.001]),
+)
+def test_limits_of_time_change_names_only(
+    mounted: list[tuple[str, int, str]], detached: set[str], root: str, seconds: float
+) -> None:
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
+        storage = Storage(Path(folder))
+        install(storage, monkeypatch)
+        monkeypatch.setattr(usage, "_MOMENT", 0)
+        monkeypatch.setattr(time, "sleep", lambda _: None)
+        storage.controller("nvme0")
+        for name in ("nvme0n1", "nvme0n2"):
+            storage.namespace(name, "nvme0")
+        storage.partition("nvme0n1p1", "nvme0n1")
+        storage.device("dm-0", "nvme0n2")
+        storage.device("sda")
+        for name, process, target in mounted:
+            storage.mount(name, f"/{target}", process)
+        if root:
+            storage.mount(root, "/")
+        storage.claimed |= detached
+        verdicts = []
+        for limit in (60.0, seconds):
+            monkeypatch.setattr(usage, "_NAMES", limit)
+            claims = Claims()
+            used = usage.users(["nvme0n1", "nvme0n2"], claims)
+            held = set(storage.ours)
+            claims.keep(set())
+            hosts = [user.text for user in usage.everybody(used) if user.kind == "mount" and not user.process]
+            verdicts.append((set(used), held, hosts, {name: usage.carries_system(one) for name, one in used.items()}))
+            assert all(used.values())
+        assert verdicts[0] == verdicts[1]
 
 
 # What the status line shows -------------------------------------------------------------------------------
