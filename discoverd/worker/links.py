@@ -9,13 +9,16 @@ from discoverd.kernel import routes
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # link, IPv4 address and route, IPv6 address and route
 _RTM_NEWLINK, _RTM_NEWADDR, _RTM_NEWROUTE = 16, 20, 24
 _IFF_LOWER_UP = 0x10000
+# In place of an interface: that of a route which does not name any.
+_ANY = 0
 
 
 class Links:
     """A socket that is open only while the worker waits, so that a live controller costs nothing per event.
 
-    ``options`` are those of the connect. They decide which interface matters: the one that they name, else the one
-    that the route to the target leads through when there is news. A target on this host may depend on any.
+    ``options`` are those of the connect. They decide which interface matters: the one that they name, else each that
+    the route to the target leads through when there is news; a multipath route has several. A target on this host may
+    depend on any.
     """
 
     def __init__(self, options: dict[str, str]) -> None:
@@ -52,15 +55,15 @@ class Links:
             elif kind == _RTM_NEWADDR and len(data) >= 24:
                 touched.add(unpack_from("=I", data, 20)[0])
             elif kind == _RTM_NEWROUTE:
-                touched.add(routes.output(data))
+                touched |= routes.outputs(data) or {_ANY}
 
     def _concerned(self, touched: set[int]) -> bool:
-        """Tell whether these interfaces matter; 0 stands for several, of a route that has them all."""
+        """Tell whether these interfaces matter."""
         try:
             if self._interface:
-                way = _socket.if_nametoindex(self._interface)
+                ways = {_socket.if_nametoindex(self._interface)}
             else:
-                way = routes.interface(self._target, self._source)
+                ways = routes.interfaces(self._target, self._source)
         except OSError:
             return not self._interface  # The interface is not there; or the kernel did not answer, and we better try.
-        return way == routes.LOOPBACK or bool(way and touched & {way, 0})
+        return routes.LOOPBACK in ways or bool(ways and touched & {*ways, _ANY})

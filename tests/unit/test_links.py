@@ -7,6 +7,7 @@ In a network namespace with two cables, d0-e0 and d1-e1, where the machine lets 
 import subprocess
 import sys
 from pathlib import Path
+from struct import pack
 
 import pytest
 
@@ -72,14 +73,14 @@ ip("rule add from 192.0.2.65 table 7")
 ip("route add 203.0.113.0/24 dev d1 table 7")
 ip("route add unreachable 198.51.100.128/25")
 import _socket
-names = {0: "none", **{index: name for index, name in _socket.if_nameindex()}}
+names = dict(_socket.if_nameindex())
 for target, source in (
     ("192.0.2.2", ""), ("192.0.2.66", ""), ("198.51.100.3", ""), ("2001:db8:1::9", ""),
     ("127.0.0.1", ""), ("192.0.2.1", ""), ("2001:db8::1", ""),
     ("203.0.113.1", ""), ("203.0.113.1", "192.0.2.65"), ("192.0.2.2", "192.0.2.3"), ("198.51.100.200", ""),
     ("2001:db8:7::1", ""), ("nn-0x1:pn-0x2", ""), ("192.0.2.2", "2001:db8::1"),
 ):
-    print(names[routes.interface(target, source)])
+    print(*([names[index] for index in routes.interfaces(target, source)] or ["none"]))
 """)
     assert lines[:4] == ["d0", "d1", "d1", "d1"]
     assert lines[4:7] == ["lo"] * 3, "an address of this host"
@@ -111,12 +112,109 @@ def test_a_route_concerns_those_whom_it_serves() -> None:
     lines = inside("""
 far = {"traddr": "198.51.100.1"}
 heard("route add default via 192.0.2.2", far, second)
-heard("route replace default nexthop via 192.0.2.2 nexthop via 192.0.2.66", far, {"traddr": "2001:db8:7::1"})
 heard("route add 2001:db8:7::/64 dev d1", far, {"traddr": "2001:db8:7::1"})
+heard("route replace default nexthop via 192.0.2.2 nexthop via 192.0.2.66", far, {"traddr": "2001:db8:8::1"})
 """)
     assert lines[0] == "1 0"
-    assert lines[1] == "1 0", "a route of several ways"
-    assert lines[2] == "0 1"
+    assert lines[1] == "0 1"
+    assert lines[2] == "1 0", "a route of several ways"
+
+
+# Multipath routes -----------------------------------------------------------------------------------------
+
+# Twenty targets behind one route: the kernel's hash picks both next hops for some of them.
+MULTIPATH = """
+ip("link add d2 type veth peer e2")
+ip("link set d2 up")
+ip("link set e2 up")
+ip("address add 203.0.113.1/24 dev d2")
+ip("address add 2001:db8:2::1/64 dev d2 nodad")
+def named(target, source=""):
+    import _socket
+    return sorted(_socket.if_indextoname(index) for index in routes.interfaces(target, source))
+ip("route add 198.51.100.0/24 nexthop via 192.0.2.2 nexthop via 192.0.2.66")
+ip("-6 route add 2001:db8:7::/64 nexthop via 2001:db8::2 nexthop via 2001:db8:1::2")
+far4 = [{"traddr": f"198.51.100.{n}"} for n in range(1, 21)]
+far6 = [{"traddr": f"2001:db8:7::{n}"} for n in range(1, 21)]
+"""
+
+
+def test_multipath_route_has_all_its_next_hops() -> None:
+    lines = inside(f"""
+{MULTIPATH}
+for one in far4 + far6:
+    print(*named(one["traddr"]))
+print(*named("203.0.113.9"), *named("2001:db8:2::9"))
+ip("link set e1 down")
+time.sleep(CARRIER)
+print(*named("198.51.100.1"), *named("2001:db8:7::1"))
+""")
+    assert lines[:40] == ["d0 d1"] * 40
+    assert lines[40] == "d2 d2"
+    assert lines[41] == "d0 d1 d0 d1", "a next hop that is down is the one to wait for"
+
+
+def test_multipath_route_of_another_source() -> None:
+    lines = inside(f"""
+{MULTIPATH}
+ip("rule add from 203.0.113.1 table 7")
+ip("route add 198.51.100.0/24 table 7 nexthop via 203.0.113.9 nexthop via 192.0.2.2")
+ip("-6 rule add from 2001:db8:2::1 table 7")
+ip("-6 route add 2001:db8:7::/64 table 7 nexthop via 2001:db8:2::9 nexthop via 2001:db8::2")
+for n in range(1, 11):
+    print(*named(f"198.51.100.{{n}}", "203.0.113.1"), *named(f"2001:db8:7::{{n}}", "2001:db8:2::1"))
+print(*named("198.51.100.1", "192.0.2.1"), *named("2001:db8:7::1", "2001:db8::1"))
+""")
+    assert lines == [*["d0 d2 d0 d2"] * 10, "d0 d1 d0 d1"]
+
+
+@pytest.mark.parametrize(("compatible", "all_of_them"), [(1, True), (0, False)])
+def test_multipath_route_of_nexthop_objects(compatible: int, all_of_them: bool) -> None:
+    """Where the kernel tells the object's number only, the next hop that it would take has to do."""
+    lines = inside(f"""
+{MULTIPATH}
+with open("/proc/sys/net/ipv4/nexthop_compat_mode", "w") as setting:
+    setting.write("{compatible}")
+for n, (via4, via6) in enumerate((("192.0.2.2", "2001:db8::2"), ("192.0.2.66", "2001:db8:1::2"))):
+    ip(f"nexthop add id {{n + 1}} via {{via4}} dev d{{n}}")
+    ip(f"nexthop add id {{n + 11}} via {{via6}} dev d{{n}}")
+ip("nexthop add id 7 group 1/2")
+ip("nexthop add id 17 group 11/12")
+ip("route add 198.18.0.0/24 nhid 7")
+ip("-6 route add 2001:db8:8::/64 nhid 17")
+print(*named("198.18.0.1"))
+print(*named("2001:db8:8::1"))
+""")
+    assert lines == ["d0 d1"] * 2 if all_of_them else set(lines) <= {"d0", "d1"}
+
+
+def test_news_of_each_next_hop_concern_the_target() -> None:
+    lines = inside(f"""
+{MULTIPATH}
+for change in (
+    "address add 192.0.2.3/26 dev d0",
+    "address add 192.0.2.67/26 dev d1",
+    "address add 203.0.113.2/24 dev d2",
+    "-6 address add 2001:db8::3/64 dev d0 nodad",
+    "-6 address add 2001:db8:1::3/64 dev d1 nodad",
+    "-6 address add 2001:db8:2::3/64 dev d2 nodad",
+):
+    heard(change, *far4, *far6)
+ip("link set e1 down")
+heard("link set e1 up", *far4, *far6)
+""")
+    yes, no = " ".join("1" * 40), " ".join("0" * 40)
+    assert lines == [yes, yes, no, yes, yes, no, yes]
+
+
+def test_news_of_a_multipath_route_concern_those_behind_its_next_hops() -> None:
+    lines = inside(f"""
+{MULTIPATH}
+other4, other6 = {{"traddr": "203.0.113.9"}}, {{"traddr": "2001:db8:2::9"}}
+heard("route add 198.18.0.0/24 nexthop via 192.0.2.2 nexthop via 192.0.2.66", first, second, other4)
+heard("-6 route add 2001:db8:8::/64 nexthop via 2001:db8::2 nexthop via 2001:db8:1::2", far6[0], far6[9], other6)
+""")
+    assert lines == ["1 1 0"] * 2
 
 
 def test_a_named_interface_is_all_that_counts() -> None:
@@ -145,7 +243,21 @@ print(int(one.came_up()))
 
 def test_a_message_that_is_cut_short_names_no_interface() -> None:
     whole = bytes(28) + b"\x08\0\x04\0\x07\0\0\0"
-    assert routes.output(whole) == 7
+    assert routes.outputs(whole) == {7}
     for size in range(len(whole)):
-        assert routes.output(whole[:size]) == 0
-    assert routes.output(bytes(28) + bytes(8)) == 0
+        assert routes.outputs(whole[:size]) == set()
+    assert routes.outputs(bytes(28) + bytes(8)) == set()
+
+
+def test_next_hops_that_are_cut_short_name_no_interface() -> None:
+    one, two = b"\x10\0\0\0\x07\0\0\0\x08\0\x05\0\xc0\0\x02\x02", b"\x08\0\x01\0\x09\0\0\0"
+    hops = one + two
+
+    def message(data: bytes) -> bytes:
+        return bytes(28) + pack("=HH", 4 + len(data), 0x8009) + data
+
+    assert routes.outputs(message(hops)) == {7, 9}
+    for size in range(len(hops)):
+        assert routes.outputs(message(hops[:size])) == ({7} if size >= 8 else set())
+        assert routes.outputs(message(hops)[: 32 + size]) == set()
+    assert routes.outputs(message(bytes(8))) == set()
