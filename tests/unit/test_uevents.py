@@ -3,9 +3,13 @@
 
 import socket
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+import discoverd
 from discoverd.kernel import uevents
 
 Step = tuple[int, int, int, int]
@@ -165,13 +169,61 @@ def test_another_error_is_one() -> None:
         drain(OSError(5, "broken"))
 
 
-def test_a_real_socket_is_deaf_until_it_follows() -> None:
-    try:
-        listener = uevents.Uevents()
-    except OSError as error:
-        pytest.skip(f"no uevent socket here: {error}")
-    listener.follow("nvme4095")
-    assert listener.drain() == []
-    listener.follow("")
-    assert listener.drain() == []
-    listener._socket.close()
+# In a network namespace of its own, where the kernel sends on the uevents that it is given (since Linux 4.18).
+INSIDE = """
+import select, socket, struct, sys
+sys.path.insert(0, {package!r})
+from discoverd.kernel import uevents
+
+sender = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 15)
+plain = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 15)
+plain.bind((0, 1))
+listener = uevents.Uevents()
+
+def tell(*events):
+    '''Let the kernel send events, and print what arrives at a plain socket and at the listener.'''
+    for action, device in events:
+        path = f"/devices/virtual/nvme-fabrics/ctl/{{device}}"
+        data = f"{{action}}@{{path}}\\0ACTION={{action}}\\0DEVPATH={{path}}\\0SUBSYSTEM=nvme\\0".encode()
+        sender.send(struct.pack("=IHHII", 16 + len(data), 16, 1, 0, 0) + data)
+    count = 0
+    while select.select([plain], [], [], 0)[0]:
+        plain.recv(8192)
+        count += 1
+    woken = bool(select.select([listener], [], [], 0)[0])
+    print(count, int(woken), *(f"{{one['ACTION']}} {{one['DEVPATH'].rpartition('/')[2]}}" for one in listener.drain()))
+
+EVENTS = [(action, device) for device in ("nvme3", "nvme4", "nvme33") for action in ("add", "change", "remove")]
+{body}
+"""
+
+
+def inside(body: str) -> list[str]:
+    """Run a body in a network namespace of its own and return the lines that it prints."""
+    code = INSIDE.format(package=str(Path(discoverd.__file__).parent.parent), body=body)
+    command = ["unshare", "--user", "--map-root-user", "--net", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if done.returncode and "unshare:" in done.stderr:
+        pytest.skip(f"no network namespace here: {done.stderr.strip()[-100:]}")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    if all(line.startswith("0 ") for line in lines):
+        pytest.skip("this kernel sends no uevents on")
+    return lines
+
+
+def test_real_socket_is_deaf_until_it_follows() -> None:
+    assert inside("tell(*EVENTS)") == ["9 0"]
+
+
+def test_real_socket_hears_the_controller_that_it_follows_only() -> None:
+    lines = inside("""
+listener.follow("nvme3")
+tell(*EVENTS)
+tell(("change", "nvme4"), ("change", "nvme33"), ("add", "nvme3"))
+listener.follow("nvme33")
+tell(*EVENTS)
+listener.follow("")
+tell(*EVENTS)
+""")
+    assert lines == ["9 1 change nvme3 remove nvme3", "3 0", "9 1 change nvme33 remove nvme33", "9 0"]
