@@ -3,11 +3,12 @@
 
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from discoverd import exclusions
+from discoverd.cli import files
 from discoverd.cli.exits import CliError, Exit
 from discoverd.kernel import locks
 
@@ -107,21 +108,4 @@ def _replace(list_path: str, lines: list[str]) -> None:
     if len(data) > exclusions.MAX_SIZE:
         raise CliError(f"{list_path} would be larger than 1 MiB, and not be read any more; use another list: --list")
     # A list may be a link into a managed directory; the link stays.
-    real = os.path.realpath(list_path)
-    directory = os.path.dirname(real)
-    fd, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=directory)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            os.fchmod(fd, 0o644)
-            file.flush()
-            os.fsync(fd)
-        os.rename(temporary, real)
-    except OSError:
-        os.unlink(temporary)
-        raise
-    parent = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+    files.replace(Path(os.path.realpath(list_path)), data, 0o644, _TEMPORARY)

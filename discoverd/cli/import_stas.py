@@ -3,14 +3,13 @@
 
 import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from discoverd import exclusions
-from discoverd.cli import text
+from discoverd.cli import files, text
 from discoverd.cli.exits import CliError, Exit
 from discoverd.config import keys
 from discoverd.config.errors import Diagnostic
@@ -53,10 +52,10 @@ class _Target:
 
 def run(source: Path, target: Path, dry_run: bool, force: bool) -> Exit:
     """Translate the files in ``source`` and write ours below ``target``. Raises CliError, and OSError from writing."""
-    files = _read(source)
+    stas = _read(source)
     existing = _without_ours(target)
     own = load_host_identity(_HOST)
-    result = translation.translate(files, own, _HOST, parse_fabrics(existing))
+    result = translation.translate(stas, own, _HOST, parse_fabrics(existing))
     targets = _targets(target, result)
     _check(target, targets, result, existing)
     if not dry_run:
@@ -67,7 +66,7 @@ def run(source: Path, target: Path, dry_run: bool, force: bool) -> Exit:
 
 
 def _read(source: Path) -> dict[str, SourceFile]:
-    files = {}
+    found = {}
     for name in translation.NAMES:
         file = read_file(source / name)
         if file and file.fault:
@@ -75,11 +74,11 @@ def _read(source: Path) -> dict[str, SourceFile]:
             hint = "run it as root" if denied else "mend that and try again"
             raise CliError(f"{file.path} {file.fault}; {hint}", Exit.NOT_PERMITTED if denied else Exit.FAILED)
         if file:
-            files[name] = file
-    if not files:
+            found[name] = file
+    if not found:
         names = ", ".join(translation.NAMES)
         raise CliError(f"{source} has none of {names}; say where they are: discoverctl import-stas --from DIR")
-    return files
+    return found
 
 
 def _without_ours(target: Path) -> list[SourceFile]:
@@ -144,7 +143,8 @@ def _write(targets: list[_Target], force: bool) -> None:
                 _keep(one.path)
     for one in changed:
         if one.content:
-            _replace(one)
+            one.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            files.replace(one.path, one.content.encode(), one.mode, _TEMPORARY)
         else:
             one.path.unlink(missing_ok=True)
 
@@ -153,27 +153,6 @@ def _keep(path: Path) -> None:
     backup = path.with_name(path.name + ".bak")
     backup.unlink(missing_ok=True)
     os.link(path, backup)
-
-
-def _replace(target: _Target) -> None:
-    directory = target.path.parent
-    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    fd, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=directory)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(target.content.encode())
-            os.fchmod(fd, target.mode)
-            file.flush()
-            os.fsync(fd)
-        os.rename(temporary, target.path)
-    except OSError:
-        os.unlink(temporary)
-        raise
-    parent = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
 
 
 def _report(targets: list[_Target], result: Translation, dry_run: bool) -> None:
