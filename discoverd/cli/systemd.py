@@ -79,10 +79,6 @@ class Systemd:
         rows = self._list(b"ListUnitsByNames", b"as", [name.encode() for name in names])
         return {unit.name: unit for unit in rows}
 
-    def matching(self, pattern: str) -> list[Unit]:
-        """Return the loaded units whose names match the pattern, without their status."""
-        return self._list(b"ListUnitsByPatterns", b"asas", [], [pattern.encode()])
-
     def status(self, unit: Unit) -> str:
         """Return the status line of a service, '' where it has said nothing."""
         try:
