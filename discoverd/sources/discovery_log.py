@@ -33,8 +33,6 @@ class Entry:
     number: int
     trtype: int
     subtype: int
-    treq: int
-    portid: int
     eflags: int
     trsvcid: str
     subnqn: str
@@ -98,8 +96,6 @@ def parse(data: bytes) -> LogPage:
                     number,
                     trtype=raw[0],
                     subtype=raw[2],
-                    treq=raw[3],
-                    portid=int.from_bytes(raw[4:6], "little"),
                     eflags=int.from_bytes(raw[10:12], "little"),
                     trsvcid=_text(raw[32:64]),
                     subnqn=_text(raw[256:512]),

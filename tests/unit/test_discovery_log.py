@@ -37,7 +37,7 @@ def test_an_entry_is_read_exactly() -> None:
     log = parse(page(entry(NQN, "192.0.2.7", "4421", eflags=5), generation=2**63))
     assert log.generation == 2**63
     assert log.refused == ()
-    assert log.entries == (Entry(0, 3, 2, 4, 7, 5, "4421", NQN, "192.0.2.7"),)
+    assert log.entries == (Entry(0, 3, 2, 5, "4421", NQN, "192.0.2.7"),)
 
 
 @pytest.mark.parametrize("pad", [b"\0", b" "])
