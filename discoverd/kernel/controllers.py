@@ -5,6 +5,7 @@ import posix
 
 CLASS = "/sys/class/nvme"
 DISCOVERY_NQN = "nqn.2014-08.org.nvmexpress.discovery"
+UUID_NQN_PREFIX = "nqn.2014-08.org.nvmexpress:uuid:"
 # States in which the kernel is about to let a controller go: nothing to adopt.
 _LEAVING = ("deleting", "deleting (no IO)", "dead")
 
@@ -83,64 +84,112 @@ def kernel_instance(device: str) -> int:
         return 0
 
 
-def find(wanted: dict[str, str]) -> Controller | None:
-    """Return the controller that a connect with the fabrics options ``wanted`` would duplicate, or None."""
-    nqn = wanted.get("nqn", "")
-    for device in names():
+def canonical_nqn(nqn: str) -> str:
+    """Return what is equal for NQNs that count as one: the UUID of a UUID NQN is in lower case, all else as it is.
+
+    For comparisons and names. A target compares byte for byte, so what it is sent is always the NQN as it was given.
+    """
+    return nqn.lower() if nqn[: len(UUID_NQN_PREFIX)] == UUID_NQN_PREFIX else nqn
+
+
+def at_target(wanted: dict[str, str]) -> list[Controller]:
+    """Return the controllers that are at the target of the fabrics options ``wanted``, in the order of their names.
+
+    They are connected through whatever interface, from whatever address and as whatever host; none is about to go.
+    """
+    nqn = canonical_nqn(wanted.get("nqn", ""))
+    found = []
+    for device in sorted(names(), key=_by_number):
         # One file tells most of them apart; each worker of a host with hundreds of controllers looks at all.
-        if nqn not in (DISCOVERY_NQN, attribute(device, "subsysnqn")):
+        if nqn not in (DISCOVERY_NQN, canonical_nqn(attribute(device, "subsysnqn"))):
             continue
         one = Controller(device)
-        if one.state not in _LEAVING and matches(wanted, one):
-            return one
-    return None
+        if one.state not in _LEAVING and same_target(wanted, one):
+            found.append(one)
+    return found
+
+
+def find(wanted: dict[str, str]) -> Controller | None:
+    """Return the controller that a connect with the fabrics options ``wanted`` would duplicate, or None."""
+    return next((one for one in at_target(wanted) if matches(wanted, one)), None)
+
+
+def _by_number(device: str) -> tuple[int, str]:
+    return len(device), device
+
+
+def same_target(wanted: dict[str, str], live: Controller) -> bool:
+    """Tell whether ``live`` is connected to the target of the fabrics options ``wanted``.
+
+    That never changes in the life of a connection. The well-known discovery NQN asks for any discovery controller at
+    the address, which may report a unique NQN (TP8013).
+    """
+    transport = wanted.get("transport", "")
+    if live.transport != transport or live.trsvcid != wanted.get("trsvcid", ""):
+        return False
+    nqn = wanted.get("nqn", "")
+    if canonical_nqn(live.subsysnqn) != canonical_nqn(nqn) and not (
+        nqn == DISCOVERY_NQN and live.cntrltype == "discovery"
+    ):
+        return False
+    return same_address(transport, live.traddr, wanted.get("traddr", ""))
 
 
 def matches(wanted: dict[str, str], live: Controller) -> bool:
     """Tell whether ``live`` is what a connect with the fabrics options ``wanted`` asks for.
 
-    What an option leaves open matches anything: who does not care for an interface is content with any. The
-    well-known discovery NQN asks for any discovery controller at the address, which may report a unique NQN
-    (TP8013).
+    What an option leaves open matches anything: who does not care for an interface is content with any.
     """
-    transport = wanted.get("transport", "")
-    if live.transport != transport or live.trsvcid != wanted.get("trsvcid", ""):
+    if not same_target(wanted, live):
         return False
     hostnqn, hostid = wanted.get("hostnqn", ""), wanted.get("hostid", "")
-    if hostnqn and live.hostnqn and live.hostnqn != hostnqn:
+    if hostnqn and live.hostnqn and canonical_nqn(live.hostnqn) != canonical_nqn(hostnqn):
         return False
     if hostid and live.hostid and live.hostid.lower() != hostid.lower():
         return False
-    nqn = wanted.get("nqn", "")
-    if live.subsysnqn != nqn and not (nqn == DISCOVERY_NQN and live.cntrltype == "discovery"):
-        return False
-    if not same_address(transport, live.traddr, wanted.get("traddr", "")):
-        return False
     source = wanted.get("host_traddr", "")
-    if transport == "tcp":
+    if live.transport == "tcp":
         return _same_tcp_source(source, wanted.get("host_iface", ""), live)
-    if transport == "fc":
-        return same_address(transport, live.host_traddr, source)
-    return not source or same_address(transport, live.host_traddr, source)
+    if live.transport == "fc":
+        return same_address("fc", live.host_traddr, source)
+    return not source or same_address(live.transport, live.host_traddr, source)
 
 
 def _same_tcp_source(source: str, interface: str, live: Controller) -> bool:
-    if not source and not interface:
-        return True
+    if interface and live.host_iface and not _same_interface(interface, live.host_iface):
+        return False
     if live.src_addr:
         # The kernel shows it without the zone.
         if source and not same_address("tcp", live.src_addr.partition("%")[0], source.partition("%")[0]):
             return False
-        return not interface or interface in _interfaces_of(live.src_addr)
-    # Before kernel 6.1: what was asked for at connect is all there is to go by; where nothing was, assume a
-    # match.
+        return not interface or bool(live.host_iface) or _has_address(interface, live.src_addr)
+    # Before kernel 6.1, and while there is no connection: what was asked for at connect is all there is to go by; where
+    # nothing was, assume a match.
     if source and live.host_traddr and not same_address("tcp", live.host_traddr, source):
         return False
-    if source and not live.host_traddr and live.host_iface and live.host_iface not in _interfaces_of(source):
+    if source and not live.host_traddr and live.host_iface and not _has_address(live.host_iface, source):
         return False
-    if interface and live.host_iface:
-        return live.host_iface == interface
-    return not interface or not live.host_traddr or interface in _interfaces_of(live.host_traddr)
+    return not interface or bool(live.host_iface) or not live.host_traddr or _has_address(interface, live.host_traddr)
+
+
+def _same_interface(one: str, other: str) -> bool:
+    """Tell whether two names are of one interface at the moment, such as its name and its second name (altname).
+
+    The kernel keeps the name that it was given at connect, and looks it up again at each reconnect; a name that no
+    interface has any more is only that name.
+    """
+    if one == other:
+        return True
+    import _socket
+
+    try:
+        return _socket.if_nametoindex(one) == _socket.if_nametoindex(other)
+    except OSError:
+        return False
+
+
+def _has_address(interface: str, address: str) -> bool:
+    return any(_same_interface(interface, one) for one in _interfaces_of(address))
 
 
 def interface_of(source: str) -> str:

@@ -95,9 +95,8 @@ def test_a_claim_is_for_the_connection_as_it_is(host: Boot) -> None:
     )
     assert "DHHC" not in repr(one)
     # It would be adopted by what was claimed.
-    found = controllers.find(dict(one.options))
-    assert found
-    assert found.device == "nvme3"
+    wanted = dict(one.options)
+    assert [live.device for live in controllers.at_target(wanted) if controllers.matches(wanted, live)] == ["nvme3"]
 
 
 def test_firmware_may_have_another_name_for_this_host(host: Boot) -> None:

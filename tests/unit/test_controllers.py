@@ -1,27 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which controller in the kernel is the one that is wanted."""
 
+import _socket
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from discoverd.kernel import controllers, routes
-from discoverd.kernel.controllers import Controller, find, matches, same_address
+from discoverd.kernel.controllers import Controller, at_target, canonical_nqn, matches, same_address
 
 NQN = "nqn.2024-08.com.example:vol1"
 DISCOVERY = controllers.DISCOVERY_NQN
 HOST = "nqn.2024-08.com.example:host"
 HOSTID = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
+UUID_NQN = "nqn.2014-08.org.nvmexpress:uuid:0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
+UPPER_NQN = UUID_NQN[:32] + UUID_NQN[32:].upper()
+# Names of this host's interfaces, with their index; "storage" is the second name of eth1.
+INTERFACES = {"lo": 1, "eth0": 2, "eth1": 3, "storage": 3, "dummy0": 4}
 
 Sysfs = dict[str, str]
 
 
 @pytest.fixture(autouse=True)
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A /sys/class/nvme of our own, on a host with three addresses."""
+    """A /sys/class/nvme of our own, on a host with some addresses, of which one is on two interfaces."""
     monkeypatch.setattr(controllers, "CLASS", str(tmp_path))
-    owned = [("eth0", "192.0.2.9"), ("eth1", "198.51.100.9"), ("eth1", "2001:db8::9")]
+    owned = [("eth0", "192.0.2.9"), ("eth1", "198.51.100.9"), ("eth1", "2001:db8::9"), ("lo", "203.0.113.9")]
+    owned += [("eth0", "203.0.113.8"), ("eth1", "203.0.113.8")]
+
+    def index(name: str) -> int:
+        if name not in INTERFACES:
+            raise OSError(19, "No such device")
+        return INTERFACES[name]
+
+    monkeypatch.setattr(_socket, "if_nametoindex", index)
 
     def local() -> list[tuple[str, bytes]]:
         return [
@@ -77,6 +93,13 @@ GENERAL: list[tuple[Sysfs, Sysfs, bool]] = [
     ({"hostid": HOSTID.replace("0f", "1f")}, {}, False),
     ({"hostid": HOSTID.upper()}, {}, True),
     ({}, {"hostnqn": "", "hostid": ""}, True),
+    # A UUID is the same in either case, of a host as of a subsystem.
+    ({"hostnqn": UPPER_NQN}, {"hostnqn": UUID_NQN}, True),
+    ({"hostnqn": UUID_NQN}, {"hostnqn": UPPER_NQN}, True),
+    ({"hostnqn": UUID_NQN.replace("uuid", "UUID")}, {"hostnqn": UUID_NQN}, False),
+    ({"nqn": UPPER_NQN}, {"subsysnqn": UUID_NQN}, True),
+    ({"nqn": UUID_NQN}, {"subsysnqn": UPPER_NQN}, True),
+    ({"nqn": UUID_NQN[:-1] + "1"}, {"subsysnqn": UUID_NQN}, False),
     # TP8013: who asks for the well-known name is content with a unique one, of a discovery controller.
     ({"nqn": DISCOVERY}, {"subsysnqn": DISCOVERY, "cntrltype": "discovery"}, True),
     ({"nqn": DISCOVERY}, {"subsysnqn": "nqn.2024-08.com.example:dc", "cntrltype": "discovery"}, True),
@@ -105,7 +128,32 @@ SOURCE: list[tuple[Sysfs, Sysfs, bool]] = [
     ({"host_iface": "eth1"}, {"address": TCP + ",src_addr=192.0.2.9"}, False),
     ({"host_iface": "eth1"}, {"address": TCP + ",src_addr=2001:DB8:0::9"}, True),
     ({"host_iface": "eth0"}, {"address": TCP + ",src_addr=203.0.113.1"}, False),
-    ({"host_iface": "eth1"}, {"address": TCP + ",host_iface=eth1,src_addr=192.0.2.9"}, False),
+    # The interface that was asked for at connect counts, wherever the address lies.
+    ({"host_iface": "eth1"}, {"address": TCP + ",host_iface=eth1,src_addr=192.0.2.9"}, True),
+    ({"host_iface": "eth0"}, {"address": TCP + ",host_iface=eth0,src_addr=203.0.113.9"}, True),
+    ({"host_iface": "eth1"}, {"address": TCP + ",host_iface=eth0,src_addr=203.0.113.9"}, False),
+    ({"host_iface": "eth0"}, {"address": TCP + ",src_addr=203.0.113.9"}, False),
+    ({"host_iface": "eth0"}, {"address": TCP + ",host_iface=eth0,src_addr=203.0.113.8"}, True),
+    ({"host_iface": "eth0"}, {"address": TCP + ",host_iface=eth1,src_addr=203.0.113.8"}, False),
+    ({"host_iface": "eth0"}, {"address": TCP + ",host_iface=eth1"}, False),
+    ({"host_iface": "eth1"}, {"address": TCP + ",src_addr=203.0.113.8"}, True),
+    (
+        {"host_iface": "eth0", "host_traddr": "203.0.113.8"},
+        {"address": TCP + ",host_traddr=203.0.113.8,host_iface=eth1,src_addr=203.0.113.8"},
+        False,
+    ),
+    # Second names, and names that no interface has any more.
+    ({"host_iface": "storage"}, {"address": TCP + ",host_iface=storage,src_addr=198.51.100.9"}, True),
+    ({"host_iface": "storage"}, {"address": TCP + ",host_iface=eth1,src_addr=198.51.100.9"}, True),
+    ({"host_iface": "eth1"}, {"address": TCP + ",host_iface=storage,src_addr=203.0.113.9"}, True),
+    ({"host_iface": "storage"}, {"address": TCP + ",host_iface=eth0,src_addr=203.0.113.9"}, False),
+    ({"host_iface": "storage"}, {"address": TCP + ",src_addr=198.51.100.9"}, True),
+    ({"host_iface": "storage"}, {"address": TCP + ",src_addr=192.0.2.9"}, False),
+    ({"host_iface": "old0"}, {"address": TCP + ",host_iface=old0,src_addr=192.0.2.9"}, True),
+    ({"host_iface": "old0"}, {"address": TCP + ",host_iface=eth0,src_addr=192.0.2.9"}, False),
+    ({"host_iface": "eth0"}, {"address": TCP + ",host_iface=old0,src_addr=192.0.2.9"}, False),
+    ({"host_iface": "old0"}, {"address": TCP + ",host_iface=old1,src_addr=192.0.2.9"}, False),
+    ({"host_traddr": "198.51.100.9"}, {"address": TCP + ",host_iface=storage"}, True),
     ({"host_traddr": "192.0.2.9", "host_iface": "eth0"}, {"address": TCP + ",src_addr=192.0.2.9"}, True),
     ({"host_traddr": "192.0.2.9", "host_iface": "eth1"}, {"address": TCP + ",src_addr=192.0.2.9"}, False),
     ({"host_traddr": "198.51.100.9", "host_iface": "eth0"}, {"address": TCP + ",src_addr=192.0.2.9"}, False),
@@ -149,23 +197,61 @@ def test_matching(tree: Path, asked: Sysfs, there: Sysfs, same: bool) -> None:
     assert matches(wanted(**asked), live(tree, **there)) is same
 
 
+host_sides = st.fixed_dictionaries(
+    {},
+    optional={
+        "host_traddr": st.sampled_from(["192.0.2.9", "203.0.113.8", "203.0.113.9"]),
+        "host_iface": st.sampled_from(["eth0", "eth1", "storage", "old0"]),
+    },
+)
+
+
+def connected(side: Sysfs, src_addr: str) -> Controller:
+    """Return the controller of a connect with this host's side, as sysfs has it."""
+    made = Controller("none")
+    for name, value in (wanted() | side).items():
+        setattr(made, "subsysnqn" if name == "nqn" else name, value)
+    made.src_addr = src_addr
+    return made
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(host_sides, st.sampled_from(["", "192.0.2.9", "198.51.100.9", "203.0.113.8", "203.0.113.9"]))
+def test_what_the_kernel_refuses_as_a_duplicate_always_matches(tree: Path, side: Sysfs, address: str) -> None:
+    # The kernel compares the options as they were written; from where it connected shows only while it is.
+    source = side.get("host_traddr", address) if address else ""
+    assert matches(wanted() | side, connected(side, source))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(host_sides, host_sides, st.sampled_from(["203.0.113.8", "203.0.113.9"]))
+def test_paths_through_two_interfaces_never_match(tree: Path, one: Sysfs, other: Sysfs, address: str) -> None:
+    through = [INTERFACES.get(side.get("host_iface", ""), side.get("host_iface")) for side in (one, other)]
+    if None not in through and through[0] != through[1]:
+        assert not matches(wanted() | one, connected(other, other.get("host_traddr", address)))
+
+
+@given(st.text(max_size=8), st.uuids().map(str), st.sampled_from([str.upper, str.lower, str.swapcase, str.title]))
+def test_only_the_uuid_of_a_uuid_nqn_is_without_case(text: str, uuid: str, spell: Callable[[str], str]) -> None:
+    nqn = controllers.UUID_NQN_PREFIX + uuid
+    assert canonical_nqn(controllers.UUID_NQN_PREFIX + spell(uuid)) == nqn
+    other = "nqn.2024-08.com.example:" + text
+    assert canonical_nqn(other) == other
+
+
 @pytest.mark.parametrize("state", ["deleting", "deleting (no IO)", "dead"])
 def test_what_the_kernel_is_about_to_let_go_is_not_adopted(tree: Path, state: str) -> None:
     live(tree, state=state)
-    assert find(wanted()) is None
+    assert at_target(wanted()) == []
     live(tree, "nvme4")
-    found = find(wanted())
-    assert found is not None
-    assert found.device == "nvme4"
+    assert [one.device for one in at_target(wanted())] == ["nvme4"]
 
 
 @pytest.mark.parametrize("state", ["live", "connecting", "new", "resetting"])
 def test_what_the_kernel_still_connects_is_adopted(tree: Path, state: str) -> None:
     live(tree, state=state)
     live(tree, "nvme4", subsysnqn="nqn.2024-08.com.example:another")
-    found = find(wanted())
-    assert found is not None
-    assert found.device == "nvme3"
+    assert [one.device for one in at_target(wanted())] == ["nvme3"]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +301,7 @@ def test_all_names(tree: Path) -> None:
 
 def test_a_kernel_without_nvme(monkeypatch: pytest.MonkeyPatch, tree: Path) -> None:
     monkeypatch.setattr(controllers, "CLASS", str(tree / "none"))
-    assert find(wanted()) is None
+    assert at_target(wanted()) == []
     assert controllers.kernel_instance("nvme0") == 0
 
 
