@@ -1,8 +1,112 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose a controller is: the worker's side of the registry that all orchestrators of a host share."""
+"""Which controller in the kernel is a unit's, and whose it is.
+
+Two records tell what a unit has connected: the registry that all orchestrators of a host share, in which an entry names
+the unit, and the worker's last report, with the controller's name and its inode in sysfs. The fabrics options are a
+check of both, and no more: while a connection lasts, interfaces are renamed and host NQNs edited. Only what no record
+knows is recognised by its options.
+"""
+
+import posix
 
 from discoverd import notify, registry, state
 from discoverd.kernel import controllers
+
+# Reasons to take a controller, from the best to the worst; with the last one it is left to somebody else.
+_BOTH_RECORDS, _ENTRY, _REPORT, _OPTIONS, _NOT_OURS = range(5)
+
+
+def find(instance: str, choices: list[dict[str, str]]) -> str:
+    """Return the controller that a unit's worker takes instead of connecting one, '' if there is none in the kernel.
+
+    ``choices`` has the fabrics options by which it is recognised where no record tells, the preferred ones first. If
+    somebody else has the only one that fits, that is returned, and :class:`Ownership` says whose it is. Blocks on
+    sysfs, the registry and reports; raises nothing.
+    """
+    device, inode = _reported(instance)
+    best, chosen = (_NOT_OURS + 1, 0), ""
+    for one in controllers.at_target(choices[0]):
+        present = controllers.kernel_instance(one.device)
+        fitting = [controllers.matches(options, one) for options in choices]
+        fits = True in fitting
+        reported = present != 0 and (one.device, present) == (device, inode)
+        recorded, other = _records(instance, one.device, present, fits and not reported)
+        if recorded and one.device == device and not reported:
+            # The report is of an earlier controller of this name, and so may be the entry.
+            recorded = False
+        reason = _reason(recorded, reported, fits, bool(other))
+        rank = reason, fitting.index(True) if fits else len(choices)
+        if present and rank < best:
+            best, chosen = rank, one.device
+    return chosen
+
+
+def _reason(recorded: bool, reported: bool, fits: bool, others: bool) -> int:
+    """Return why a controller is to be taken; more than _NOT_OURS where it is not.
+
+    ``recorded``: its entry names the unit; ``reported``: so does the unit's own report; ``fits``: it has the options;
+    ``others``: a record says that it is somebody else's.
+    """
+    if recorded:
+        return _BOTH_RECORDS if reported else _ENTRY
+    if not reported and not fits:
+        return _NOT_OURS + 1
+    if others:
+        return _NOT_OURS
+    return _REPORT if reported else _OPTIONS
+
+
+def _records(instance: str, device: str, present: int, ask_reports: bool) -> tuple[bool, str]:
+    """Return whether the entry of a controller names the unit, and who else has it by the records, '' for nobody."""
+    try:
+        owner = registry.retrieve(device, "owner")
+        unit = registry.retrieve(device, "unit") or ""
+    except OSError:
+        return False, "somebody"
+    other = _other_holder(instance, owner, unit)
+    ours = not other and unit == _unit_of(instance)
+    if not other and not ours and ask_reports:
+        other = _reporter(instance, device, present)
+    return ours, other
+
+
+def _unit_of(instance: str) -> str:
+    return f"nvme-ctrl@{instance}.service"
+
+
+def _other_holder(instance: str, owner: str | None, unit: str) -> str:
+    """Return who else has a controller by its entry: another tool, or another unit of ours; '' for nobody."""
+    if owner not in (None, registry.OWNER, registry.FIRMWARE_OWNER):
+        return owner
+    other = state.instance_of(unit)
+    return unit if other not in ("", instance) and state.exists(state.directory(other)) else ""
+
+
+def _reporter(instance: str, device: str, present: int) -> str:
+    """Return the other unit of ours that has reported this controller as its own last, '' if none has.
+
+    For what no entry in the registry gives to a unit. Any tool can erase one, and its unit makes it again at its next
+    look.
+    """
+    try:
+        others = posix.listdir(state.CONTROLLERS)
+    except OSError:
+        return ""
+    for other in others:
+        if other != instance and present and _reported(other) == (device, present):
+            return _unit_of(other)
+    return ""
+
+
+def _reported(instance: str) -> tuple[str, int]:
+    """Return name and inode of the controller that a unit has reported as its own last, ('', 0) for none."""
+    try:
+        fields = dict(state.decode(state.REPORT, state.read(state.directory(instance) + "/report")))
+        if not fields.get("device") or fields.get("owner"):
+            return "", 0
+        return fields["device"], state.number(fields.get("kernel-instance", ""))
+    except state.StateError:
+        return "", 0
 
 
 class Ownership:
@@ -15,7 +119,7 @@ class Ownership:
 
     def __init__(self, instance: str) -> None:
         self.instance = instance
-        self._unit = f"nvme-ctrl@{instance}.service"
+        self._unit = _unit_of(instance)
         self.device = ""
         self.foreign = ""
         self.spared = False
@@ -40,12 +144,12 @@ class Ownership:
         self.foreign, self.spared = "", False
         self._entered, self._found = "", found
         if found:
-            self.check(origin)
+            self.check(origin, taking=True)
         else:
             self.spared = firmwares or origin == registry.FIRMWARE_OWNER
             self._claim(registry.FIRMWARE_OWNER if self.spared else registry.OWNER)
 
-    def check(self, origin: str) -> bool:
+    def check(self, origin: str, taking: bool = False) -> bool:
         """Look into the registry, and tell whether the controller has changed hands.
 
         An entry of ours that others have erased is made again. One that they have written over is theirs, until they
@@ -61,20 +165,19 @@ class Ownership:
             if not self._entered:
                 self.foreign = f"somebody (the registry is unreadable: {error.strerror})"
             return before != self.foreign
-        looked_after = owner in (registry.OWNER, registry.FIRMWARE_OWNER)
-        sibling = self._sibling(unit) if looked_after else ""
-        if owner and (sibling or not looked_after):
-            self.foreign = sibling or owner
+        other = _other_holder(self.instance, owner, unit)
+        if not other and unit != self._unit and not self._entered and (taking or before):
+            other = _reporter(self.instance, self.device, controllers.kernel_instance(self.device))
+        self.foreign = other
+        if other:
             self._entered = ""
         elif owner:
-            self.foreign = ""
             self.spared = owner == registry.FIRMWARE_OWNER or (unit == self._unit and adopted)
             if unit == self._unit:
                 self._entered = owner
             else:
                 self._claim(owner)
         else:
-            self.foreign = ""
             erased = bool(self._entered)
             if not erased:
                 self.spared = origin == registry.FIRMWARE_OWNER or (self._found and origin != "configuration")
@@ -106,8 +209,3 @@ class Ownership:
         if text != self._complaint:
             self._complaint = text
             notify.log(notify.ERROR, text)
-
-    def _sibling(self, unit: str) -> str:
-        """Return the other unit of ours that holds this controller, asked for in another way, or ''."""
-        instance = state.instance_of(unit)
-        return unit if instance not in ("", self.instance) and state.exists(state.directory(instance)) else ""
