@@ -109,11 +109,6 @@ def at_target(wanted: dict[str, str]) -> list[Controller]:
     return found
 
 
-def find(wanted: dict[str, str]) -> Controller | None:
-    """Return the controller that a connect with the fabrics options ``wanted`` would duplicate, or None."""
-    return next((one for one in at_target(wanted) if matches(wanted, one)), None)
-
-
 def _by_number(device: str) -> tuple[int, str]:
     return len(device), device
 

@@ -17,7 +17,7 @@ from discoverd.plan.candidate import CONFIGURATION
 from discoverd.worker import ownership
 from discoverd.worker.ownership import Ownership, find
 
-from .fake_kernel import Kernel
+from .fake_kernel import Kernel, play, until
 
 NQN = "nqn.2024-08.com.example:vol1"
 HOST = "nqn.2024-08.com.example:host"
@@ -246,6 +246,38 @@ def test_other_reports_are_not_read_again_while_the_registry_cannot_be_written(
     for _ in range(3):
         one.check(CONFIGURATION)
     assert (len(asked), one.foreign) == (1, "")
+
+
+# A worker -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "hostnqn"),
+    [
+        pytest.param(OURS, HOST, id="address on loopback"),
+        pytest.param(RENAMED, HOST, id="interface renamed"),
+        pytest.param(OURS, HOST + "-before", id="host NQN changed"),
+    ],
+)
+def test_worker_that_was_killed_adopts_and_its_stop_disconnects(kernel: Kernel, address: str, hostnqn: str) -> None:
+    kernel.add("nvme0", address=address, hostnqn=hostnqn)
+    registry.claim("nvme0", registry.OWNER, UNIT)
+    leave_report(INSTANCE, "nvme0")
+    spec = state.Spec("io", OPTIONS)
+    state.write(state.directory(INSTANCE) + "/spec", spec.encode())
+    kernel.fails_always = errno.EALREADY
+    assert play(INSTANCE, kernel, lambda: until(lambda: kernel.status == "live nvme0"), spec) == 0
+    assert (kernel.written, kernel.deleted) == ([], ["nvme0"])
+
+
+def test_second_path_is_connected_beside_the_first(kernel: Kernel) -> None:
+    # Both interfaces have its address.
+    kernel.add("nvme0", address=TARGET + ",host_iface=eth1,src_addr=203.0.113.9", hostnqn=HOST)
+    registry.claim("nvme0", registry.OWNER, OTHER_UNIT)
+    spec = state.Spec("io", OPTIONS)
+    state.write(state.directory(INSTANCE) + "/spec", spec.encode())
+    assert play(INSTANCE, kernel, lambda: until(lambda: kernel.status == "live nvme1"), spec) == 0
+    assert kernel.deleted == ["nvme1"]
 
 
 # All combinations -----------------------------------------------------------------------------------------
