@@ -35,7 +35,6 @@ KEYS = {
 }
 _ADDRESSES = ("traddr", "host-traddr")
 _TRANSPORTS = ("tcp", "rdma", "fc", "loop")
-_UUID_NQN = "nqn.2014-08.org.nvmexpress:uuid:"
 
 # What a line can be, for those who edit the files; see scan().
 ENTRY, HEADER, BROKEN_HEADER, STRAY, UNKNOWN = "entry", "header", "broken header", "stray", "unknown"
@@ -298,10 +297,9 @@ def _canonical(key: str, value: str, fc_entry: bool) -> str | bytes:
     if key in _ADDRESSES:
         wwns = _wwns(value.replace(",", ":") if fc_entry else value)
         return wwns or controllers.packed_address(value) or value
-    # UUIDs, which we always use in lower case.
-    if key == "hostid" or (key == "hostnqn" and value.startswith(_UUID_NQN)):
+    if key == "hostid":
         return value.lower()
-    return value
+    return controllers.canonical_nqn(value) if key in ("nqn", "hostnqn") else value
 
 
 def _wwns(address: str) -> str:

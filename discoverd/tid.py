@@ -13,12 +13,13 @@ import re
 import uuid
 from dataclasses import dataclass
 
+from discoverd.kernel.controllers import UUID_NQN_PREFIX, canonical_nqn
+
 TRANSPORTS = ("tcp", "rdma", "fc", "loop")
 DISCOVERY = "discovery"
 IO = "io"
 
 DISCOVERY_NQN = "nqn.2014-08.org.nvmexpress.discovery"
-UUID_NQN_PREFIX = "nqn.2014-08.org.nvmexpress:uuid:"
 NQN_MAX = 223
 
 UNIT_PREFIX = "nvme-ctrl@"
@@ -42,7 +43,8 @@ def check_nqn(nqn: str) -> str:
     """Return ``nqn`` if it obeys the full NQN grammar that names we make or an administrator writes must
     obey.
 
-    Raises TidError with the rule that broke. The host part of a UUID NQN is returned in lower case.
+    Raises TidError with the rule that broke. A UUID keeps its case, because a target compares byte for byte; what
+    counts as equal says canonical_nqn() (discoverd.kernel.controllers).
     """
     check_peer_nqn(nqn)
     if nqn == DISCOVERY_NQN:
@@ -51,7 +53,7 @@ def check_nqn(nqn: str) -> str:
         text = nqn.removeprefix(UUID_NQN_PREFIX)
         if not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text):
             raise TidError(f"NQN {nqn!r}: a UUID of the form 8-4-4-4-12 hexadecimal digits must follow 'uuid:'")
-        return UUID_NQN_PREFIX + text.lower()
+        return nqn
     date = re.match(r"nqn\.([0-9]{4})-([0-9]{2})\.", nqn)
     if not date:
         raise TidError(f"NQN {nqn!r}: 'nqn.' must be followed by a date of the form YYYY-MM and a dot")
@@ -168,7 +170,7 @@ class TransportId:
     unit name.
 
     Make one with :meth:`make`, which checks and canonicalises. '' is unset; ``hostnqn`` is '' for the host's
-    own NQN.
+    own NQN, and otherwise canonical, not as it is sent to the target.
     """
 
     transport: str
@@ -217,7 +219,7 @@ class TransportId:
             check_peer_nqn(subsysnqn),
             host_traddr,
             host_iface,
-            hostnqn,
+            canonical_nqn(hostnqn),
         )
 
     @property

@@ -8,6 +8,7 @@ the type of controller, those of the main file. The main file's ``[Host]`` holds
 from dataclasses import replace
 from typing import cast
 
+from ..kernel.controllers import canonical_nqn
 from ..tid import DISCOVERY_NQN, TidError
 from . import keys
 from .errors import quote
@@ -30,7 +31,7 @@ def check_personas(files: list[FabricsFile]) -> None:
     for file in files:
         if not file.host_line or file.report.broken:
             continue
-        hostnqn, hostid = file.identity.get("hostnqn", ""), file.identity.get("hostid", "")
+        hostnqn, hostid = canonical_nqn(file.identity.get("hostnqn", "")), file.identity.get("hostid", "")
         if file.drop_in and not hostnqn:
             hint = "add hostnqn, or remove the section to use the host's own identity"
             file.report.error(file.host_line, 1, "[Host] of a drop-in without a hostnqn", hint)

@@ -7,7 +7,8 @@ Two host NQNs must never share a host ID: a target takes equal IDs for one host 
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..tid import UUID_NQN_PREFIX, TidError, check_hostid, check_nqn
+from ..kernel.controllers import UUID_NQN_PREFIX, canonical_nqn
+from ..tid import TidError, check_hostid, check_nqn
 from .errors import ConfigError, Diagnostic, Report, quote
 from .model import Connection, DiscoveredScope
 from .sources import SourceFile, read_file
@@ -17,7 +18,7 @@ DIRECTORY = Path("/etc/nvme")
 
 @dataclass(frozen=True, slots=True)
 class HostIdentity:
-    """The host's own NQN and ID, canonical; '' where there is none, and then a diagnostic says why."""
+    """The host's own NQN as its file spells it, and its ID, canonical; '' for none, and then a diagnostic says why."""
 
     hostnqn: str
     hostid: str
@@ -67,14 +68,15 @@ def derived_hostid(hostnqn: str) -> str:
 def identity_for(wanted: Connection | DiscoveredScope, host: HostIdentity) -> tuple[str, str]:
     """Return (hostnqn, hostid) to connect with.
 
-    The host's own NQN goes with the host's own ID unless the configuration names another. Any other NQN gets
-    the ID configured for it, or the one in its own UUID, and never the host's. Raises ConfigError when that
-    leaves none.
+    The host's own NQN goes with the host's own ID unless the configuration names another, and is spelled as the host's
+    file does, because the kernel takes one spelling for an ID. Any other NQN gets the ID configured for it, or the one
+    in its own UUID, and never the host's. Raises ConfigError when that leaves none.
     """
     hostnqn = wanted.hostnqn or host.hostnqn
     if not hostnqn:
         raise ConfigError("this host has no NQN; create one: nvme gen-hostnqn > /etc/nvme/hostnqn")
-    if hostnqn == host.hostnqn:
+    if canonical_nqn(hostnqn) == canonical_nqn(host.hostnqn):
+        hostnqn = host.hostnqn
         hostid = wanted.hostid or host.hostid
         if not hostid:
             raise ConfigError("this host has no host ID; create one: uuidgen > /etc/nvme/hostid")

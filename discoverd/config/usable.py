@@ -7,6 +7,7 @@ nvme-cli 3 takes these silently and fails at connect time. Nothing here makes a 
 import re
 from dataclasses import dataclass
 
+from ..kernel.controllers import canonical_nqn
 from ..tid import DISCOVERY_NQN, TRANSPORTS, TidError, TransportId, canonical_address, check_interface
 from .errors import did_you_mean, printable, quote
 from .ini import comment_hint
@@ -136,6 +137,7 @@ def identity(connection: Connection) -> TransportId | Identity:
         "host_iface": connection.host_iface,
         "hostnqn": connection.hostnqn,
     }
+    nqn = canonical_nqn(connection.subsysnqn)
     traddr = connection.traddr
     # A host name has no canonical address yet; any stands in for it, and the name is compared beside it.
     name = traddr.lower().rstrip(".") if connection.transport in ("tcp", "rdma") and is_host_name(traddr) else ""
@@ -143,7 +145,5 @@ def identity(connection: Connection) -> TransportId | Identity:
         host = connection.host_traddr
         v6 = bool(host) and ":" in canonical_address(connection.transport, host)
         traddr = "::" if v6 else "0.0.0.0"  # noqa: S104 - nothing is bound to it
-    tid = TransportId.make(
-        connection.role, connection.transport, traddr, connection.trsvcid, connection.subsysnqn, **host_side
-    )
+    tid = TransportId.make(connection.role, connection.transport, traddr, connection.trsvcid, nqn, **host_side)
     return (name, str(tid)) if name else tid

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity, identity_for
 from discoverd.config.model import Connection, DiscoveredScope, Secrets
+from discoverd.kernel.controllers import canonical_nqn
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TransportId
 
 # Origins: who asks, for as long as it exists. A log page's is the instance of its discovery controller.
@@ -53,7 +54,7 @@ Target = tuple[str, str, str, str]
 
 def target_of(role: str, transport: str, traddr: str, trsvcid: str, nqn: str) -> Target:
     """Return the target; the kernel may have an address without its zone, and a discovery controller has two NQNs."""
-    return transport, traddr.partition("%")[0], trsvcid, DISCOVERY_NQN if role == DISCOVERY else nqn
+    return transport, traddr.partition("%")[0], trsvcid, DISCOVERY_NQN if role == DISCOVERY else canonical_nqn(nqn)
 
 
 def listed_by(role: str, origin: str) -> str:
@@ -161,7 +162,7 @@ class Terms:
         refuse_tls(scope)
         hostnqn, hostid = identity_for(scope, host)
         tail = _tail(role, {**scope.params, **dict(params)}, scope.secrets)
-        persona = hostnqn if hostnqn != host.hostnqn else ""
+        persona = canonical_nqn(hostnqn) if hostnqn != host.hostnqn else ""
         return cls(hostnqn, hostid, persona, *held(role, scope), tail)
 
     def options(self, tid: TransportId, role: str) -> tuple[tuple[str, str], ...]:
@@ -169,13 +170,13 @@ class Terms:
         return (*_head(tid, role, self.hostnqn, self.hostid), *self.tail)
 
 
-def granted(wish: Wish, scope: DiscoveredScope, host: HostIdentity, hostid: str = "") -> Candidate:
+def granted(wish: Wish, scope: DiscoveredScope, host: HostIdentity, identities: Mapping[str, str]) -> Candidate:
     """Return the candidate for a wish, connected with what the configuration has for discovered controllers.
 
-    ``hostid`` is that of the wish's own host NQN, if it has one. Raises ConfigError.
+    ``identities`` has the host IDs of host NQNs that wishes may have of their own. Raises ConfigError.
     """
     if wish.tid.hostnqn:
-        scope = replace(scope, hostnqn=wish.tid.hostnqn, hostid=hostid)
+        scope = as_host(scope, wish.tid.hostnqn, identities)
     terms = Terms.make(wish.role, scope, host, wish.params)
     tid = replace(wish.tid, hostnqn=terms.persona)
     options = terms.options(tid, wish.role)
@@ -191,6 +192,14 @@ def granted(wish: Wish, scope: DiscoveredScope, host: HostIdentity, hostid: str 
         persistent=terms.persistent,
         symname=terms.symname,
     )
+
+
+def as_host(scope: DiscoveredScope, hostnqn: str, identities: Mapping[str, str]) -> DiscoveredScope:
+    """Return the scope for connections as another host, spelled and with the host ID as ``identities`` has it."""
+    for spelled, hostid in identities.items():
+        if canonical_nqn(spelled) == hostnqn:
+            return replace(scope, hostnqn=spelled, hostid=hostid)
+    return replace(scope, hostnqn=hostnqn, hostid="")
 
 
 def held(role: str, wanted: Connection | DiscoveredScope) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from discoverd.kernel.controllers import canonical_nqn
 from discoverd.plan.candidate import BOOT, SOURCES, Candidate, Target
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TransportId
 
@@ -20,7 +21,7 @@ Group = tuple[str, ...]
 def group_of(candidate: Candidate) -> Group:
     """Return the key that a candidate shares with those that may mean the same controller."""
     tid = candidate.tid
-    nqn = DISCOVERY_NQN if candidate.role == DISCOVERY else tid.subsysnqn
+    nqn = DISCOVERY_NQN if candidate.role == DISCOVERY else canonical_nqn(tid.subsysnqn)
     return candidate.role, tid.transport, tid.traddr, tid.trsvcid, nqn, tid.hostnqn
 
 
@@ -30,7 +31,7 @@ def content(one: TransportId, other: TransportId) -> bool:
     The well-known discovery NQN asks for whatever discovery controller is at the address (TP8013).
     """
     same_side = one.host_traddr in ("", other.host_traddr) and one.host_iface in ("", other.host_iface)
-    return same_side and one.subsysnqn in (other.subsysnqn, DISCOVERY_NQN)
+    return same_side and canonical_nqn(one.subsysnqn) in (canonical_nqn(other.subsysnqn), DISCOVERY_NQN)
 
 
 class Wanted:

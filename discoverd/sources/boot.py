@@ -76,7 +76,7 @@ def existing(live: controllers.Controller, hostnqn: str, source: str, origin: st
         live.subsysnqn,
         host_traddr=address,
         host_iface=interface,
-        hostnqn="" if live.hostnqn == hostnqn else live.hostnqn,
+        hostnqn="" if controllers.canonical_nqn(live.hostnqn) == controllers.canonical_nqn(hostnqn) else live.hostnqn,
     )
     options = [("nqn", live.subsysnqn), ("transport", live.transport), ("traddr", tid.traddr)]
     # As the kernel has it: a connect, should it ever be lost, must make the same one.

@@ -3,11 +3,12 @@
 
 import ipaddress
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity, identity_for
 from discoverd.config.model import Connection, FabricsConfig
+from discoverd.kernel.controllers import canonical_nqn
 from discoverd.plan.candidate import CONFIGURATION, Candidate, Refusal, fabrics_options, held, refuse_tls
 from discoverd.tid import TidError, TransportId, canonical_address, unset
 
@@ -109,12 +110,13 @@ def _candidate(connection: Connection, host: HostIdentity, traddr: str) -> Candi
         connection.transport,
         traddr,
         connection.trsvcid,
-        connection.subsysnqn,
+        canonical_nqn(connection.subsysnqn),
         host_traddr=connection.host_traddr,
         host_iface=connection.host_iface,
         hostnqn=hostnqn if hostnqn != host.hostnqn else "",
     )
-    options = fabrics_options(tid, connection.role, connection.params, connection.secrets, hostnqn, hostid)
+    spelled = replace(tid, subsysnqn=connection.subsysnqn)
+    options = fabrics_options(spelled, connection.role, connection.params, connection.secrets, hostnqn, hostid)
     source = f"configured at {connection.file}:{connection.line}"
     persistent, symname = held(connection.role, connection)
     return Candidate(tid, connection.role, source, CONFIGURATION, options, persistent=persistent, symname=symname)

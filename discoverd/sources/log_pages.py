@@ -3,11 +3,12 @@
 
 from collections import deque
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Role
-from discoverd.plan.candidate import AUTHORITIES, SOURCES, Candidate, Refusal, Target
+from discoverd.kernel.controllers import canonical_nqn
+from discoverd.plan.candidate import AUTHORITIES, SOURCES, Candidate, Refusal, Target, as_host
 from discoverd.plan.evidence import Asked, Evidence, Pending, Reading
 from discoverd.plan.folding import Wanted
 from discoverd.plan.planner import Answer, Known, closed
@@ -317,8 +318,8 @@ class _Led:
 
 def _scope(context: Context, via: Connection | None, role: Role, hostnqn: str) -> DiscoveredScope:
     scope = context.config.discovered(via, role)
-    if via is None and hostnqn in context.hostids:
-        scope = replace(scope, hostnqn=hostnqn, hostid=context.hostids[hostnqn])
+    if via is None and any(canonical_nqn(one) == hostnqn for one in context.hostids):
+        scope = as_host(scope, hostnqn, context.hostids)
     return scope
 
 

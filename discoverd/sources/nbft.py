@@ -12,6 +12,7 @@ from pathlib import Path
 from discoverd.config.identity import derived_hostid
 from discoverd.config.settings import Settings
 from discoverd.kernel import interfaces, nbft
+from discoverd.kernel.controllers import canonical_nqn
 from discoverd.kernel.interfaces import Link
 from discoverd.kernel.nbft import Discovery, Namespace, NbftError, Table
 from discoverd.plan.candidate import NBFT, Refusal, Wish
@@ -163,7 +164,7 @@ def _persona(table: Table, where: str, own: str, found: Found) -> str:
         return ""
     try:
         hostnqn = check_nqn(table.hostnqn)
-        if hostnqn == own:
+        if canonical_nqn(hostnqn) == canonical_nqn(own):
             return ""
         # The bytes that firmware sends to the target, and nvme-cli in an initial RAM disk too, though they may be the
         # UUID in the NQN with its first fields turned round. The kernel takes one ID only for an NQN.

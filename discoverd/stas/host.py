@@ -10,6 +10,7 @@ from discoverd.config.identity import HostIdentity, derived_hostid
 from discoverd.config.model import Secrets
 from discoverd.config.sources import read_file
 from discoverd.config.usable import security_problem
+from discoverd.kernel.controllers import canonical_nqn
 from discoverd.tid import TidError, check_hostid, check_nqn
 
 from .finding import Findings
@@ -46,6 +47,8 @@ def translate(options: list[Option], findings: Findings, own: HostIdentity, dire
             given[option.key] = option
     nqn = _checked(given.get("nqn"), findings, check_nqn)
     hostid = _checked(given.get("id"), findings, check_hostid)
+    if canonical_nqn(nqn) == canonical_nqn(own.hostnqn):
+        nqn = own.hostnqn
     settings = {"hostnqn": nqn or own.hostnqn}
     if nqn and nqn != own.hostnqn:
         settings |= _persona(given["nqn"], hostid, own, nqn, findings)

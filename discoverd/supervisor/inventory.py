@@ -212,7 +212,7 @@ class Inventory:
         for wish in wishes:
             scope = self.config.discovered(None, "discovery" if wish.role == DISCOVERY else "io")
             try:
-                candidates.append(granted(wish, scope, self.host, self.nbft.identities.get(wish.tid.hostnqn, "")))
+                candidates.append(granted(wish, scope, self.host, self.nbft.identities))
             except ConfigError as error:
                 refused.append(Refusal(str(wish.tid), wish.source, str(error)))
         self._ungranted[origin] = tuple(refused)

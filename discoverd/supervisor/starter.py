@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from discoverd import state, store
+from discoverd.kernel.controllers import canonical_nqn
 from discoverd.plan.candidate import AUTHORITIES, Candidate
 from discoverd.plan.planner import Action, Decision
 from discoverd.systemd.unit_properties import journal_fields, unit_properties, unless_exists
@@ -138,7 +139,7 @@ class Starter:
             await self._write_spec(decision)
             if self.units is None:
                 raise UnitError("not connected to systemd")
-            system = candidate.tid.subsysnqn in self.system
+            system = canonical_nqn(candidate.tid.subsysnqn) in {canonical_nqn(one) for one in self.system}
             properties = unit_properties(candidate.tid, candidate.role, self._worker, system)
             if held:
                 # There is no way to make a unit and not start it; with this the start does nothing.

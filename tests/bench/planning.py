@@ -101,7 +101,7 @@ def one_page() -> tuple[float, float]:
 
 
 def granted_root(tid: TransportId) -> Candidate:
-    return granted(Wish(tid, DISCOVERY, "announced", MDNS), SCOPE, HOST)
+    return granted(Wish(tid, DISCOVERY, "announced", MDNS), SCOPE, HOST, {})
 
 
 def many_candidates() -> tuple[float, float]:

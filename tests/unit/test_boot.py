@@ -106,6 +106,15 @@ def test_firmware_may_have_another_name_for_this_host(host: Boot) -> None:
     assert ("hostnqn", OTHER) in one.options
 
 
+def test_own_name_in_another_case_is_no_other_host(host: Boot) -> None:
+    own = f"nqn.2014-08.org.nvmexpress:uuid:{HOSTID}"
+    host.connect(hostnqn=own.replace(HOSTID, HOSTID.upper()))
+    (one,) = boot.claims(own)
+    assert one.tid.hostnqn == ""
+    # As the kernel has it: another spelling would be another host to it.
+    assert dict(one.options)["hostnqn"].endswith(HOSTID.upper())
+
+
 @pytest.mark.parametrize(("nqn", "marked"), [(DISCOVERY_NQN, False), ("nqn.2024-08.com.example:dc", True)])
 def test_a_discovery_controller(host: Boot, nqn: str, marked: bool) -> None:
     host.connect(subsysnqn=nqn, cntrltype="discovery", address="traddr=192.0.2.1,trsvcid=8009")

@@ -52,6 +52,7 @@ def one(text: str) -> Exclusions:
         pytest.param(f"hostid={UUID}", TCP, id="host id"),
         pytest.param(f"hostid={UUID.upper()}", TCP, id="host id in upper case"),
         pytest.param(f"hostnqn={HOSTNQN.replace(UUID, UUID.upper())}", TCP, id="host nqn with a uuid in upper case"),
+        pytest.param(f"nqn={HOSTNQN.replace(UUID, UUID.upper())}", {**TCP, "nqn": HOSTNQN}, id="nqn with a uuid"),
         pytest.param(
             f"transport=tcp;traddr=192.0.2.1;trsvcid=4420;nqn={NQN};host-iface=eth0", TCP, id="what stas adds"
         ),

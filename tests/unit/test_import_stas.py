@@ -590,6 +590,13 @@ def test_the_hosts_own_identity_needs_no_words(desk: Desk) -> None:
     assert "0 not carried over, 0 with a difference, 0 that" in output
 
 
+def test_own_identity_in_another_case_needs_no_words(desk: Desk) -> None:
+    desk.put(sys=f"[Host]\nnqn={HOST_NQN.replace(UUID, UUID.upper())}\n", stafd=CONTROLLERS + DC)
+    status, output, _ = desk.run()
+    assert (status, desk.connection.hostnqn) == (0, "")
+    assert "0 not carried over, 0 with a difference, 0 that" in output
+
+
 def test_another_identity(desk: Desk) -> None:
     nqn = f"nqn.2014-08.org.nvmexpress:uuid:{OTHER_UUID}"
     desk.put(sys=f"[Host]\nnqn={nqn}\nid={OTHER_UUID}\n", stafd=CONTROLLERS + DC)

@@ -204,13 +204,14 @@ def test_a_bad_descriptor_and_a_bad_table_are_refused_with_their_place() -> None
 
 
 def test_the_host_is_who_firmware_says() -> None:
-    data = table(hostnqn=HOSTNQN.upper().replace("NQN.2014-08.ORG.NVMEXPRESS:UUID", "nqn.2014-08.org.nvmexpress:uuid"))
+    spelled = HOSTNQN.upper().replace("NQN.2014-08.ORG.NVMEXPRESS:UUID", "nqn.2014-08.org.nvmexpress:uuid")
+    data = table(hostnqn=spelled)
     assert [tid.hostnqn for tid in found(data).wishes] == [""]
     for own in ("", "nqn.2024-08.com.example:host"):
         result = found(data, own=own)
         assert [tid.hostnqn for tid in result.wishes] == [HOSTNQN]
         # As firmware and libnvme send it; the UUID in the NQN has the first fields the other way round.
-        assert result.identities == {HOSTNQN: "78563412-3412-7856-9abc-def012345678"}
+        assert result.identities == {spelled: "78563412-3412-7856-9abc-def012345678"}
 
 
 def test_a_table_without_a_host_id() -> None:

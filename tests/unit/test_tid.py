@@ -151,8 +151,10 @@ def test_nqn_accepted(nqn: str) -> None:
     assert tid.check_nqn(nqn) == nqn
 
 
-def test_the_uuid_of_an_nqn_is_in_lower_case() -> None:
-    assert tid.check_nqn("nqn.2014-08.org.nvmexpress:uuid:" + UUID).endswith(UUID.lower())
+def test_uuid_of_an_nqn_keeps_its_case() -> None:
+    nqn = "nqn.2014-08.org.nvmexpress:uuid:" + UUID
+    assert tid.check_nqn(nqn) == nqn
+    assert tid.check_nqn(nqn.replace(UUID, UUID.lower())) == nqn.replace(UUID, UUID.lower())
 
 
 @pytest.mark.parametrize(

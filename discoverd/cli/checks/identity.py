@@ -8,6 +8,7 @@ from discoverd.cli.overview import Controller
 from discoverd.config.fabrics import load_fabrics
 from discoverd.config.identity import derived_hostid, load_host_identity
 from discoverd.config.model import FabricsConfig
+from discoverd.kernel.controllers import canonical_nqn
 
 # UUIDs that firmware vendors leave in many machines at once.
 _PLACEHOLDERS = frozenset(
@@ -36,7 +37,8 @@ def check(controllers: Iterable[Controller]) -> list[Finding]:
         text = f"the host ID {host.hostid} is not the UUID in the host NQN, {own}, as on a host that was cloned"
         found.append(hint(text, f"if no target counts on it: echo {own} > /etc/nvme/hostid"))
     if host.hostnqn:
-        found += _others(controllers, {host.hostnqn, *_personas(load_fabrics())})
+        known = {host.hostnqn, *_personas(load_fabrics())}
+        found += _others(controllers, {canonical_nqn(one) for one in known})
     return found
 
 
@@ -48,7 +50,7 @@ def _others(controllers: Iterable[Controller], known: set[str]) -> list[Finding]
     found = []
     for one in controllers:
         hostnqn = one.device.kernel.hostnqn if one.device else ""
-        if one.device and hostnqn and hostnqn not in known:
+        if one.device and hostnqn and canonical_nqn(hostnqn) not in known:
             text = f"{one.device.name} is connected as {hostnqn}, which is neither this host's NQN nor a configured one"
             found.append(hint(text, f"if the host NQN was changed since: discoverctl disconnect {one.device.name}"))
     return found

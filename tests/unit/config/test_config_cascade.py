@@ -11,6 +11,7 @@ from discoverd.tid import DISCOVERY_NQN
 Fabrics = Callable[..., FabricsConfig]
 
 ID1 = "46ba5037-7ce5-41fa-9452-48477bf00080"
+UUID_NQN = "nqn.2014-08.org.nvmexpress:uuid:"
 PERSONA = "nqn.2014-08.org.nvmexpress:prod-host"
 
 MAIN = """\
@@ -166,6 +167,7 @@ def host(hostnqn: str, hostid: str = "", more: str = "") -> str:
         (["", "[Host]\nhostnqn =\n"], "d0:1:1", "without a hostnqn"),
         ([host(PERSONA), host(PERSONA)], "d0:2:11", "already that of main"),
         (["", host(PERSONA, ID1), host(PERSONA, ID1)], "d1:2:11", "already that of d0"),
+        (["", host(UUID_NQN + ID1), host(UUID_NQN + ID1.upper())], "d1:2:11", "already that of d0"),
         (["", host(PERSONA, ID1), host(PERSONA + "2", ID1.upper())], "d1:3:10", "already that of d0"),
     ],
 )

@@ -28,7 +28,7 @@ def load(tmp_path: Path, nqn: bytes | None, hostid: bytes | None) -> HostIdentit
     [
         (f"{NAMED}\n", f"{UUID1}\n", (NAMED, UUID1)),
         (f"  {NAMED} \r\nrest", UUID1.upper(), (NAMED, UUID1)),
-        (f"{UUID_NQN}{UUID1.upper()}\n", None, (UUID_NQN + UUID1, UUID1)),
+        (f"{UUID_NQN}{UUID1.upper()}\n", None, (UUID_NQN + UUID1.upper(), UUID1)),
         (f"{UUID_NQN}{UUID1}\n", UUID2, (UUID_NQN + UUID1, UUID2)),
     ],
 )
@@ -75,10 +75,17 @@ HOST = HostIdentity(NAMED, UUID1)
         (scope("", UUID2), (NAMED, UUID2)),
         (scope(NAMED + "2", UUID2), (NAMED + "2", UUID2)),
         (scope(UUID_NQN + UUID2), (UUID_NQN + UUID2, UUID2)),
+        (scope(UUID_NQN + UUID2.upper()), (UUID_NQN + UUID2.upper(), UUID2)),
     ],
 )
 def test_identity_for(wanted: DiscoveredScope, expected: tuple[str, str]) -> None:
     assert identity_for(wanted, HOST) == expected
+
+
+@pytest.mark.parametrize("own", [UUID_NQN + UUID1, UUID_NQN + UUID1.upper()])
+@pytest.mark.parametrize("named", ["", UUID_NQN + UUID1, UUID_NQN + UUID1.upper()])
+def test_hosts_own_nqn_is_spelled_as_its_file_does(own: str, named: str) -> None:
+    assert identity_for(scope(named), HostIdentity(own, UUID2)) == (own, UUID2)
 
 
 @pytest.mark.parametrize(
