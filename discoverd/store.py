@@ -212,6 +212,7 @@ def read_report(instance: str) -> Report | None:
             fields.get("log-read", ""),
             state.number(fields.get("attempt", "0")),
             state.number(fields.get("time", "0")),
+            state.number(fields.get("kernel-instance", "0")),
         )
     except state.StateError:
         return None

@@ -2,7 +2,7 @@
 """All controllers of this host at one moment: what systemd, the plan, the reports, the kernel and the registry say."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from discoverd import registry, state, store
@@ -158,23 +158,20 @@ def look(systemd: Systemd) -> Overview:
         if instance := unit_instance(unit.name):
             units[instance] = unit
     specs = {instance: store.read_spec(instance) for instance in _state_directories()}
-    unclaimed = {device.name: device for device in _devices()}
-    # Most are found by this alone; a host has hundreds.
-    entered = {device.unit: device for device in unclaimed.values() if device.unit}
+    devices = _devices()
     waiting = {name: origin for origin, pending in plan.pending.items() for name in pending}
     names = [*plan.controllers, *sorted((units.keys() | specs.keys()) - plan.controllers.keys())]
+    reports = {name: store.read_report(name) for name in names}
+    assigned = _assigned(reports, specs, devices)
     found = []
     for name in names:
-        report = store.read_report(name)
-        spec = specs.get(name)
-        device = entered.get(unit_name(name)) or _device_of(name, report, spec, unclaimed.values())
-        if device:
-            del unclaimed[device.name]
         planned, waits_for = plan.controllers.get(name), waiting.get(name, "")
-        found.append(Controller(name, units.get(name), planned, report, spec, device, waits_for))
+        device = assigned.get(name)
+        found.append(Controller(name, units.get(name), planned, reports[name], specs.get(name), device, waits_for))
+    claimed = {device.name for device in assigned.values()}
     # A directory without a specification that can be read, and without a unit, is nothing.
     found = [one for one in found if one.known]
-    found += [Controller(_name(device.kernel), device=device) for device in unclaimed.values()]
+    found += [Controller(_name(one.kernel), device=one) for one in devices if one.name not in claimed]
     return Overview(tuple(found), plan)
 
 
@@ -187,7 +184,8 @@ def refreshed(controller: Controller, systemd: Systemd) -> Controller:
     report = store.read_report(controller.name)
     device = controller.device
     if device is None or controllers.kernel_instance(device.name) != device.instance:
-        device = _device_of(controller.name, report, controller.spec, _devices())
+        name = controller.name
+        device = _assigned({name: report}, {name: controller.spec}, _devices()).get(name)
     else:
         device = _device(device.name)
     return replace(controller, unit=shown, report=report, device=device)
@@ -218,25 +216,43 @@ def _device(name: str) -> Device | None:
     return Device(kernel, instance, *entry)
 
 
-def _device_of(
-    instance: str, report: Report | None, spec: state.Spec | None, devices: Iterable[Device]
-) -> Device | None:
-    """Return the kernel's controller that is this one: by the registry, then by the report, then by its address."""
-    unit = unit_name(instance)
-    wanted = dict(spec.options) if spec else {}
-    reported = report.device if report else ""
-    found = None
-    for device in devices:
-        if device.unit == unit:
-            return device
-        # The entry of another unit says that it is that one's.
-        if (
-            not device.unit
-            and (found is None or device.name == reported)
-            and controllers.matches(wanted, device.kernel)
-        ):
-            found = device
+def _assigned(
+    reports: Mapping[str, Report | None], specs: Mapping[str, state.Spec | None], devices: list[Device]
+) -> dict[str, Device]:
+    """Return the kernel's controller of each unit that has one, as its worker finds it (discoverd.worker.ownership).
+
+    First by the entries in the registry, then by the reports of the workers, then by the options of what no entry
+    gives to a unit.
+    """
+    entered = {device.unit: device for device in devices if device.unit}
+    present = {(device.name, device.instance): device for device in devices if not device.unit}
+    left = {device.name: device for device in devices}
+    found: dict[str, Device] = {}
+
+    def by_entry(name: str) -> Device | None:
+        return entered.get(unit_name(name))
+
+    def by_report(name: str) -> Device | None:
+        report = reports[name]
+        return present.get((report.device, report.kernel_instance)) if report else None
+
+    def by_options(name: str) -> Device | None:
+        spec = specs.get(name)
+        wanted = dict(spec.options) if spec else {}
+        fitting = (one for one in left.values() if not one.unit and controllers.matches(wanted, one.kernel))
+        return next(fitting, None)
+
+    for looked_up in (by_entry, by_report, by_options):
+        for name in [one for one in reports if one not in found]:
+            device = looked_up(name)
+            if device and device.name in left and _at_target(specs.get(name), device):
+                found[name] = left.pop(device.name)
     return found
+
+
+def _at_target(spec: state.Spec | None, device: Device) -> bool:
+    """Tell whether a controller is what a specification asks for, however it is connected."""
+    return spec is None or controllers.same_target(dict(spec.options), device.kernel)
 
 
 def _name(kernel: KernelController) -> str:

@@ -48,6 +48,7 @@ class Report:
     """What a worker has reported last; see discoverd.worker.machine for the states.
 
     ``time`` is that of the report (seconds, CLOCK_BOOTTIME), ``attempt`` counts since the last connection.
+    ``kernel_instance`` tells ``device`` from another controller of that name (discoverd.kernel.controllers).
     """
 
     state: str
@@ -56,6 +57,7 @@ class Report:
     log_read: str = ""
     attempt: int = 0
     time: float = 0.0
+    kernel_instance: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from pystemd.dbusexc import DBusBaseError
 
+from discoverd import state
 from discoverd.cli import plan_file
 from discoverd.cli.exits import Exit
 from discoverd.cli.holdings import Namespace
+from discoverd.kernel import controllers
 from discoverd.tid import unit_name
 
 from .fake_ctl import NQN, Desk, Unit, install, instance
@@ -113,6 +115,32 @@ def test_a_device_is_one_units_only(desk: Desk) -> None:
     (other / "spec").write_bytes((desk.root / "run" / "controllers" / instance(1) / "spec").read_bytes())
     _, output, _ = desk.run("list", "--json")
     assert [one["device"] for one in json.loads(output)["controllers"]] == ["nvme0", ""]
+
+
+def test_device_without_an_entry_is_the_units_that_reported_it(desk: Desk) -> None:
+    """Its options are those of both."""
+    for name, device in (("a", ""), ("b", "nvme0")):
+        other = desk.root / "run" / "controllers" / f"{instance(1)}::{name}"
+        other.mkdir()
+        spec = state.Spec("io", [("nqn", NQN.format(1)), ("transport", "tcp"), ("traddr", "192.0.2.1")])
+        spec.options.append(("trsvcid", "4420"))
+        (other / "spec").write_bytes(spec.encode())
+        if device:
+            desk.kernel(1, device)
+            inode = str(controllers.kernel_instance(device))
+            fields = [("state", "live"), ("status", "live nvme0"), ("device", device), ("kernel-instance", inode)]
+            (other / "report").write_bytes(state.encode(state.REPORT, fields))
+    # The interface may have been renamed since.
+    desk.set("nvme0", "address", "traddr=192.0.2.1,trsvcid=4420,host_iface=old0")
+    _, output, _ = desk.run("list", "--json")
+    assert [one["device"] for one in json.loads(output)["controllers"]] == ["", "nvme0"]
+
+
+def test_entry_of_another_target_is_not_the_units_device(desk: Desk) -> None:
+    desk.controller(1, "nvme0")
+    desk.set("nvme0", "address", "traddr=192.0.2.7,trsvcid=4420")
+    _, output, _ = desk.run("list", "--json")
+    assert json.loads(output)["controllers"][0]["device"] == ""
 
 
 def test_the_worker_of_a_controller_that_others_own(desk: Desk) -> None:

@@ -117,14 +117,15 @@ def test_a_report_is_read_whole() -> None:
         log_read="7",
         attempt="4",
         time="4711",
+        kernel_instance="51",
         cause="x",
         owner="stas",
     )
-    assert given == Report("live", "live nvme3", "nvme3", "7", 4, 4711)
+    assert given == Report("live", "live nvme3", "nvme3", "7", 4, 4711, 51)
 
 
 @pytest.mark.parametrize("number", NO_NUMBERS)
-@pytest.mark.parametrize("field", ["attempt", "time"])
+@pytest.mark.parametrize("field", ["attempt", "time", "kernel_instance"])
 def test_a_report_with_a_number_that_makes_no_sense_is_none(field: str, number: str) -> None:
     assert report(state="live", **{field: number}) is None
 
