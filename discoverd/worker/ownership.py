@@ -2,9 +2,9 @@
 """Which controller in the kernel is a unit's, and whose it is.
 
 Two records tell what a unit has connected: the registry that all orchestrators of a host share, in which an entry names
-the unit, and the worker's last report, with the controller's name and its inode in sysfs. The fabrics options are a
-check of both, and no more: while a connection lasts, interfaces are renamed and host NQNs edited. Only what no record
-knows is recognised by its options.
+the unit, and the worker's last report, with the controller's name and its inode in sysfs. Of the fabrics options only
+the target is a check of both: while a connection lasts, interfaces are renamed and host NQNs edited. What no record
+knows is recognised by all of its options.
 """
 
 import posix
@@ -13,7 +13,7 @@ from discoverd import notify, registry, state
 from discoverd.kernel import controllers
 
 # Reasons to take a controller, from the best to the worst; with the last one it is left to somebody else.
-_BOTH_RECORDS, _ENTRY, _REPORT, _OPTIONS, _NOT_OURS = range(5)
+_BOTH_RECORDS, _REPORT, _ENTRY, _OPTIONS, _NOT_OURS = range(5)
 
 
 def find(instance: str, choices: list[dict[str, str]]) -> str:

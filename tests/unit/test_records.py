@@ -187,6 +187,15 @@ def test_two_entries_go_by_the_report(kernel: Kernel) -> None:
     assert found() == "nvme4"
 
 
+def test_reported_one_wins_over_an_entry_elsewhere(kernel: Kernel) -> None:
+    # A report has the inode; an entry may be of an earlier controller of its name.
+    kernel.add("nvme3", address=OURS)
+    registry.claim("nvme3", registry.OWNER, UNIT)
+    kernel.add("nvme4", address=RENAMED)
+    leave_report(INSTANCE, "nvme4")
+    assert owned() == ("nvme4", "")
+
+
 def test_nobodys_is_preferred_to_anothers(kernel: Kernel) -> None:
     kernel.add("nvme3", address=OURS)
     kernel.add("nvme10", address=OURS)
