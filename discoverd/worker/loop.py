@@ -16,7 +16,7 @@ from discoverd.kernel import controllers, fabrics
 from discoverd.kernel.uevents import Uevents
 from discoverd.worker import machine
 from discoverd.worker.machine import Event, Machine
-from discoverd.worker.ownership import Ownership
+from discoverd.worker.ownership import Ownership, find
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -247,12 +247,13 @@ class Loop:
             self._tell(Event(machine.NOT_FOUND))
 
     def _adopt(self, spec: state.Spec) -> bool:
-        found = controllers.find(dict(spec.options))
-        if found is None and spec.source_optional:
-            found = controllers.find(dict(_without_source(spec)))
-        if found is not None:
-            self._attach(found.device, found=True)
-        return found is not None
+        choices = [dict(spec.options)]
+        if spec.source_optional:
+            choices.append(dict(_without_source(spec)))
+        device = find(self._ownership.instance, choices)
+        if device:
+            self._attach(device, found=True)
+        return bool(device)
 
     def _connect(self, _: machine.Action) -> None:
         spec = self._machine.spec
