@@ -221,11 +221,11 @@ def _assigned(
 ) -> dict[str, Device]:
     """Return the kernel's controller of each unit that has one, as its worker finds it (discoverd.worker.ownership).
 
-    First by the entries in the registry, then by the reports of the workers, then by the options of what no entry
-    gives to a unit.
+    First by the reports of the workers, unless an entry in the registry names another unit, then by the entries, then
+    by the options of what no entry gives to a unit.
     """
     entered = {device.unit: device for device in devices if device.unit}
-    present = {(device.name, device.instance): device for device in devices if not device.unit}
+    present = {(device.name, device.instance): device for device in devices}
     left = {device.name: device for device in devices}
     found: dict[str, Device] = {}
 
@@ -234,7 +234,8 @@ def _assigned(
 
     def by_report(name: str) -> Device | None:
         report = reports[name]
-        return present.get((report.device, report.kernel_instance)) if report else None
+        device = present.get((report.device, report.kernel_instance)) if report else None
+        return device if device and device.unit in ("", unit_name(name)) else None
 
     def by_options(name: str) -> Device | None:
         spec = specs.get(name)
@@ -242,8 +243,10 @@ def _assigned(
         fitting = (one for one in left.values() if not one.unit and controllers.matches(wanted, one.kernel))
         return next(fitting, None)
 
-    for looked_up in (by_entry, by_report, by_options):
-        for name in [one for one in reports if one not in found]:
+    # Who has reported that it leaves a controller alone comes after whose it is.
+    names = sorted(reports, key=lambda name: (one := reports[name]) is not None and one.state == "foreign")
+    for looked_up in (by_report, by_entry, by_options):
+        for name in [one for one in names if one not in found]:
             device = looked_up(name)
             if device and device.name in left and _at_target(specs.get(name), device):
                 found[name] = left.pop(device.name)

@@ -119,17 +119,17 @@ def test_a_device_is_one_units_only(desk: Desk) -> None:
 
 def test_device_without_an_entry_is_the_units_that_reported_it(desk: Desk) -> None:
     """Its options are those of both."""
-    for name, device in (("a", ""), ("b", "nvme0")):
+    for name, device, word in (("b", "nvme0", "live"), ("a", "nvme0", "foreign")):
         other = desk.root / "run" / "controllers" / f"{instance(1)}::{name}"
         other.mkdir()
         spec = state.Spec("io", [("nqn", NQN.format(1)), ("transport", "tcp"), ("traddr", "192.0.2.1")])
         spec.options.append(("trsvcid", "4420"))
         (other / "spec").write_bytes(spec.encode())
-        if device:
+        if word == "live":
             desk.kernel(1, device)
-            inode = str(controllers.kernel_instance(device))
-            fields = [("state", "live"), ("status", "live nvme0"), ("device", device), ("kernel-instance", inode)]
-            (other / "report").write_bytes(state.encode(state.REPORT, fields))
+        inode = str(controllers.kernel_instance(device))
+        fields = [("state", word), ("status", word), ("device", device), ("kernel-instance", inode)]
+        (other / "report").write_bytes(state.encode(state.REPORT, fields))
     # The interface may have been renamed since.
     desk.set("nvme0", "address", "traddr=192.0.2.1,trsvcid=4420,host_iface=old0")
     _, output, _ = desk.run("list", "--json")
