@@ -32,7 +32,6 @@ from discoverd.plan.planner import (
     Decision,
     Facts,
     HeldBack,
-    Known,
     Policy,
     Report,
     UnitFact,
@@ -95,6 +94,7 @@ class Supervisor:
         self._exit_status = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._settings = Settings()
+        self._abilities: set[str] | None = None
         self._config = FabricsConfig()
         self._host = HostIdentity("", "")
         self._complaints: tuple[Diagnostic, ...] = ()
@@ -104,8 +104,7 @@ class Supervisor:
         self._all_units_stale = True
         self._reports: dict[str, Report] = {}
         self._unread_reports: set[str] = set()
-        self._known: dict[str, Known] = {}
-        self._specifications = Specifications(self._blocking, self._known)
+        self._specifications = Specifications(self._blocking)
         self._tally = Tally()
         self._starter = Starter(
             libexec + "/nvme-ctrl-worker", self._spawn, self._specifications.write, self._touch, self._tally.failed
@@ -125,7 +124,7 @@ class Supervisor:
         journal.set_up("info")
         loop = asyncio.get_running_loop()
         self._notifier = Notifier()
-        self._inventory = Inventory(self._known, self._changed.set)
+        self._inventory = Inventory(self._specifications.known, self._changed.set)
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_signal_handler(signal.SIGINT, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload()))
@@ -155,9 +154,9 @@ class Supervisor:
     async def _find(self) -> None:
         """Take up what an earlier supervisor has left, and what was connected before the boot. Raises OSError."""
         found = await self._blocking(store.find)
-        self._known.update(found.known)
+        self._specifications.take_up(found.known)
         self._reports.update(found.reports)
-        self._dirty |= dict.fromkeys(self._known)
+        self._dirty |= dict.fromkeys(self._specifications.known)
         self._inventory.remember(found.wishes, found.addresses)
         if found.known:
             # What a name stands for has a unit already; what others ask for must not get one beside it meanwhile.
@@ -206,19 +205,17 @@ class Supervisor:
         for complaint in self._complaints:
             log.log(logging.ERROR if complaint.severity == "error" else logging.WARNING, "%s", complaint)
         with contextlib.suppress(OSError):  # Without the module every connect fails, and says so.
-            self._specifications.abilities = await self._blocking(fabrics.supported)
+            self._abilities = await self._blocking(fabrics.supported)
         self._starter.most_at_once = self._settings.max_connecting
-        self._specifications.configure(self._settings)
+        self._specifications.configure(self._settings, self._abilities)
         policy = Policy(self._settings.disconnect_scope, self._settings.disconnect_transports)
         if policy != self._policy:
             self._policy = policy
-            self._dirty |= dict.fromkeys(self._known)
+            self._dirty |= dict.fromkeys(self._specifications.known)
         self._dirty |= dict.fromkeys(self._inventory.wanted.discovery)
-        inventory = self._inventory
-        abilities = self._specifications.abilities
-        inventory.mdns.unique_nqn = abilities is None or "discovery" in abilities
-        await inventory.exclusions.load()
-        inventory.configure(self._config, self._host, self._settings)
+        unique_nqn = self._abilities is None or "discovery" in self._abilities
+        await self._inventory.exclusions.load()
+        self._inventory.configure(self._config, self._host, self._settings, unique_nqn=unique_nqn)
         self._changed.set()
 
     async def _reload(self) -> None:
@@ -297,7 +294,7 @@ class Supervisor:
                 try:
                     if await self._blocking(store.new_boot, await units.soft_reboots()):
                         self._reports.clear()
-                        self._dirty |= dict.fromkeys(self._known)
+                        self._dirty |= dict.fromkeys(self._specifications.known)
                     for instance, unit in (await units.list()).items():
                         await self._keep_loaded(units, instance, unit)
                     self._starter.units = units
@@ -438,13 +435,13 @@ class Supervisor:
         answer, doubt = evidence = inventory.evidence(self._reports)
         if evidence != self._evidence:
             self._evidence = evidence
-            strangers = [instance for instance, one in self._known.items() if one.origin == OTHERS]
+            strangers = [instance for instance, one in self._specifications.known.items() if one.origin == OTHERS]
             self._dirty |= dict.fromkeys([*inventory.unasked, *strangers])
         return Facts(
             inventory.wanted.asked,
             units,
             self._reports,
-            self._known,
+            self._specifications.known,
             {**inventory.complete, OTHERS: Answer(answer)} if answer else inventory.complete,
             {**inventory.log_pages.doubts, OTHERS: doubt},
             inventory.excluded,
@@ -470,7 +467,11 @@ class Supervisor:
         changed = set(before.closed ^ now.closed)
         origins |= changed
         changed |= before.confirming ^ now.confirming
-        changed |= {one for one, known in self._known.items() if origins and not origins.isdisjoint(known.referrers)}
+        changed |= {
+            one
+            for one, known in self._specifications.known.items()
+            if origins and not origins.isdisjoint(known.referrers)
+        }
         for origin in now.complete.keys() & before.complete.keys():
             changed |= (now.complete[origin].absent or frozenset()) ^ (before.complete[origin].absent or frozenset())
             changed |= _differing(before.pending.get(origin, {}), now.pending.get(origin, {}))
@@ -567,9 +568,9 @@ class Supervisor:
                     written = written or self._tally.state(instance) in ("waiting", "parked")
             elif decision.note:
                 written = await self._specifications.withdraw(decision)
-            elif instance in self._known:
+            elif instance in self._specifications.known:
                 await self._specifications.attribute(decision)
-                if self._known[instance].origin in self._inventory.wanted.asked:
+                if self._specifications.known[instance].origin in self._inventory.wanted.asked:
                     return
                 written = await self._specifications.limit(instance, self._settings.give_up)
             else:
@@ -592,7 +593,7 @@ class Supervisor:
     async def _forget(self, instance: str) -> None:
         """Sweep the state of what nobody asks for and nobody runs, unless it tells that an administrator stopped it."""
         report = self._reports.get(instance)
-        if instance not in self._known or (report is not None and report.state == "stopped"):
+        if instance not in self._specifications.known or (report is not None and report.state == "stopped"):
             return
         if report is not None and report.state in ENDED:
             self._inventory.strangers.forget(instance)
@@ -601,7 +602,7 @@ class Supervisor:
         self._tally.failed(instance, "")
         self._starter.forget(instance)
         self._inventory.log_pages.forget(instance)
-        self._dirty |= {one: None for one, known in self._known.items() if known.origin == instance}
+        self._dirty |= {one: None for one, known in self._specifications.known.items() if known.origin == instance}
         if instance in self._units and self._starter.units is not None:
             # Nothing keeps it loaded: asked for again, it does not look as if an administrator had stopped it.
             with contextlib.suppress(UnitError):

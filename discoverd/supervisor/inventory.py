@@ -93,11 +93,14 @@ class Inventory:
 
     # News --------------------------------------------------------------------------------------------------
 
-    def configure(self, config: FabricsConfig, host: HostIdentity, settings: Settings) -> None:
-        """Take a new configuration."""
+    def configure(
+        self, config: FabricsConfig, host: HostIdentity, settings: Settings, *, unique_nqn: bool = True
+    ) -> None:
+        """Take a new configuration. ``unique_nqn`` as in discoverd.sources.mdns.Mdns."""
         self.config, self.host, self.settings = config, host, settings
         self._said.clear()
         self.names.want(host_names(config))
+        self.mdns.unique_nqn = unique_nqn
         self.mdns.configure(settings)
         self.nbft.configure(settings, host.hostnqn)
         self.fibre_channel.configure(settings)

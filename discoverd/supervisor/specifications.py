@@ -2,7 +2,8 @@
 """The specifications of workers: written where a decision changes them, and remembered, to write nothing twice."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from discoverd import state, store
@@ -16,24 +17,33 @@ log = logging.getLogger("discoverd")
 
 
 class Specifications:
-    """What workers are asked to hold.
+    """What workers are asked to hold, and so which controllers are known.
 
-    ``blocking`` runs a function beside the loop, one at a time. ``known`` has the controllers that there is state
-    for, and is kept up to date. ``abilities`` are the options of connects that the kernel knows, None where it does
-    not tell. Methods that write tell whether the worker has something new to read, and raise state.StateError.
+    ``blocking`` runs a function beside the loop, one at a time. ``known`` is a view of the controllers that there is
+    state for, by instance, and always shows the present ones. Methods that write tell whether the worker has something
+    new to read, and raise state.StateError.
     """
 
-    def __init__(self, blocking: Callable[..., Awaitable[Any]], known: dict[str, Known]) -> None:
+    def __init__(self, blocking: Callable[..., Awaitable[Any]]) -> None:
         self._blocking = blocking
-        self._known = known
+        self._known: dict[str, Known] = {}
+        self.known: Mapping[str, Known] = MappingProxyType(self._known)
         # The decisions that the specifications on disk were made from.
         self._made_from: dict[str, Decision] = {}
-        self.abilities: set[str] | None = None
+        self._abilities: set[str] | None = None
         self._pleo = True
         self._lacking: set[str] = set()
 
-    def configure(self, settings: Settings) -> None:
-        """Take new settings; decisions that are looked at again are written anew where these make a difference."""
+    def take_up(self, known: Mapping[str, Known]) -> None:
+        """Take over the controllers that an earlier supervisor has left state of."""
+        self._known.update(known)
+
+    def configure(self, settings: Settings, abilities: set[str] | None) -> None:
+        """Take new settings; decisions that are looked at again are written anew where these make a difference.
+
+        ``abilities`` are the options of connects that the kernel knows, None where it does not tell.
+        """
+        self._abilities = abilities
         if settings.pleo != self._pleo:
             self._pleo = settings.pleo
             self._made_from.clear()
@@ -118,7 +128,7 @@ class Specifications:
 
     def _say_lacking(self, options: tuple[tuple[str, str], ...]) -> None:
         """Say once for all connections what this kernel does not know."""
-        lacking = set(fabrics.lacking(list(options), self.abilities)) - self._lacking
+        lacking = set(fabrics.lacking(list(options), self._abilities)) - self._lacking
         if lacking:
             self._lacking |= lacking
             log.warning("this kernel knows no %s: connecting without", ", ".join(sorted(lacking)))

@@ -2,7 +2,7 @@
 """A host in memory: what of the supervisor follows log pages, decides, and tells workers, without files and units."""
 
 import copy
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
 from discoverd import state, store
@@ -33,8 +33,9 @@ class Host:
 
     def restart(self) -> None:
         """Nothing is left of the supervisor but what it and the workers have written."""
-        self.known: dict[str, Known] = {instance: store.known(spec) for instance, spec in self._specs.items()}
-        self._specifications = Specifications(self._blocking, self.known)
+        self._specifications = Specifications(self._blocking)
+        self._specifications.take_up({instance: store.known(spec) for instance, spec in self._specs.items()})
+        self.known: Mapping[str, Known] = self._specifications.known
         self.pages = LogPages()
         self._wanted = Wanted(self.known.__contains__)
         self.configure(self.roots)
