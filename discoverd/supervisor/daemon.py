@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections import ChainMap
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -33,16 +32,17 @@ from discoverd.plan.planner import (
     Facts,
     HeldBack,
     Policy,
-    Report,
     UnitFact,
     confirmable,
     plan,
 )
 from discoverd.sources import boot
-from discoverd.sources.discovery_log import LogPageError
+from discoverd.supervisor.changes import Changes
+from discoverd.supervisor.fields import about
 from discoverd.supervisor.inventory import Inventory
+from discoverd.supervisor.observed import Observed
 from discoverd.supervisor.specifications import Specifications
-from discoverd.supervisor.starter import Starter, about
+from discoverd.supervisor.starter import Starter
 from discoverd.supervisor.status_line import Tally
 from discoverd.systemd import journal, unit_signals
 from discoverd.systemd.notifier import Notifier
@@ -66,8 +66,6 @@ EXIT_SOFTWARE = 70
 HURRY = 8
 # A worker's last report comes so long before its unit is inactive, or longer.
 LAST_WORD = 1
-# Beyond so many, one list of all units is cheaper than asking for each.
-UNITS_BY_NAME = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +86,8 @@ class Supervisor:
     def __init__(self, libexec: str) -> None:
         self._libexec = libexec
         self._files = ThreadPoolExecutor(1, "files")
-        self._changed = asyncio.Event()
+        self._changes = Changes()
+        self._observed = Observed(self._blocking)
         self._stop = asyncio.Event()
         self._ready = False
         self._exit_status = 0
@@ -98,19 +97,15 @@ class Supervisor:
         self._config = FabricsConfig()
         self._host = HostIdentity("", "")
         self._complaints: tuple[Diagnostic, ...] = ()
-        self._units: dict[str, UnitFact] = {}
-        # Units that systemd is to be asked about, or all.
-        self._stale_units: set[str] = set()
-        self._all_units_stale = True
-        self._reports: dict[str, Report] = {}
-        self._unread_reports: set[str] = set()
         self._specifications = Specifications(self._blocking)
         self._tally = Tally()
         self._starter = Starter(
-            libexec + "/nvme-ctrl-worker", self._spawn, self._specifications.write, self._touch, self._tally.failed
+            libexec + "/nvme-ctrl-worker",
+            self._spawn,
+            self._specifications.write,
+            self._changes.add_unit,
+            self._tally.failed,
         )
-        # Instances to be looked at in the next round, in this order.
-        self._dirty: dict[str, None] = {}
         self._decisions: dict[str, Decision] = {}
         self._answers = _Answers()
         self._evidence = ("", "")
@@ -124,7 +119,7 @@ class Supervisor:
         journal.set_up("info")
         loop = asyncio.get_running_loop()
         self._notifier = Notifier()
-        self._inventory = Inventory(self._specifications.known, self._changed.set)
+        self._inventory = Inventory(self._specifications.known, self._changes.wake)
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_signal_handler(signal.SIGINT, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload()))
@@ -155,8 +150,8 @@ class Supervisor:
         """Take up what an earlier supervisor has left, and what was connected before the boot. Raises OSError."""
         found = await self._blocking(store.find)
         self._specifications.take_up(found.known)
-        self._reports.update(found.reports)
-        self._dirty |= dict.fromkeys(self._specifications.known)
+        self._observed.take_up(found.reports)
+        self._changes.add(found.known)
         self._inventory.remember(found.wishes, found.addresses)
         if found.known:
             # What a name stands for has a unit already; what others ask for must not get one beside it meanwhile.
@@ -208,15 +203,14 @@ class Supervisor:
             self._abilities = await self._blocking(fabrics.supported)
         self._starter.most_at_once = self._settings.max_connecting
         self._specifications.configure(self._settings, self._abilities)
-        policy = Policy(self._settings.disconnect_scope, self._settings.disconnect_transports)
-        if policy != self._policy:
-            self._policy = policy
-            self._dirty |= dict.fromkeys(self._specifications.known)
-        self._dirty |= dict.fromkeys(self._inventory.wanted.discovery)
         unique_nqn = self._abilities is None or "discovery" in self._abilities
         await self._inventory.exclusions.load()
         self._inventory.configure(self._config, self._host, self._settings, unique_nqn=unique_nqn)
-        self._changed.set()
+        policy = Policy(self._settings.disconnect_scope, self._settings.disconnect_transports)
+        if policy != self._policy:
+            self._policy = policy
+            self._changes.add(self._specifications.known)
+        self._changes.add(self._inventory.wanted.discovery)
 
     async def _reload(self) -> None:
         self._notifier.reloading()
@@ -228,11 +222,6 @@ class Supervisor:
 
     # News --------------------------------------------------------------------------------------------------
 
-    def _touch(self, instance: str) -> None:
-        self._stale_units.add(instance)
-        self._dirty[instance] = None
-        self._changed.set()
-
     def _woken(self, wake: Any) -> None:
         while True:
             try:
@@ -240,25 +229,23 @@ class Supervisor:
             except BlockingIOError:
                 return
             if state.valid_instance(instance):
-                self._unread_reports.add(instance)
-                self._changed.set()
+                self._changes.add_report(instance)
 
     def _signalled(self, news: unit_signals.Signal) -> None:
         if isinstance(news, unit_signals.JobRemoved):
             self._starter.job_ended(news.instance)
-            self._touch(news.instance)
+            self._changes.add_unit(news.instance)
             return
         if isinstance(news, unit_signals.ManagerChanged):
-            self._dirty |= dict.fromkeys(self._starter.masked)
+            self._changes.add(self._starter.masked)
             self._starter.masked.clear()
         elif isinstance(news, unit_signals.Shutdown):
             self._spawn(self._tell_shutdown(news.begun))
-        self._all_units_stale = True
-        self._changed.set()
+        self._changes.add_all_units()
 
     async def _tell_shutdown(self, begun: bool) -> None:
         """Tell all workers: one whose target is dead must end what waits for it, before its own turn to stop comes."""
-        for instance, unit in list(self._units.items()):
+        for instance, unit in list(self._observed.units.items()):
             units = self._starter.units
             if unit.running and units is not None:
                 with contextlib.suppress(UnitError):
@@ -293,17 +280,15 @@ class Supervisor:
                 units = await Units.connect(self._libexec + "/unit-agent")
                 try:
                     if await self._blocking(store.new_boot, await units.soft_reboots()):
-                        self._reports.clear()
-                        self._dirty |= dict.fromkeys(self._specifications.known)
+                        self._changes.add_all_reports()
                     for instance, unit in (await units.list()).items():
                         await self._keep_loaded(units, instance, unit)
                     self._starter.units = units
-                    self._all_units_stale = True
-                    self._changed.set()
+                    self._changes.add_all_units()
                     await units.wait_lost()
                 finally:
                     self._starter.units = None
-                    self._changed.set()
+                    self._changes.wake()
                     await units.close()
                 log.warning("the process that talks to systemd ended; starting another")
             except (UnitError, OSError, state.StateError) as error:
@@ -324,30 +309,40 @@ class Supervisor:
         loop.call_later(READY_AFTER, self._become_ready)
         not_before = 0.0
         while True:
-            await self._changed.wait()
+            await self._changes.wait()
             await asyncio.sleep(max(SETTLE, not_before - loop.time()))
-            self._changed.clear()
             began = loop.time()
-            await self._read_reports()
-            await self._take_stock()
-            if self._starter.units is not None:
-                try:
-                    await self._read_units(self._starter.units)
-                    await self._decide()
-                except UnitError as error:
-                    log.warning("systemd: %s", error)
-                    self._all_units_stale = True
-                    loop.call_later(RETRY_SYSTEMD, self._changed.set)
-                self._starter.go()
+            await self._round()
             self._show()
             if self._settled():
                 self._become_ready()
             ended = loop.time()
             not_before = ended + min(SETTLE_MAX, 4 * (ended - began))
 
+    async def _round(self) -> None:
+        """Observe what has changed, decide about it, and do what is to be done."""
+        # Those that were there before the news were taken: what a new connection brings with it is in the next ones.
+        units, news = self._starter.units, self._changes.take()
+        touched = dict.fromkeys(news.instances)
+        for instance in list(self._observed.reports) if news.reports is None else news.reports:
+            touched[instance] = None
+            await self._take_report(instance)
+        touched |= await self._take_stock()
+        if units is None or units is not self._starter.units:
+            self._changes.put_back(touched, news.units)
+        else:
+            try:
+                touched |= await self._take_units(units, news.units)
+                await self._decide(touched)
+            except UnitError as error:
+                log.warning("systemd: %s", error)
+                self._changes.put_back(touched, None)
+                asyncio.get_running_loop().call_later(RETRY_SYSTEMD, self._changes.wake)
+        self._starter.go()
+
     def _settled(self) -> bool:
         """Tell whether each first attempt has ended, also of what the discovery controllers that answered list."""
-        if self._dirty or not self._starter.idle or self._starter.units is None:
+        if self._changes.undecided or not self._starter.idle or self._starter.units is None:
             return False
         pages = self._inventory.log_pages
         return all(one in pages or self._tally.state(one) != "live" for one in self._inventory.wanted.discovery)
@@ -357,90 +352,67 @@ class Supervisor:
             self._ready = True
             self._notifier.ready()
 
-    async def _read_reports(self) -> None:
-        instances, self._unread_reports = self._unread_reports, set()
-        for instance in instances:
-            await self._read_report(instance)
-            await self._read_news(instance)
-            if instance in self._inventory.wanted.discovery and (
-                units := await self._blocking(store.take_confirmation, instance)
-            ):
-                self._inventory.confirm(instance, units)
+    async def _take_report(self, instance: str) -> None:
+        """Take all that a worker may have written."""
+        await self._read_report(instance)
+        await self._read_page(instance)
+        if instance in self._inventory.wanted.discovery and (units := await self._observed.take_confirmation(instance)):
+            self._inventory.confirm(instance, units)
 
-    async def _take_stock(self) -> None:
+    async def _take_stock(self) -> dict[str, None]:
         """Bring the inventory up to date, with the log pages of the discovery controllers that this brings in."""
-        while touched := self._inventory.update():
-            self._dirty |= touched
-            for instance in touched:
-                await self._read_news(instance)
+        touched: dict[str, None] = {}
+        while more := self._inventory.update():
+            touched |= more
+            for instance in more:
+                await self._read_page(instance)
+        return touched
+
+    async def _take_units(self, units: Units, stale: frozenset[str] | None) -> dict[str, None]:
+        """Ask systemd for what may have changed; return what has. Raises UnitError."""
+        changed = await self._observed.read_units(units, stale)
+        for instance in changed:
+            unit = self._observed.units.get(instance)
+            if unit is not None and not unit.running:
+                # A worker reports before its unit is inactive, so its last word is there, even if its wake-up was lost.
+                await self._read_report(instance)
+        return dict.fromkeys(changed)
 
     async def _read_report(self, instance: str) -> None:
-        before = self._reports.get(instance)
-        report = await self._blocking(store.read_report, instance)
-        self._dirty[instance] = None
+        before = self._observed.reports.get(instance)
+        report = await self._observed.read_report(instance)
         if report is None:
-            self._reports.pop(instance, None)
             return
-        self._reports[instance] = report
         self._inventory.reported(instance, before, report)
         if decision := self._decisions.get(instance):
             # At once: the next decision may have to wait for systemd.
             self._tally.count(instance, self._state_of(decision))
 
-    async def _read_units(self, units: Units) -> None:
-        """Ask systemd for what may have changed. Raises UnitError."""
-        if self._all_units_stale or len(self._stale_units) > UNITS_BY_NAME:
-            self._all_units_stale = False
-            self._stale_units.clear()
-            facts = await units.list()
-            asked = facts.keys() | self._units.keys()
-        elif self._stale_units:
-            asked, self._stale_units = self._stale_units, set()
-            facts = await units.list(asked)
-        else:
-            return
-        for instance in asked:
-            fact = facts.get(instance)
-            if fact == self._units.get(instance):
-                continue
-            self._dirty[instance] = None
-            if fact is None:
-                del self._units[instance]
-                continue
-            self._units[instance] = fact
-            if not fact.running:
-                # A worker reports before its unit is inactive, so its last word is there, even if its wake-up was lost.
-                await self._read_report(instance)
-
-    async def _read_news(self, instance: str) -> None:
+    async def _read_page(self, instance: str) -> None:
         """Read a discovery controller's log page if its worker has a new one."""
         if instance not in self._inventory.wanted.discovery:
             return
-        report = self._reports.get(instance)
+        report = self._observed.reports.get(instance)
         if self._inventory.log_pages.news(instance, report.log_read if report else ""):
-            try:
-                found = await self._blocking(store.read_log, instance)
-            except LogPageError as error:
-                log.warning("%s: its log page is not used: %s", instance, error, extra=about(instance))
-            else:
-                if found is not None:
-                    self._inventory.put_page(instance, found)
+            page = await self._observed.read_page(instance)
+            if page is not None:
+                self._inventory.put_page(instance, page)
 
     # Decisions ---------------------------------------------------------------------------------------------
 
-    def _facts(self) -> Facts:
+    def _facts(self, touched: dict[str, None]) -> Facts:
+        """Return what is known, and add to ``touched`` what an answer has changed for."""
         inventory = self._inventory
-        units = ChainMap({one: UnitFact("masked", "inactive") for one in self._starter.masked}, self._units)
-        self._dirty |= dict.fromkeys(self._answered_otherwise())
-        answer, doubt = evidence = inventory.evidence(self._reports)
+        touched |= dict.fromkeys(self._answered_otherwise())
+        answer, doubt = evidence = inventory.evidence(self._observed.reports)
         if evidence != self._evidence:
             self._evidence = evidence
-            strangers = [instance for instance, one in self._specifications.known.items() if one.origin == OTHERS]
-            self._dirty |= dict.fromkeys([*inventory.unasked, *strangers])
+            strangers = [one for one, known in self._specifications.known.items() if known.origin == OTHERS]
+            touched |= dict.fromkeys([*inventory.unasked, *strangers])
         return Facts(
             inventory.wanted.asked,
-            units,
-            self._reports,
+            self._observed.units_and(self._starter.masked),
+            self._observed.reports,
             self._specifications.known,
             {**inventory.complete, OTHERS: Answer(answer)} if answer else inventory.complete,
             {**inventory.log_pages.doubts, OTHERS: doubt},
@@ -483,14 +455,13 @@ class Supervisor:
                 log.warning("%s: %s", instance, confirmable(instance, held_now.text), extra=about(instance))
         return changed | held
 
-    async def _decide(self) -> None:
+    async def _decide(self, touched: dict[str, None]) -> None:
         """Look at each controller about which there is news, and do what is to be done about it."""
-        facts = self._facts()
-        dirty, self._dirty = self._dirty, {}
-        for decision in plan(facts, dirty):
-            del dirty[decision.instance]
+        facts = self._facts(touched)
+        for decision in plan(facts, touched):
+            del touched[decision.instance]
             await self._apply(decision)
-        for instance in dirty:
+        for instance in touched:
             self._drop(instance)
         await self._write_plan()
 
@@ -501,16 +472,16 @@ class Supervisor:
             self._say(decision, before)
             self._decisions[instance] = decision
             self._rows[instance] = store.plan_row(decision)
-        if decision.action is Action.START or (decision.action is Action.HOLD and instance not in self._units):
+        if decision.action is Action.START or (decision.action is Action.HOLD and instance not in self._observed.units):
             self._starter.want(decision)
         else:
             self._starter.drop(instance)
             if decision.action is Action.KEEP:
                 await self._update(decision)
-                report = self._reports.get(instance)
+                report = self._observed.reports.get(instance)
                 if report is not None and report.state in ENDED:
                     # It ends without a job, so systemd has no signal for it.
-                    asyncio.get_running_loop().call_later(LAST_WORD, self._touch, instance)
+                    asyncio.get_running_loop().call_later(LAST_WORD, self._changes.add_unit, instance)
             elif decision.note and instance not in self._starter:
                 await self._forget(instance)
         self._tally.count(instance, self._state_of(decision))
@@ -520,7 +491,7 @@ class Supervisor:
         if self._decisions.pop(instance, None):
             del self._rows[instance]
             self._starter.drop(instance)
-        self._reports.pop(instance, None)
+        self._observed.forget_report(instance)
         self._tally.count(instance, "")
 
     def _say(self, decision: Decision, before: Decision | None) -> None:
@@ -592,22 +563,22 @@ class Supervisor:
 
     async def _forget(self, instance: str) -> None:
         """Sweep the state of what nobody asks for and nobody runs, unless it tells that an administrator stopped it."""
-        report = self._reports.get(instance)
+        report = self._observed.reports.get(instance)
         if instance not in self._specifications.known or (report is not None and report.state == "stopped"):
             return
         if report is not None and report.state in ENDED:
             self._inventory.strangers.forget(instance)
         await self._specifications.forget(instance)
-        self._reports.pop(instance, None)
+        self._observed.forget_report(instance)
         self._tally.failed(instance, "")
         self._starter.forget(instance)
         self._inventory.log_pages.forget(instance)
-        self._dirty |= {one: None for one, known in self._specifications.known.items() if known.origin == instance}
-        if instance in self._units and self._starter.units is not None:
+        self._changes.add(one for one, known in self._specifications.known.items() if known.origin == instance)
+        if instance in self._observed.units and self._starter.units is not None:
             # Nothing keeps it loaded: asked for again, it does not look as if an administrator had stopped it.
             with contextlib.suppress(UnitError):
                 await self._starter.units.release(instance)
-        self._touch(instance)
+        self._changes.add_unit(instance)
 
     # Status ------------------------------------------------------------------------------------------------
 
@@ -627,8 +598,8 @@ class Supervisor:
             return "excluded" if decision.instance in self._inventory.excluded else "left alone"
         if decision.action is Action.HOLD:
             return "stopped"
-        report = self._reports.get(decision.instance)
-        unit = self._units.get(decision.instance)
+        report = self._observed.reports.get(decision.instance)
+        unit = self._observed.units.get(decision.instance)
         if report is None or unit is None or not unit.running:
             return "starting"
         return "left alone" if report.state == "foreign" else report.state

@@ -9,9 +9,10 @@ from typing import Any
 
 from discoverd import state, store
 from discoverd.kernel.controllers import canonical_nqn
-from discoverd.plan.candidate import AUTHORITIES, Candidate
+from discoverd.plan.candidate import AUTHORITIES
 from discoverd.plan.planner import Action, Decision
-from discoverd.systemd.unit_properties import journal_fields, unit_properties, unless_exists
+from discoverd.supervisor.fields import about
+from discoverd.systemd.unit_properties import unit_properties, unless_exists
 from discoverd.systemd.units import UnitError, Units
 
 log = logging.getLogger("discoverd")
@@ -41,13 +42,6 @@ def fair(decisions: Iterable[Decision], served: Mapping[str, float]) -> list[Dec
 
     placed = [(place(decision), decision) for decision in decisions]
     return [decision for _, decision in sorted(placed, key=lambda pair: pair[0])]
-
-
-def about(instance: str, candidate: Candidate | None = None) -> dict[str, dict[str, str]]:
-    """Return the journal fields that name a controller."""
-    if candidate is None:
-        return {"fields": {"NVME_CTRL": instance}}
-    return {"fields": dict(field.split("=", 1) for field in journal_fields(candidate.tid))}
 
 
 class Starter:

@@ -5,7 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 
-from discoverd.supervisor.starter import about
+from discoverd.supervisor.fields import about
 
 log = logging.getLogger("discoverd")
 

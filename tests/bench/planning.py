@@ -24,6 +24,7 @@ from discoverd.plan.planner import Action, Facts, UnitFact, plan
 from discoverd.sources.discovery_log import PageRead, Parent, candidates, parse
 from discoverd.sources.log_pages import Context, LogPages
 from discoverd.supervisor import daemon
+from discoverd.supervisor.changes import Changes
 from discoverd.systemd import unit_signals
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TransportId
 from tests.unit.fake_host import Host, install, quiet, report, until
@@ -156,6 +157,15 @@ def events(count: int) -> tuple[float, dict[str, float]]:
         host = Host(Path(folder))
         install(host, patch)
         patch.setattr(daemon, "SETTLE_MAX", 0.005)
+        rounds = 0
+        wait = Changes.wait
+
+        async def count_and_wait(changes: Changes) -> None:
+            nonlocal rounds
+            rounds += 1
+            await wait(changes)
+
+        patch.setattr(Changes, "wait", count_and_wait)
         populate(host, count)
         one = instance(count // 2)
 
@@ -164,27 +174,25 @@ def events(count: int) -> tuple[float, dict[str, float]]:
             await until(lambda: f"{count} live" in host.status, patience=300)
             started = time.process_time() - began
             await quiet()
-            daemon = host.daemon
-            if daemon is None:
-                raise AssertionError
             states = ("reconnecting", "live")
 
             async def worker_reports(number: int) -> None:
                 await asyncio.to_thread(report, one, states[number % 2])
-                await until(lambda: daemon._reports[one].state == states[number % 2] and not daemon._dirty)
+                before = rounds
+                await until(lambda: host.seen.reports[one].state == states[number % 2] and rounds > before)
 
             async def job_ends(_: int) -> None:
-                asked = len(host.systemd.listed)
+                asked, before = len(host.systemd.listed), rounds
                 host.systemd.signal(unit_signals.JobRemoved(one, "done"))
-                await until(lambda: len(host.systemd.listed) > asked and not daemon._dirty)
+                await until(lambda: len(host.systemd.listed) > asked and rounds > before)
 
             async def is_stopped_and_started(_: int) -> None:
                 await asyncio.to_thread(host.systemd.stop, one)
-                await until(lambda: daemon._decisions[one].action is Action.HOLD and not daemon._dirty)
+                await until(lambda: host.decisions[one].action is Action.HOLD)
                 await asyncio.to_thread(report, one, "live")
                 host.systemd.units[one] = UnitFact("loaded", "active")
                 host.systemd.signal(unit_signals.JobRemoved(one, "done"))
-                await until(lambda: daemon._decisions[one].action is Action.KEEP and not daemon._dirty)
+                await until(lambda: host.decisions[one].action is Action.KEEP)
 
             took["its worker reports"] = await per_event(worker_reports)
             took["a job of its unit ends"] = await per_event(job_ends)

@@ -5,7 +5,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from discoverd.config.fabrics import load_fabrics
 from discoverd.config.identity import load_host_identity
 from discoverd.kernel import controllers, fabrics
 from discoverd.plan.candidate import Candidate
-from discoverd.plan.planner import UnitFact
+from discoverd.plan.planner import Decision, UnitFact
 from discoverd.sources import exclusion_files
 from discoverd.sources.exclusion_files import ExclusionFiles
 from discoverd.sources.fibre_channel import FibreChannel
@@ -25,6 +25,7 @@ from discoverd.sources.mdns import Mdns
 from discoverd.sources.nbft import Nbft
 from discoverd.supervisor import daemon, inventory, starter
 from discoverd.supervisor.daemon import Supervisor
+from discoverd.supervisor.observed import Observed
 from discoverd.systemd import journal, unit_signals
 from discoverd.systemd.unit_properties import Property
 from discoverd.systemd.units import UnitError
@@ -223,6 +224,18 @@ class Host:
         """What the supervisor that runs knows of its sources."""
         assert self.daemon
         return self.daemon._inventory
+
+    @property
+    def decisions(self) -> Mapping[str, Decision]:
+        """What the supervisor that runs has decided last."""
+        assert self.daemon
+        return self.daemon._decisions
+
+    @property
+    def seen(self) -> Observed:
+        """What the supervisor that runs has seen of its controllers."""
+        assert self.daemon
+        return self.daemon._observed
 
     def set(self, text: str) -> None:
         (self.etc / "discoverd.conf").write_text(text)

@@ -191,8 +191,7 @@ async def listing(host: Host, *numbers: int, generation: int = 1) -> None:
 
 
 def reason(host: Host, instance: str) -> str:
-    assert host.daemon
-    decision = host.daemon._decisions.get(instance)
+    decision = host.decisions.get(instance)
     return decision.reason if decision else ""
 
 

@@ -160,16 +160,16 @@ def test_a_worker_that_ends_slowly_is_looked_at_until_it_has_ended(host: Host) -
         await quiet()
         await until(lambda: "1 excluded" in host.status)
         host.systemd.units[ONE] = UnitFact("loaded", "inactive")
-        await until(lambda: host.daemon and not host.daemon._units[ONE].running)
+        await until(lambda: not host.seen.units[ONE].running)
         host.systemd.listed.clear()
         await quiet()
         assert host.systemd.listed == []
         # An administrator starts it in vain, and its worker says so again.
         host.systemd.units[ONE] = UnitFact("loaded", "active")
         host.systemd.signal(unit_signals.JobRemoved(ONE, "done"))
-        await until(lambda: host.daemon and host.daemon._units[ONE].running)
+        await until(lambda: host.seen.units[ONE].running)
         ends(host, ONE, "excluded")
-        await until(lambda: host.daemon and not host.daemon._units[ONE].running)
+        await until(lambda: not host.seen.units[ONE].running)
 
     assert host.play(scenario) == 0
     assert host.systemd.started == [ONE]
@@ -285,7 +285,7 @@ def test_the_reason_is_the_present_doubt(host: Host) -> None:
         leave_log(*volumes(1, 2))
         await until(lambda: "3 live" in host.status)
         leave_log(generation=2)
-        decisions = host.daemon._decisions if host.daemon else {}
+        decisions = host.decisions
         await until(lambda: "its log page lists nothing" in decisions[ONE].reason)
         leave_log(entry("no NQN"), *volumes(2), generation=3)
         await until(lambda: "1 entry of its log page cannot be read" in decisions[ONE].reason)
@@ -373,8 +373,7 @@ def test_what_was_announced_is_wanted_after_a_restart(host: Host) -> None:
 
     async def scenario() -> None:
         await until(lambda: host.status == "1 controller: 1 starting")
-        assert host.daemon
-        assert host.daemon._decisions[NEXT].candidate
+        assert host.decisions[NEXT].candidate
         # Its worker's page still counts.
         leave_log(entry(NQN.format(1)), instance=NEXT)
         await until(lambda: "2 live" in host.status)
@@ -436,8 +435,7 @@ def test_one_that_is_configured_is_the_configured_one(host: Host) -> None:
 
     assert host.play(scenario) == 0
     assert spec_of(ONE).origin == CONFIGURATION
-    assert host.daemon
-    assert host.daemon._decisions[ONE].reason == f"{spec_of(ONE).source} and nvme0 since the boot"
+    assert host.decisions[ONE].reason == f"{spec_of(ONE).source} and nvme0 since the boot"
 
 
 # What the kernel lacks ------------------------------------------------------------------------------------
