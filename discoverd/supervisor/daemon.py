@@ -16,12 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from discoverd import state, store
-from discoverd.config.errors import Diagnostic
-from discoverd.config.fabrics import load_fabrics
-from discoverd.config.identity import HostIdentity, load_host_identity
-from discoverd.config.model import FabricsConfig
-from discoverd.config.settings import SETTINGS_CONF, Settings, load_settings
-from discoverd.kernel import fabrics, usage
+from discoverd.kernel import usage
 from discoverd.plan.candidate import OTHERS
 from discoverd.plan.evidence import Pending
 from discoverd.plan.planner import (
@@ -31,13 +26,13 @@ from discoverd.plan.planner import (
     Decision,
     Facts,
     HeldBack,
-    Policy,
     UnitFact,
     confirmable,
     plan,
 )
 from discoverd.sources import boot
 from discoverd.supervisor.changes import Changes
+from discoverd.supervisor.configuration import Configuration
 from discoverd.supervisor.fields import about
 from discoverd.supervisor.inventory import Inventory
 from discoverd.supervisor.observed import Observed
@@ -87,16 +82,12 @@ class Supervisor:
         self._libexec = libexec
         self._files = ThreadPoolExecutor(1, "files")
         self._changes = Changes()
+        self._configuration = Configuration(self._blocking)
         self._observed = Observed(self._blocking)
         self._stop = asyncio.Event()
         self._ready = False
         self._exit_status = 0
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._settings = Settings()
-        self._abilities: set[str] | None = None
-        self._config = FabricsConfig()
-        self._host = HostIdentity("", "")
-        self._complaints: tuple[Diagnostic, ...] = ()
         self._specifications = Specifications(self._blocking)
         self._tally = Tally()
         self._starter = Starter(
@@ -109,7 +100,6 @@ class Supervisor:
         self._decisions: dict[str, Decision] = {}
         self._answers = _Answers()
         self._evidence = ("", "")
-        self._policy = Policy()
         # The plan as it is written: a row for each decision, and the rest.
         self._rows: dict[str, str] = {}
         self._written: tuple[Any, ...] = ()
@@ -158,7 +148,7 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(NAMES_FIRST):
                     await self._inventory.names.answered()
-        self._inventory.booted(await self._blocking(boot.claims, self._host.hostnqn))
+        self._inventory.booted(await self._blocking(boot.claims, self._configuration.current.host.hostnqn))
 
     async def _close(self) -> None:
         for task in self._tasks:
@@ -186,29 +176,14 @@ class Supervisor:
     # Configuration -----------------------------------------------------------------------------------------
 
     async def _load(self) -> None:
-        config = await self._blocking(load_fabrics)
-        self._settings, complaints = await self._blocking(load_settings, SETTINGS_CONF, self._settings)
-        host = await self._blocking(load_host_identity)
-        self._complaints = (*config.diagnostics, *complaints, *host.diagnostics)
-        if config.valid or not self._config.valid or not self._config.connections:
-            self._config = config
-        else:
-            log.error("the fabrics configuration has errors: keeping the one from before")
-        if host.hostnqn or not self._host.hostnqn:
-            self._host = host
-        journal.set_up(self._settings.log_level)
-        for complaint in self._complaints:
-            log.log(logging.ERROR if complaint.severity == "error" else logging.WARNING, "%s", complaint)
-        with contextlib.suppress(OSError):  # Without the module every connect fails, and says so.
-            self._abilities = await self._blocking(fabrics.supported)
-        self._starter.most_at_once = self._settings.max_connecting
-        self._specifications.configure(self._settings, self._abilities)
-        unique_nqn = self._abilities is None or "discovery" in self._abilities
+        """Read the configuration, and have everybody go by it."""
+        policy = self._configuration.current.policy
+        await self._configuration.load()
+        current = self._configuration.current
+        self._specifications.configure(current.settings, current.abilities)
         await self._inventory.exclusions.load()
-        self._inventory.configure(self._config, self._host, self._settings, unique_nqn=unique_nqn)
-        policy = Policy(self._settings.disconnect_scope, self._settings.disconnect_transports)
-        if policy != self._policy:
-            self._policy = policy
+        self._inventory.configure(current.fabrics, current.host, current.settings, unique_nqn=current.unique_nqn)
+        if current.policy != policy:
             self._changes.add(self._specifications.known)
         self._changes.add(self._inventory.wanted.discovery)
 
@@ -338,7 +313,7 @@ class Supervisor:
                 log.warning("systemd: %s", error)
                 self._changes.put_back(touched, None)
                 asyncio.get_running_loop().call_later(RETRY_SYSTEMD, self._changes.wake)
-        self._starter.go()
+        self._starter.go(self._configuration.current.settings.max_connecting)
 
     def _settled(self) -> bool:
         """Tell whether each first attempt has ended, also of what the discovery controllers that answered list."""
@@ -417,7 +392,7 @@ class Supervisor:
             {**inventory.complete, OTHERS: Answer(answer)} if answer else inventory.complete,
             {**inventory.log_pages.doubts, OTHERS: doubt},
             inventory.excluded,
-            self._policy,
+            self._configuration.current.policy,
             inventory.unasked,
             inventory.wanted.targets,
             inventory.log_pages.pending,
@@ -516,7 +491,7 @@ class Supervisor:
     async def _write_plan(self) -> None:
         inventory = self._inventory
         waiting = {one: sorted(units) for one, units in inventory.log_pages.waiting.items()}
-        plan = (inventory.refusals, self._complaints, list(self._rows.values()), waiting)
+        plan = (inventory.refusals, self._configuration.current.complaints, list(self._rows.values()), waiting)
         if plan != self._written:
             try:
                 await self._blocking(store.write_plan, plan[2], plan[0], plan[1], waiting)
@@ -543,7 +518,7 @@ class Supervisor:
                 await self._specifications.attribute(decision)
                 if self._specifications.known[instance].origin in self._inventory.wanted.asked:
                     return
-                written = await self._specifications.limit(instance, self._settings.give_up)
+                written = await self._specifications.limit(instance, self._configuration.current.settings.give_up)
             else:
                 return
             if written:
@@ -588,7 +563,7 @@ class Supervisor:
     def _problems(self) -> list[str]:
         """Return what is wrong with what we were given, the configuration first."""
         lists = self._inventory.exclusions.exclusions
-        problems = [str(one) for one in self._complaints if one.severity == "error"]
+        problems = [str(one) for one in self._configuration.current.complaints if one.severity == "error"]
         problems += [f"{file}:{line}: {what}" if line else f"{file}: {what}" for file, line, what in lists.problems]
         problems += [f"{one}: {confirmable(one, held.text)}" for one, held in self._inventory.held_back.items()]
         return problems + [f"{one.what} ({one.source}): {one.reason}" for one in self._inventory.refusals]

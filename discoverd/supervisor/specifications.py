@@ -38,12 +38,12 @@ class Specifications:
         """Take over the controllers that an earlier supervisor has left state of."""
         self._known.update(known)
 
-    def configure(self, settings: Settings, abilities: set[str] | None) -> None:
+    def configure(self, settings: Settings, abilities: frozenset[str] | None) -> None:
         """Take new settings; decisions that are looked at again are written anew where these make a difference.
 
         ``abilities`` are the options of connects that the kernel knows, None where it does not tell.
         """
-        self._abilities = abilities
+        self._abilities = None if abilities is None else set(abilities)
         if settings.pleo != self._pleo:
             self._pleo = settings.pleo
             self._made_from.clear()

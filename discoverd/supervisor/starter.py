@@ -68,7 +68,6 @@ class Starter:
         self.units: Units | None = None
         # The NQNs of what the system itself runs from; known before anything else is connected.
         self.system: set[str] = set()
-        self.most_at_once = 1
         # systemd lists a masked unit only while it is loaded, so what a start has shown is kept until it reloads.
         self.masked: set[str] = set()
         self._pending: dict[str, Decision] = {}
@@ -108,7 +107,7 @@ class Starter:
         if instance in self._starting:
             self._starting[instance].set()
 
-    def go(self) -> None:
+    def go(self, most_at_once: int) -> None:
         """Begin with as many as may be under way at once."""
         if not self._pending or self.units is None:
             return
@@ -118,7 +117,7 @@ class Starter:
             if instance in self._starting or self._not_before.get(instance, 0) > now:
                 continue
             held = decision.action is Action.HOLD
-            if held or len(self._starting) < self.most_at_once:
+            if held or len(self._starting) < most_at_once:
                 del self._pending[instance]
                 self._starting[instance] = asyncio.Event()
                 self._spawn(self._start(decision, held))

@@ -23,7 +23,7 @@ from discoverd.sources.exclusion_files import ExclusionFiles
 from discoverd.sources.fibre_channel import FibreChannel
 from discoverd.sources.mdns import Mdns
 from discoverd.sources.nbft import Nbft
-from discoverd.supervisor import daemon, inventory, starter
+from discoverd.supervisor import configuration, daemon, inventory, starter
 from discoverd.supervisor.daemon import Supervisor
 from discoverd.supervisor.observed import Observed
 from discoverd.systemd import journal, unit_signals
@@ -347,9 +347,9 @@ def install(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "ROOT", str(run))
     monkeypatch.setattr(state, "CONTROLLERS", str(run / "controllers"))
     monkeypatch.setattr(state, "WAKE_SOCKET", str(run / "wake"))
-    monkeypatch.setattr(daemon, "load_fabrics", partial(load_fabrics, host.etc / "nvme-fabrics.conf"))
-    monkeypatch.setattr(daemon, "SETTINGS_CONF", host.etc / "discoverd.conf")
-    monkeypatch.setattr(daemon, "load_host_identity", partial(load_host_identity, host.etc))
+    monkeypatch.setattr(configuration, "load_fabrics", partial(load_fabrics, host.etc / "nvme-fabrics.conf"))
+    monkeypatch.setattr(configuration, "SETTINGS_CONF", host.etc / "discoverd.conf")
+    monkeypatch.setattr(configuration, "load_host_identity", partial(load_host_identity, host.etc))
     monkeypatch.setattr(daemon, "Units", host.systemd)
     monkeypatch.setattr(unit_signals, "watch", host.systemd.watch)
     # The log goes where pytest looks for it.

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration as it is in force: read as a whole, and swapped as a whole."""
+
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from discoverd.config.errors import Diagnostic
+from discoverd.config.fabrics import load_fabrics
+from discoverd.config.identity import HostIdentity, load_host_identity
+from discoverd.config.model import FabricsConfig
+from discoverd.config.settings import SETTINGS_CONF, Settings, load_settings
+from discoverd.kernel import fabrics
+from discoverd.plan.planner import Policy
+from discoverd.systemd import journal
+
+log = logging.getLogger("discoverd")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What was given to us at one moment.
+
+    ``complaints`` are about the files as they are, also where those from before are in force. ``abilities`` are the
+    options of connects that the kernel knows, None where it does not tell.
+    """
+
+    fabrics: FabricsConfig = field(default_factory=FabricsConfig)
+    settings: Settings = field(default_factory=Settings)
+    host: HostIdentity = field(default_factory=lambda: HostIdentity("", ""))
+    complaints: tuple[Diagnostic, ...] = ()
+    abilities: frozenset[str] | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """What the settings say about disconnects."""
+        return Policy(self.settings.disconnect_scope, self.settings.disconnect_transports)
+
+    @property
+    def unique_nqn(self) -> bool:
+        """Tell whether the kernel takes any NQN for a discovery controller's."""
+        return self.abilities is None or "discovery" in self.abilities
+
+
+class Configuration:
+    """``current`` is what is in force. ``blocking`` runs a function beside the loop, one at a time."""
+
+    def __init__(self, blocking: Callable[..., Awaitable[Any]]) -> None:
+        self._blocking = blocking
+        self.current = Snapshot()
+
+    async def load(self) -> None:
+        """Read everything anew, and log what is wrong with it; where that cannot be used, the one from before stays."""
+        config: FabricsConfig = await self._blocking(load_fabrics)
+        settings, complaints = await self._blocking(load_settings, SETTINGS_CONF, self.current.settings)
+        host: HostIdentity = await self._blocking(load_host_identity)
+        abilities = self.current.abilities
+        with contextlib.suppress(OSError):  # Without the module every connect fails, and says so.
+            supported: set[str] | None = await self._blocking(fabrics.supported)
+            abilities = None if supported is None else frozenset(supported)
+        before = self.current
+        complaints = (*config.diagnostics, *complaints, *host.diagnostics)
+        if not config.valid and before.fabrics.valid and before.fabrics.connections:
+            log.error("the fabrics configuration has errors: keeping the one from before")
+            config = before.fabrics
+        if not host.hostnqn and before.host.hostnqn:
+            host = before.host
+        self.current = Snapshot(config, settings, host, complaints, abilities)
+        journal.set_up(settings.log_level)
+        for complaint in complaints:
+            log.log(logging.ERROR if complaint.severity == "error" else logging.WARNING, "%s", complaint)
