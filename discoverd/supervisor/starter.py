@@ -4,16 +4,19 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
 
 from discoverd import state, store
 from discoverd.kernel.controllers import canonical_nqn
 from discoverd.plan.candidate import AUTHORITIES
 from discoverd.plan.planner import Action, Decision
+from discoverd.supervisor.changes import Changes
+from discoverd.supervisor.connection import Connection
 from discoverd.supervisor.fields import about
+from discoverd.supervisor.specifications import Specifications
+from discoverd.supervisor.status_line import Tally
 from discoverd.systemd.unit_properties import unit_properties, unless_exists
-from discoverd.systemd.units import UnitError, Units
+from discoverd.systemd.units import UnitError
 
 log = logging.getLogger("discoverd")
 
@@ -47,29 +50,30 @@ def fair(decisions: Iterable[Decision], served: Mapping[str, float]) -> list[Dec
 class Starter:
     """Carries out what was decided about units that do not run.
 
-    ``units`` is the connection to systemd, if there is one. ``spawn`` runs a coroutine whose exceptions are the
-    supervisor's end, ``write_spec`` writes what a worker is to hold, ``touched`` has the planner look at a controller
-    again, and ``failed`` tells the user why a unit is not as decided.
+    ``worker`` is the path of the worker's launcher, ``system`` has the NQNs of what the system itself runs from, and
+    ``tasks`` runs the attempts. Why a unit is not as decided goes to ``tally``. The rest of its state is the way of a
+    decision: pending, starting, and then what is remembered of it.
     """
 
     def __init__(
         self,
         worker: str,
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
-        write_spec: Callable[[Decision], Awaitable[bool]],
-        touched: Callable[[str], None],
-        failed: Callable[[str, str], None],
+        system: Collection[str],
+        tasks: asyncio.TaskGroup,
+        changes: Changes,
+        connection: Connection,
+        specifications: Specifications,
+        tally: Tally,
     ) -> None:
         self._worker = worker
-        self._spawn = spawn
-        self._write_spec = write_spec
-        self._touched = touched
-        self._failed = failed
-        self.units: Units | None = None
-        # The NQNs of what the system itself runs from; known before anything else is connected.
-        self.system: set[str] = set()
+        self._system = system
+        self._tasks = tasks
+        self._changes = changes
+        self._connection = connection
+        self._specifications = specifications
+        self._tally = tally
         # systemd lists a masked unit only while it is loaded, so what a start has shown is kept until it reloads.
-        self.masked: set[str] = set()
+        self._masked: set[str] = set()
         self._pending: dict[str, Decision] = {}
         self._starting: dict[str, asyncio.Event] = {}
         # Units that are made without running, and how many jobs for them have ended meanwhile.
@@ -86,6 +90,11 @@ class Starter:
         """Tell whether nothing is being started, nor waits for its turn."""
         return not self._starting and not self._pending
 
+    @property
+    def masked(self) -> Collection[str]:
+        """The units that a start has shown to be masked."""
+        return self._masked
+
     def want(self, decision: Decision) -> None:
         """Start a unit, or make it without running, when its turn comes."""
         self._pending[decision.instance] = decision
@@ -98,7 +107,7 @@ class Starter:
         """Keep nothing about a controller that nobody asks for."""
         self._not_before.pop(instance, None)
         self._served.pop(instance, None)
-        self.masked.discard(instance)
+        self._masked.discard(instance)
 
     def job_ended(self, instance: str) -> None:
         """Take the news that a job of a unit has ended."""
@@ -107,9 +116,14 @@ class Starter:
         if instance in self._starting:
             self._starting[instance].set()
 
+    def systemd_reloaded(self) -> None:
+        """Take the news that what is masked may be so no longer."""
+        self._changes.add(self._masked)
+        self._masked.clear()
+
     def go(self, most_at_once: int) -> None:
         """Begin with as many as may be under way at once."""
-        if not self._pending or self.units is None:
+        if not self._pending or self._connection.units is None:
             return
         now = asyncio.get_running_loop().time()
         for decision in fair(self._pending.values(), self._served):
@@ -120,59 +134,68 @@ class Starter:
             if held or len(self._starting) < most_at_once:
                 del self._pending[instance]
                 self._starting[instance] = asyncio.Event()
-                self._spawn(self._start(decision, held))
+                self._tasks.create_task(self._start(decision, held))
 
     async def _start(self, decision: Decision, held: bool) -> None:
         """Make or start a unit, and wait for the end of its first attempt, within bounds."""
-        instance, candidate = decision.instance, decision.candidate
-        assert candidate is not None  # noqa: S101  # Only what a source asks for is started.
-        ended = self._starting[instance]
-        self._served[candidate.origin] = asyncio.get_running_loop().time()
+        instance = decision.instance
         try:
-            await self._write_spec(decision)
-            if self.units is None:
-                raise UnitError("not connected to systemd")
-            system = canonical_nqn(candidate.tid.subsysnqn) in {canonical_nqn(one) for one in self.system}
-            properties = unit_properties(candidate.tid, candidate.role, self._worker, system)
-            if held:
-                # There is no way to make a unit and not start it; with this the start does nothing.
-                properties.append(unless_exists(await asyncio.to_thread(store.hold, instance)))
-                self._holding[instance] = 0
-            result = await self.units.start(instance, properties)
-            self._failed(instance, "")
-            if result == "masked":
-                self.masked.add(instance)
-            elif result == "started":
-                # Not wait_for: before Python 3.12 it can lose a cancellation, and with it the end of the daemon.
-                async with asyncio.timeout(FIRST_ATTEMPT):
-                    await ended.wait()
+            await self._attempt(decision, held)
         except TimeoutError:
             pass  # It goes on; only its place is free for the next one.
         except (UnitError, state.StateError) as error:
-            self._failed(instance, f"cannot start {instance}: {error}")
+            self._tally.failed(instance, f"cannot start {instance}: {error}")
             loop = asyncio.get_running_loop()
             self._not_before[instance] = loop.time() + RETRY_START
-            loop.call_later(RETRY_START, self._touched, instance)
+            loop.call_later(RETRY_START, self._changes.add_unit, instance)
         finally:
             if held:
                 await self._release(instance)
             del self._starting[instance]
-            self._touched(instance)
+            self._changes.add_unit(instance)
+        if held:
+            await asyncio.sleep(HOLD_NEWS)
+            await self._start_if_asked(instance)
+
+    async def _attempt(self, decision: Decision, held: bool) -> None:
+        """Raises UnitError, state.StateError, and TimeoutError if the attempt has no end."""
+        instance, candidate = decision.instance, decision.candidate
+        assert candidate is not None  # noqa: S101  # Only what a source asks for is started.
+        self._served[candidate.origin] = asyncio.get_running_loop().time()
+        await self._specifications.write(decision)
+        units = self._connection.units
+        if units is None:
+            raise UnitError("not connected to systemd")
+        properties = unit_properties(
+            candidate.tid, candidate.role, self._worker, candidate.tid.subsysnqn in self._system
+        )
+        if held:
+            # There is no way to make a unit and not start it; with this the start does nothing.
+            properties.append(unless_exists(await asyncio.to_thread(store.hold, instance)))
+            self._holding[instance] = 0
+        result = await units.start(instance, properties)
+        self._tally.failed(instance, "")
+        if result == "masked":
+            self._masked.add(instance)
+        elif result == "started":
+            # Not wait_for: before Python 3.12 it can lose a cancellation, and with it the end of the daemon.
+            async with asyncio.timeout(FIRST_ATTEMPT):
+                await self._starting[instance].wait()
 
     async def _release(self, instance: str) -> None:
-        """Let a unit that was made without running be started, also by who has asked for it just now, in vain."""
+        """Let a unit that was made without running be started."""
         try:
             await asyncio.to_thread(store.release, instance)
         except OSError as error:
-            self._failed(instance, f"{instance} cannot be started: {error.strerror}: {error.filename}")
-        self._spawn(self._start_if_asked(instance))
+            self._tally.failed(instance, f"{instance} cannot be started: {error.strerror}: {error.filename}")
 
     async def _start_if_asked(self, instance: str) -> None:
-        await asyncio.sleep(HOLD_NEWS)
+        """Start a unit for which somebody asked, in vain, while it was made without running."""
+        units = self._connection.units
         # One job was ours.
-        if self._holding.pop(instance, 0) > 1 and self.units is not None:
+        if self._holding.pop(instance, 0) > 1 and units is not None:
             log.info("starting %s: an administrator asked for it", instance, extra=about(instance))
             try:
-                await self.units.start(instance, [])
+                await units.start(instance, [])
             except UnitError as error:
-                self._failed(instance, f"cannot start {instance}: {error}")
+                self._tally.failed(instance, f"cannot start {instance}: {error}")

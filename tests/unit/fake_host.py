@@ -23,7 +23,7 @@ from discoverd.sources.exclusion_files import ExclusionFiles
 from discoverd.sources.fibre_channel import FibreChannel
 from discoverd.sources.mdns import Mdns
 from discoverd.sources.nbft import Nbft
-from discoverd.supervisor import configuration, daemon, inventory, starter
+from discoverd.supervisor import configuration, connection, daemon, inventory, reconciler, starter
 from discoverd.supervisor.daemon import Supervisor
 from discoverd.supervisor.observed import Observed
 from discoverd.systemd import journal, unit_signals
@@ -227,9 +227,9 @@ class Host:
 
     @property
     def decisions(self) -> Mapping[str, Decision]:
-        """What the supervisor that runs has decided last."""
-        assert self.daemon
-        return self.daemon._decisions
+        """What the supervisor that runs has decided last; nothing before it has begun."""
+        reconciler = getattr(self.daemon, "_reconciler", None)
+        return reconciler.decisions if reconciler else {}
 
     @property
     def seen(self) -> Observed:
@@ -350,13 +350,13 @@ def install(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configuration, "load_fabrics", partial(load_fabrics, host.etc / "nvme-fabrics.conf"))
     monkeypatch.setattr(configuration, "SETTINGS_CONF", host.etc / "discoverd.conf")
     monkeypatch.setattr(configuration, "load_host_identity", partial(load_host_identity, host.etc))
-    monkeypatch.setattr(daemon, "Units", host.systemd)
+    monkeypatch.setattr(connection, "Units", host.systemd)
     monkeypatch.setattr(unit_signals, "watch", host.systemd.watch)
     # The log goes where pytest looks for it.
     monkeypatch.setattr(journal, "set_up", lambda _: None)
     monkeypatch.setattr(daemon, "SETTLE", 0.005)
-    monkeypatch.setattr(daemon, "RECONNECT_BUS", 0.01)
-    monkeypatch.setattr(daemon, "LAST_WORD", 0.02)
+    monkeypatch.setattr(connection, "RECONNECT", 0.01)
+    monkeypatch.setattr(reconciler, "LAST_WORD", 0.02)
     monkeypatch.setattr(starter, "RETRY_START", 0.05)
     monkeypatch.setattr(starter, "FIRST_ATTEMPT", 0.2)
     for source in (Mdns, Nbft, FibreChannel):

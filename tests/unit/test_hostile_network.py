@@ -18,7 +18,7 @@ from discoverd.plan.planner import Action, Decision, Known, UnitFact
 from discoverd.sources import mdns
 from discoverd.sources.discovery_log import REFUSALS, PageRead, Parent, candidates, parse
 from discoverd.sources.log_pages import ANNOUNCED, Context, LogPages
-from discoverd.supervisor import daemon
+from discoverd.supervisor import reconciler
 from discoverd.supervisor.starter import fair
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 
@@ -219,7 +219,7 @@ def test_more_services_than_can_be_remembered_are_no_fault(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("word", ["waiting", "parked"])
-@pytest.mark.parametrize(("later", "times"), [(1, 0), (daemon.HURRY + 1, 1)])
+@pytest.mark.parametrize(("later", "times"), [(1, 0), (reconciler.HURRY + 1, 1)])
 def test_a_log_page_that_changes_all_the_time_does_not_have_workers_try_all_the_time(
     host: Host, monkeypatch: pytest.MonkeyPatch, later: int, times: int, word: str
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from discoverd import state, store
 from discoverd.plan.candidate import Candidate
 from discoverd.plan.planner import UnitFact
-from discoverd.supervisor import daemon, starter
+from discoverd.supervisor import daemon, reconciler, starter
 from discoverd.systemd import unit_signals
 from discoverd.tid import IO, TransportId
 
@@ -107,7 +107,7 @@ def test_an_error_of_our_own_ends_it_so_that_it_is_started_anew(host: Host, monk
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(daemon, "plan", broken)
+    monkeypatch.setattr(reconciler, "plan", broken)
 
     async def scenario() -> None:
         await asyncio.sleep(5)

@@ -17,7 +17,7 @@ from discoverd.kernel import controllers
 from discoverd.plan import planner
 from discoverd.plan.candidate import BOOT, CONFIGURATION, MDNS, Candidate, fabrics_options
 from discoverd.plan.planner import UnitFact
-from discoverd.supervisor import daemon
+from discoverd.supervisor import reconciler
 from discoverd.systemd import unit_signals
 from discoverd.tid import DISCOVERY as TID_DISCOVERY
 from discoverd.tid import DISCOVERY_NQN, TransportId
@@ -491,7 +491,7 @@ def test_news_of_one_controller_has_only_that_one_looked_at(host: Host, monkeypa
         looked_at.append(list(instances))
         return decide(facts, looked_at[-1])
 
-    monkeypatch.setattr(daemon, "plan", plan)
+    monkeypatch.setattr(reconciler, "plan", plan)
     many = [NQN.format(f"x{number}") for number in range(1000)]
 
     async def scenario() -> None:
