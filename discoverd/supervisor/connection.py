@@ -48,9 +48,10 @@ class Connection:
                     # Python 3.11 takes back the cancellation by which a group ends only while its body runs.
                     await asyncio.Event().wait()
             except* _EndedError:
-                # And a cancellation that comes while the group ends is lost in the group's error.
-                if task is not None and task.cancelling():
-                    raise asyncio.CancelledError from None
+                pass
+            # And it loses one that comes while the group ends: the group's error has priority.
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError
             await asyncio.sleep(RECONNECT)
 
     async def _listen(self, heard: Callable[[unit_signals.Signal], None], flowing: asyncio.Event) -> Never:

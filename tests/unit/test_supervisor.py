@@ -5,6 +5,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,11 @@ from .fake_host import (
     FIRST,
     NQN,
     ONE,
+    PATIENCE,
     SECOND,
     SUBSYSTEM,
     TWO,
+    Agent,
     Host,
     leave_log,
     leave_spec,
@@ -113,6 +116,111 @@ def test_an_error_of_our_own_ends_it_so_that_it_is_started_anew(host: Host, monk
         await asyncio.sleep(5)
 
     assert host.play(scenario) == daemon.EXIT_SOFTWARE
+
+
+def test_internal_error_in_connection_ends_daemon_and_is_logged(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: int) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(store, "new_boot", broken)
+
+    async def scenario() -> None:
+        await asyncio.sleep(5)
+
+    assert host.play(scenario) == daemon.EXIT_SOFTWARE
+    (record,) = [record for record in caplog.records if record.levelname == "CRITICAL"]
+    assert record.getMessage() == "internal error, restarting: ZeroDivisionError('a fault of ours')"
+    assert record.exc_info
+    assert host.told("STOPPING=1") == 1
+
+
+def test_internal_error_while_attempt_is_under_way_ends_daemon(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where ending that attempt takes time, and another unit is held meanwhile."""
+    host.leave_stopped()
+    host.configure(FIRST + SECOND)
+    host.systemd.slow = True
+    monkeypatch.setattr(starter, "FIRST_ATTEMPT", 60)
+
+    async def scenario() -> None:
+        await until(lambda: len(host.systemd.started) >= 2)
+        monkeypatch.setattr(reconciler, "plan", lambda *_: 1 / 0)
+        report(TWO, "live")
+        await asyncio.sleep(5)
+
+    assert host.play(scenario) == daemon.EXIT_SOFTWARE
+    assert caplog.text.count("internal error") == 1
+
+
+def test_stop_during_call_to_systemd_ends_daemon_at_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.configure(FIRST)
+    asked = asyncio.Event()
+
+    async def never(_: Agent, __: object = ()) -> dict[str, UnitFact]:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        monkeypatch.setattr(Agent, "list", never)
+        host.systemd.signal(unit_signals.ManagerChanged())
+        await asked.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(5)
+
+    began = time.monotonic()
+    assert host.play(scenario) == 0
+    assert time.monotonic() - began < PATIENCE / 2
+
+
+def test_stop_while_unit_is_being_held_is_no_error(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.leave_stopped()
+    began = asyncio.Event()
+
+    async def never(*_: object) -> str:
+        began.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(host.systemd, "start", never)
+
+    async def second() -> None:
+        await began.wait()
+        assert "stopped-by-an-administrator" in os.listdir(state.directory(ONE))
+
+    assert host.play(second) == 0
+    assert "internal error" not in caplog.text
+    assert sorted(os.listdir(state.directory(ONE))) == ["report", "spec"]
+
+
+@pytest.mark.parametrize("lose", ["bus", "agent"])
+def test_stop_while_connection_ends_is_not_lost(host: Host, monkeypatch: pytest.MonkeyPatch, lose: str) -> None:
+    closing = asyncio.Event()
+
+    async def close(agent: Agent) -> None:
+        agent.ended.set()
+        agent.closed = True
+        closing.set()
+        await asyncio.sleep(0.1)
+
+    monkeypatch.setattr(Agent, "close", close)
+
+    async def scenario() -> None:
+        await until(lambda: host.told("READY=1"))
+        if lose == "bus":
+            host.systemd.lose_bus()
+        else:
+            host.systemd.agents[0].ended.set()
+        await closing.wait()
+
+    assert host.play(scenario) == 0
+    assert len(host.systemd.agents) == 1
 
 
 # Log pages ------------------------------------------------------------------------------------------------
@@ -538,10 +646,26 @@ def test_the_agent_ends_and_another_takes_its_place(host: Host) -> None:
         host.configure(FIRST + SECOND)
         os.kill(os.getpid(), signal.SIGHUP)
         await until(lambda: "2 live" in host.status)
+        # Signals do not go on without it, so that none is heard of what cannot be asked for.
+        assert host.systemd.watches == 2
 
     assert host.play(scenario) == 0
     assert host.systemd.started == [ONE, TWO]
     assert all(agent.closed for agent in host.systemd.agents)
+
+
+def test_unit_masked_before_connection_was_lost_is_looked_at_again(host: Host) -> None:
+    """The reload of systemd that unmasked it may have gone unheard."""
+    host.configure(FIRST)
+    host.systemd.masked.add(ONE)
+
+    async def scenario() -> None:
+        await until(lambda: "1 left alone" in host.status)
+        host.systemd.masked.clear()
+        host.systemd.lose_bus()
+        await until(lambda: "1 live" in host.status)
+
+    assert host.play(scenario) == 0
 
 
 # Restart --------------------------------------------------------------------------------------------------
