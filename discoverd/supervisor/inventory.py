@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """All sources together: who asks for which controllers, in the light of the configuration and the exclusions."""
 
-import logging
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
@@ -22,7 +20,6 @@ from discoverd.plan.candidate import (
     Wish,
     granted,
 )
-from discoverd.plan.evidence import Wait
 from discoverd.plan.folding import Wanted
 from discoverd.plan.planner import Answer, HeldBack, Known, Report
 from discoverd.sources.configured import Configured, configured, host_names
@@ -34,25 +31,24 @@ from discoverd.sources.mdns import Mdns
 from discoverd.sources.names import Names
 from discoverd.sources.nbft import Nbft
 from discoverd.sources.strangers import Strangers
+from discoverd.supervisor.held_back import held_back
+from discoverd.supervisor.refusals import Refusals
 from discoverd.tid import DISCOVERY
-
-log = logging.getLogger("discoverd")
 
 # A host name's next address is tried when so many attempts at the one before have failed.
 ATTEMPTS = 2
-# Refusals that are logged at once; a hostile log page has thousands.
-REFUSALS_SAID = 20
-# And so many in ten minutes: a page that is another one each second must not drown the rest of the journal.
-SAID_LIMIT = 200
-SAID_SECONDS = 600
-# Refusals that are kept, for status and discoverctl: hundreds of discovery controllers may have hostile log pages.
-REFUSALS_KEPT = 1024
 
 
 class Inventory:
     """What is wanted. Must be made in a running event loop; ``changed`` is called when :meth:`update` has work.
 
     ``known`` has the controllers that there is state for, by instance.
+
+    It has so many attributes because it is where all sources come together: the sources, what each was asked and has
+    said last, so that an update costs as much as what has changed, and what follows for the planner: ``excluded`` has
+    the place that excludes a controller, ``complete`` the present answers of origins, ``held_back`` what of log pages
+    is not acted on yet, ``confirming`` the discovery controllers whose page has to be read every minute, and
+    ``unasked`` what others connected and nobody asks for at that address, by the instance that its unit would have.
     """
 
     def __init__(self, known: Mapping[str, Known], changed: Callable[[], None]) -> None:
@@ -77,19 +73,17 @@ class Inventory:
         # By origin: what the candidates were made from, and what could not be one.
         self._granted: dict[str, tuple[tuple[Wish, ...], FabricsConfig, HostIdentity]] = {}
         self._ungranted: dict[str, tuple[Refusal, ...]] = {}
-        self._said: set[Refusal] = set()
-        # How many were logged since when.
-        self._said_lately = 0
-        self._saying_since = time.monotonic()
+        self._refusals = Refusals()
         self.excluded: dict[str, str] = {}
-        self.refusals: tuple[Refusal, ...] = ()
         self.complete: Mapping[str, Answer] = {}
-        # By discovery controller, what of its log page is not acted on yet.
         self.held_back: dict[str, HeldBack] = {}
-        # Those whose page has to be read every minute.
         self.confirming: frozenset[str] = frozenset()
-        # What others connected, and nobody asks for at that address, by the instance that a unit for it would have.
         self.unasked: dict[str, Candidate] = {}
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        """What cannot be connected."""
+        return self._refusals.current
 
     # News --------------------------------------------------------------------------------------------------
 
@@ -98,7 +92,7 @@ class Inventory:
     ) -> None:
         """Take a new configuration. ``unique_nqn`` as in discoverd.sources.mdns.Mdns."""
         self.config, self.host, self.settings = config, host, settings
-        self._said.clear()
+        self._refusals.say_again()
         self.names.want(host_names(config))
         self.mdns.unique_nqn = unique_nqn
         self.mdns.configure(settings)
@@ -284,54 +278,10 @@ class Inventory:
 
     def _conclude(self) -> None:
         self.complete = {**self.log_pages.complete, **({CONFIGURATION: Answer()} if self._configured.whole else {})}
-        self._hold_back()
+        self.held_back = held_back(self.log_pages, self.held_back)
         # What others connected may go by the word of pages that have never listed it.
         starting = self.log_pages.complete.keys() - self.log_pages.settled if self.strangers.found else frozenset()
         self.confirming = frozenset(self.held_back) | starting
         refusals = (*self._configured.refusals, *self.mdns.refusals, *self.nbft.refusals, *self.fibre_channel.refusals)
         ungranted = (one for some in self._ungranted.values() for one in some)
-        found = (*refusals, *ungranted, *self.log_pages.refusals)
-        more = (Refusal("more", "in the log pages", "so many entries cannot be connected that the rest is not shown"),)
-        self.refusals = found[:REFUSALS_KEPT] + more * (len(found) > REFUSALS_KEPT)
-        news = [refusal for refusal in self.refusals if refusal not in self._said]
-        self._said = set(self.refusals)
-        now = time.monotonic()
-        if now >= self._saying_since + SAID_SECONDS:
-            self._saying_since, self._said_lately = now, 0
-        said = news[: max(0, min(REFUSALS_SAID, SAID_LIMIT - self._said_lately))]
-        self._said_lately += len(said)
-        for refusal in said:
-            log.warning("%s (%s): %s", refusal.what, refusal.source, refusal.reason)
-        if len(said) < len(news) and said:
-            log.warning("and %d more that cannot be connected", len(news) - len(said))
-
-    def _hold_back(self) -> None:
-        """Put into words what log pages no longer list and what stays until that is confirmed."""
-        before, self.held_back = self.held_back, {}
-        for instance, units in self.log_pages.waiting.items():
-            pending = [self.log_pages.pending[instance][unit] for unit in units]
-            wait = min((one.wait for one in pending), key=list(_HELD_BACK).index)
-            waiting = [one for one in pending if one.wait is wait]
-            until = max(one.until for one in waiting)
-            # Worked out once: the clock on the wall may be set meanwhile.
-            known = before.get(instance)
-            clock = known.clock if known and known.until == until else _clock(until)
-            text = (
-                f"{len(waiting)} of {self.log_pages.listed[instance]} controllers that its log page listed are missing"
-            )
-            text += f" from it ({self.complete[instance].text}), and stay until {clock} at least: {_HELD_BACK[wait]}"
-            self.held_back[instance] = HeldBack(wait, text, until, clock)
-
-
-# The most telling first.
-_HELD_BACK = {
-    Wait.SHARE: "they are more than disconnect-share",
-    Wait.CONFIRMATION: "it has started anew, and has to say so again",
-    Wait.DAMPING: "they come and go",
-}
-
-
-def _clock(boottime: float) -> str:
-    """Return the time of day, such as ``14:05``, that a time by CLOCK_BOOTTIME will be, to the next full minute."""
-    ahead = boottime - time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.strftime("%H:%M", time.localtime(time.time() + ahead + 59))
+        self._refusals.put((*refusals, *ungranted, *self.log_pages.refusals))

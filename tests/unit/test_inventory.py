@@ -2,6 +2,7 @@
 """All sources together: which are asked, what their wishes are connected with, and what news cost."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -13,10 +14,21 @@ from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Role, Secrets
 from discoverd.config.settings import Settings
 from discoverd.plan import candidate
-from discoverd.plan.candidate import BOOT, CONFIGURATION, FIBRE_CHANNEL, MDNS, NBFT, Candidate, Refusal, Wish
-from discoverd.plan.evidence import Asked
-from discoverd.plan.planner import Known, Report
+from discoverd.plan.candidate import (
+    BOOT,
+    CONFIGURATION,
+    FIBRE_CHANNEL,
+    MDNS,
+    NBFT,
+    OTHERS,
+    Candidate,
+    Refusal,
+    Wish,
+)
+from discoverd.plan.evidence import Asked, Pending, Wait
+from discoverd.plan.planner import Answer, Known, Report
 from discoverd.sources.discovery_log import LogPage, PageRead, parse
+from discoverd.sources.log_pages import Context, LogPages
 from discoverd.supervisor import inventory
 from discoverd.supervisor.inventory import Inventory
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
@@ -76,7 +88,8 @@ class House:
         self.known: dict[str, Known] = {}
         self.calls = 0
         self.inventory = Inventory(self.known, self._changed)
-        for source in (self.inventory.mdns, self.inventory.nbft, self.inventory.fibre_channel):
+        held = self.inventory
+        for source in (held.mdns, held.nbft, held.fibre_channel, held.strangers):
             # They would look for themselves.
             source.configure = lambda *_: None  # type: ignore[method-assign]
 
@@ -335,5 +348,346 @@ def test_what_was_heard_before_goes_back_to_who_had_heard_it(monkeypatch: pytest
         one, other = wish(MDNS), wish(FIBRE_CHANNEL)
         held.remember((other, one), frozenset({"192.0.2.1"}))
         assert heard == {"mdns": (one,), "fc": (other,), "names": frozenset({"192.0.2.1"})}
+
+    in_loop(scenario)
+
+
+def test_who_gave_up_is_no_longer_announced_under_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(house: House) -> None:
+        heard: list[str] = []
+        held = house.inventory
+        monkeypatch.setattr(held.mdns, "forget", heard.append)
+        house.configure(config(discovery=replace(SCOPE, hostnqn=OTHER, hostid=OTHER_ID)))
+        house.say(held.mdns, wish(MDNS))
+        house.say(held.fibre_channel, wish(FIBRE_CHANNEL, "192.0.2.8"))
+        held.update()
+        announced, other = sorted(house.asked)
+        assert announced != wish(MDNS).tid.instance
+        held.reported(announced, None, Report("given up"))
+        assert heard == [announced, wish(MDNS).tid.instance]
+        heard.clear()
+        held.reported(other, None, Report("given up"))
+        assert heard == [other]
+
+    in_loop(scenario)
+
+
+def test_fibre_channel_is_asked_again_for_lost_discovery_controllers_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(house: House) -> None:
+        heard: list[str] = []
+        held = house.inventory
+        monkeypatch.setattr(held.fibre_channel, "lost", lambda: heard.append("lost"))
+        there = ("fc", "nn-0x1:pn-0x2", "")
+        dc = TransportId.make(DISCOVERY, *there, DISCOVERY_NQN, host_traddr="nn-0x3:pn-0x4")
+        io = TransportId.make(IO, *there, "nqn.a", host_traddr="nn-0x3:pn-0x4")
+        house.say(held.fibre_channel, Wish(dc, DISCOVERY, "announced", FIBRE_CHANNEL))
+        house.say(held.nbft, Wish(io, IO, "in the NBFT", NBFT))
+        house.configure()
+        held.update()
+        held.reported(io.instance, Report("live"), Report("waiting"))
+        held.reported(dc.instance, Report("waiting"), Report("connecting"))
+        assert heard == []
+        held.reported(dc.instance, Report("live"), Report("waiting"))
+        assert heard == ["lost"]
+
+    in_loop(scenario)
+
+
+# The configuration ----------------------------------------------------------------------------------------
+
+
+def test_configuration_goes_to_every_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(house: House) -> None:
+        held, settings = house.inventory, Settings(mdns=False)
+        heard: dict[str, object] = {}
+
+        def hears(name: str) -> Callable[..., None]:
+            return lambda *given: heard.update({name: given})
+
+        monkeypatch.setattr(held.names, "want", hears("names"))
+        monkeypatch.setattr(held.mdns, "configure", lambda *given: heard.update(mdns=(*given, held.mdns.unique_nqn)))
+        monkeypatch.setattr(held.nbft, "configure", hears("nbft"))
+        monkeypatch.setattr(held.fibre_channel, "configure", hears("fc"))
+        monkeypatch.setattr(held.strangers, "configure", hears("strangers"))
+        named = config(connection("io", "array.example.com", "nqn.a"))
+        held.configure(named, HOST, settings, unique_nqn=False)
+        assert heard == {
+            "names": ({"array.example.com"},),
+            "mdns": (settings, False),
+            "nbft": (settings, HOST.hostnqn),
+            "fc": (settings,),
+            "strangers": (settings, HOST.hostnqn),
+        }
+        held.configure(named, HOST, settings)
+        assert heard["mdns"] == (settings, True)
+
+    in_loop(scenario)
+
+
+def test_log_pages_are_followed_with_the_present_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(house: House) -> None:
+        contexts: list[Context] = []
+        monkeypatch.setattr(house.inventory.log_pages, "follow", lambda _, context, *__: contexts.append(context))
+        given = config(connection("discovery"))
+        house.inventory.nbft.identities = {OTHER: OTHER_ID}
+        house.configure(given, give_up=7, connect_attempts_on_ncc=8, disconnect_share=9)
+        house.inventory.update()
+        discovery = {DC: given.connections[0]}
+        assert contexts == [Context(given, HOST, discovery, {OTHER: OTHER_ID}, 7, 8, 9)]
+
+    in_loop(scenario)
+
+
+def test_what_cannot_be_connected_is_told_again_after_a_reload(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(house: House) -> None:
+        house.configure()
+        house.say(house.inventory.mdns, refusals=(Refusal("x", "by mDNS", "no port"),))
+        house.inventory.update()
+        house.say(house.inventory.mdns, refusals=(Refusal("x", "by mDNS", "no port"),))
+        house.inventory.update()
+        assert caplog.text.count("no port") == 1
+        house.configure()
+        house.inventory.update()
+        assert caplog.text.count("no port") == 2
+
+    in_loop(scenario)
+
+
+def test_refusals_of_every_source_are_told() -> None:
+    async def scenario(house: House) -> None:
+        held = house.inventory
+        house.configure(
+            config(replace(connection("io", nqn="nqn.a"), problem="broken"), io=replace(SCOPE, problem="x"))
+        )
+        house.say(held.mdns, refusals=(Refusal("1", "mDNS", "a"),))
+        house.say(held.nbft, wish(NBFT, role=IO), refusals=(Refusal("2", "NBFT", "b"),))
+        house.say(held.fibre_channel, refusals=(Refusal("3", "FC", "c"),))
+        pages = Pages()
+        pages.refusals = (Refusal("4", "a page", "d"),)
+        held.log_pages = pages
+        held.update()
+        assert [one.reason for one in held.refusals] == ["broken", "a", "b", "c", "x", "d"]
+
+    in_loop(scenario)
+
+
+# Log pages ------------------------------------------------------------------------------------------------
+
+
+class Pages(LogPages):
+    """Log pages that say what a test has them say."""
+
+    def __init__(self, **said: Any) -> None:
+        super().__init__()
+        self.stamps: dict[str, str] = {}
+        self.confirmed: list[object] = []
+        for name, value in said.items():
+            setattr(self, name, value)
+
+    def follow(self, *_: object) -> None:
+        """What they list is no matter."""
+
+    def fresh(self, instance: str, stamp: str) -> bool:
+        return bool(stamp) and self.stamps.get(instance) == stamp
+
+    def confirm(self, instance: str, units: object) -> None:
+        self.confirmed.append((instance, units))
+
+
+def test_confirmation_goes_to_the_log_pages_and_is_a_reason_to_update() -> None:
+    async def scenario(house: House) -> None:
+        house.inventory.log_pages = pages = Pages()
+        house.inventory.confirm(DC, ["a"])
+        assert (pages.confirmed, house.calls) == ([(DC, ["a"])], 1)
+
+    in_loop(scenario)
+
+
+def test_excluded_referral_that_has_left_a_page_leads_nowhere() -> None:
+    """Also where it is excluded before anybody refers to it."""
+
+    async def scenario(house: House) -> None:
+        house.configure(config(connection("discovery")))
+        referral = parse(page(entry(DISCOVERY_NQN, subtype=1, traddr="192.0.2.7", trsvcid="8009")))
+        there = f"tcp:192.0.2.7:8009:{DISCOVERY_NQN}"
+        house.inventory.put_page(DC, PageRead(referral, 0.0, "1", Asked.ALL_PORTS))
+        house.inventory.put_page(there, PageRead(listing("a"), 0.0, "1", Asked.ALL_PORTS))
+        house.exclude("traddr=192.0.2.7")
+        touched = house.inventory.update()
+        assert list(house.asked) == [DC, there]
+        assert {DC, there} <= touched.keys()
+        assert house.inventory.excluded == {there: "x.conf:2"}
+
+    in_loop(scenario)
+
+
+def test_configuration_that_is_not_whole_proves_nothing() -> None:
+    async def scenario(house: House) -> None:
+        house.inventory.log_pages = Pages(complete={DC: Answer("generation 1")})
+        house.configure()
+        house.inventory.update()
+        assert house.inventory.complete == {CONFIGURATION: Answer(), DC: Answer("generation 1")}
+        house.configure(config(replace(connection("discovery"), problem="broken")))
+        house.inventory.update()
+        assert house.inventory.complete == {DC: Answer("generation 1")}
+
+    in_loop(scenario)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_pages_of_which_more_is_to_come_are_read_every_minute(watched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(house: House) -> None:
+        house.inventory.log_pages = Pages(
+            complete={"held": Answer("1"), "starting": Answer("2"), "settled": Answer("3")},
+            settled=frozenset({"held", "settled"}),
+            pending={"held": {"unit": Pending(Wait.DAMPING, "why", 9.0)}},
+            waiting={"held": frozenset({"unit"})},
+            listed={"held": 2},
+        )
+        house.configure()
+        house.inventory.strangers.found = (stranger("a"),) if watched else None
+        house.inventory.update()
+        assert list(house.inventory.held_back) == ["held"]
+        assert house.inventory.confirming == {"held"} | ({"starting"} if watched else set())
+        # The words stay while the time does, also when the clock on the wall is set.
+        before = dict(house.inventory.held_back)
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 7200)
+        house.configure()
+        house.inventory.update()
+        assert house.inventory.held_back["held"] is not before["held"]
+        assert house.inventory.held_back == before
+
+    in_loop(scenario)
+
+
+# What others connected ------------------------------------------------------------------------------------
+
+
+def stranger(name: str) -> Candidate:
+    tid = TransportId.make(IO, "tcp", "192.0.2.1", "4420", "nqn." + name)
+    options = (("transport", "tcp"), ("traddr", "192.0.2.1"), ("trsvcid", "4420"), ("nqn", "nqn." + name))
+    return Candidate(tid, IO, "connected by others", OTHERS, options)
+
+
+def test_connection_of_others_is_unmanaged_unless_somebody_asks_for_it_or_it_is_ours() -> None:
+    async def scenario(house: House) -> None:
+        alone, asked, ours, dealt_with = (stranger(name) for name in "abcd")
+        house.configure(config(connection("io", nqn="nqn.b")))
+        house.known["ours"] = Known("configured", CONFIGURATION, target=ours.target)
+        house.known["theirs"] = Known("connected by others", OTHERS, target=dealt_with.target)
+        house.inventory.strangers.found = (alone, asked, ours, dealt_with)
+        touched = house.inventory.update()
+        unmanaged = {one.tid.instance: one for one in (alone, dealt_with)}
+        assert house.inventory.unasked == unmanaged
+        assert touched.keys() == {*unmanaged, asked.tid.instance}
+        # Nothing is new, then one has gone.
+        house.say(house.inventory.mdns)
+        assert house.inventory.update() == {}
+        house.inventory.strangers.found = (asked, ours, dealt_with)
+        house.say(house.inventory.mdns)
+        assert house.inventory.update() == {alone.tid.instance: None}
+
+    in_loop(scenario)
+
+
+def test_unmanaged_connection_is_excluded_by_its_first_look_and_by_an_edit() -> None:
+    async def scenario(house: House) -> None:
+        one, other = stranger("a"), stranger("b")
+        house.configure()
+        house.exclude("nqn=nqn.a")
+        house.inventory.strangers.found = (one, other)
+        house.inventory.update()
+        assert house.inventory.excluded == {one.tid.instance: "x.conf:2"}
+        house.exclude("nqn=nqn.b")
+        assert set(house.inventory.update()) == {one.tid.instance, other.tid.instance}
+        assert house.inventory.excluded == {other.tid.instance: "x.conf:2"}
+
+    in_loop(scenario)
+
+
+OTHER_DC = f"tcp:192.0.2.2:8009:{DISCOVERY_NQN}"
+SAID = {DC: Report("live", log_read="5"), OTHER_DC: Report("parked", log_read="6")}
+
+
+def all_say(**but: Any) -> Pages:
+    """Both discovery controllers have said everything, but for this."""
+    said: dict[str, Any] = {
+        "complete": {DC: Answer("generation 7"), OTHER_DC: Answer("generation 8")},
+        "settled": frozenset({DC, OTHER_DC}),
+        "whole": frozenset({DC, OTHER_DC}),
+        "stamps": {DC: "5", OTHER_DC: "6"},
+        "doubts": {OTHER_DC: "its log page lists nothing"},
+    }
+    return Pages(**said | but)
+
+
+@pytest.mark.parametrize(
+    ("pages", "reports", "why"),
+    [
+        (all_say(), SAID, ""),
+        (all_say(complete={OTHER_DC: Answer("8")}), SAID, f"nothing is known from {DC}"),
+        (all_say(complete={DC: Answer("7")}), SAID, "its log page lists nothing"),
+        (all_say(), {DC: SAID[DC]}, f"the log page of {OTHER_DC} may be another one by now"),
+        (all_say(stamps={DC: "4", OTHER_DC: "6"}), SAID, f"the log page of {DC} may be another one by now"),
+        (
+            all_say(),
+            SAID | {DC: Report("reconnecting", log_read="5")},
+            f"the log page of {DC} may be another one by now",
+        ),
+        (
+            all_say(settled=frozenset({DC})),
+            SAID,
+            f"{OTHER_DC} has started anew, and what it lists has to stay the same for some minutes",
+        ),
+        (all_say(whole=frozenset({DC})), SAID, f"the log page of {OTHER_DC} does not say all about everything"),
+    ],
+)
+def test_evidence_is_what_all_discovery_controllers_say(pages: Pages, reports: dict[str, Report], why: str) -> None:
+    async def scenario(house: House) -> None:
+        house.inventory.strangers.found = ()
+        house.inventory.log_pages = pages
+        house.configure(config(connection("discovery"), connection("discovery", "192.0.2.2")))
+        house.inventory.update()
+        answer = "" if why else f"generation 7 of {DC} and 1 more"
+        assert house.inventory.evidence(reports) == (answer, why)
+
+    in_loop(scenario)
+
+
+def test_excluded_discovery_controller_need_not_say_anything() -> None:
+    async def scenario(house: House) -> None:
+        house.inventory.strangers.found = ()
+        house.inventory.log_pages = all_say(complete={DC: Answer("generation 7")})
+        house.configure(config(connection("discovery"), connection("discovery", "192.0.2.2")))
+        house.exclude("traddr=192.0.2.2")
+        house.inventory.update()
+        assert house.inventory.evidence(SAID) == (f"generation 7 of {DC}", "")
+        house.exclude("traddr=192.0.2.1", "traddr=192.0.2.2")
+        house.inventory.update()
+        assert house.inventory.evidence(SAID) == ("", "there is no discovery controller that could list it")
+
+    in_loop(scenario)
+
+
+@pytest.mark.parametrize("lacks", ["look", "entry", "wish", "exclusion"])
+def test_without_all_of_the_configuration_there_is_no_evidence(lacks: str) -> None:
+    async def scenario(house: House) -> None:
+        held = house.inventory
+        held.strangers.found = None if lacks == "look" else ()
+        held.log_pages = all_say()
+        entries = [connection("discovery"), connection("discovery", "192.0.2.2")]
+        if lacks == "entry":
+            entries.append(replace(connection("io", nqn="nqn.a"), problem="broken"))
+        house.configure(config(*entries, io=replace(SCOPE, problem="broken")))
+        if lacks == "wish":
+            house.say(held.nbft, wish(NBFT, role=IO))
+        if lacks == "exclusion":
+            house.exclude("nonsense")
+        held.update()
+        why = "not all of the configuration can be used"
+        if lacks == "look":
+            why = "nobody has looked yet, or disconnect-scope is not all"
+        assert held.evidence(SAID) == ("", why)
 
     in_loop(scenario)

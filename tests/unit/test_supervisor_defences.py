@@ -10,7 +10,7 @@ import pytest
 
 from discoverd import state, store
 from discoverd.plan.planner import Report, UnitFact
-from discoverd.supervisor import daemon, inventory, starter
+from discoverd.supervisor import daemon, refusals, starter
 from discoverd.systemd import unit_signals
 
 from .fake_host import (
@@ -257,7 +257,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_a_page_full_of_nonsense_costs_few_lines_and_costs_them_once(
     host: Host, caplog: pytest.LogCaptureFixture, number: int, lines: int, rest: str | None
 ) -> None:
-    assert inventory.REFUSALS_SAID == 20
+    assert refusals.SAID_AT_ONCE == 20
     host.configure(DISCOVERY)
 
     async def scenario() -> None:
