@@ -204,7 +204,7 @@ class Supervisor:
             return
         if isinstance(news, unit_signals.ManagerChanged):
             self._starter.systemd_reloaded()
-        elif isinstance(news, unit_signals.Shutdown):
+        elif isinstance(news, unit_signals.Shutdown) and not self._stop.is_set():
             self._tasks.create_task(self._tell_shutdown(news.begun))
         self._changes.add_all_units()
 
