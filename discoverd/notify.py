@@ -79,7 +79,7 @@ def _datagram(data: bytes, address: bytes | str, flags: int) -> None:
 
 
 class View:
-    """What is told of a controller. ``note`` is the specification's, ``kept`` why it was not disconnected.
+    """What is told of a controller. ``cause`` is why it is in its state, ``kept`` why it was not disconnected.
 
     ``poll`` is until when (``14:05``) and why it is parked; ``discovery`` what there is to add for a discovery
     controller, and ``page`` what of it is known of its log page. ``foreign`` is who else has it.
@@ -102,8 +102,8 @@ class View:
         "waits_for_kernel",
     )
 
-    def __init__(self, state: str) -> None:
-        self.state = state
+    def __init__(self, name: str) -> None:
+        self.state = name
         self.device = self.cause = self.foreign = self.note = self.kept = ""
         self.poll = self.page = self.discovery = self.log_read = ""
         self.attempt = self.wait = self.kernel_instance = 0
@@ -113,13 +113,13 @@ class View:
     def text(self) -> str:
         """Return the status line."""
         texts = {
-            "live": f"live {self.device}{self.discovery}",
-            "reconnecting": f"reconnecting {self.device}: the kernel lost the connection and retries",
-            "waiting": f"waiting {self.wait} s, attempt {self.attempt}: {self.cause}",
-            "parked": f"parked until {self.poll}{self.page}",
-            "gone": "lost while the system goes down",
+            state.LIVE: f"live {self.device}{self.discovery}",
+            state.RECONNECTING: f"reconnecting {self.device}: the kernel lost the connection and retries",
+            state.WAITING: f"waiting {self.wait} s, attempt {self.attempt}: {self.cause}",
+            state.PARKED: f"parked until {self.poll}{self.page}",
+            state.GONE: "lost while the system goes down",
         }
-        if self.state == "stopping":
+        if self.state == state.STOPPING:
             return self._stopping()
         text = texts.get(self.state, self.state)
         if self.foreign:
@@ -147,10 +147,12 @@ class Report:
 
     def show(self, view: View) -> None:
         """Bring unit status and report up to date; what is told already is not told again."""
-        self._tell(view, "foreign" if view.foreign and view.state != "stopping" else view.state, view.text())
+        foreign = view.foreign and view.state != state.STOPPING
+        self._tell(view, state.FOREIGN if foreign else view.state, view.text())
 
-    def end(self, view: View, name: str, text: str) -> None:
+    def end(self, view: View, name: str, text: str, cause: str) -> None:
         """Say the last word until it is heard: systemd has no signal for a unit that ends by itself."""
+        view.cause = cause
         self._tell(view, name, text)
         for _ in range(LAST_TRIES):
             if not self.retry_at:
@@ -168,6 +170,7 @@ class Report:
             ("attempt", str(view.attempt)),
             ("cause", view.cause),
             ("owner", view.foreign),
+            ("kept", view.kept),
             ("log-read", view.log_read),
         ]
         if fields == self._written:

@@ -20,6 +20,15 @@ SPEC = "discoverd-spec 1"
 REPORT = "discoverd-report 1"
 LOG = "discoverd-log 1"
 
+# What a report says of a controller, in its field ``state``: while its worker runs, and as its last word. FOREIGN is
+# one that belongs to somebody else, GONE one that was lost while the system goes down.
+LIVE, RECONNECTING, CONNECTING, WAITING = "live", "reconnecting", "connecting", "waiting"
+PARKED, FOREIGN, GONE, STOPPING = "parked", "foreign", "gone", "stopping"
+STOPPED, REFUSED, EXCLUDED, WITHDRAWN, GIVEN_UP = "stopped", "refused", "excluded", "withdrawn", "given up"
+# The worker has ended by itself: nobody has stopped it.
+ENDED = (EXCLUDED, WITHDRAWN, GIVEN_UP)
+STATES = (LIVE, RECONNECTING, CONNECTING, WAITING, PARKED, FOREIGN, GONE, STOPPING, STOPPED, REFUSED, *ENDED)
+
 # As many as a 64-bit number has, such as that of an inode.
 _DIGITS = 20
 _LAST_PORT = 65535

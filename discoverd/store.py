@@ -88,7 +88,7 @@ def find() -> Found:
         if spec is not None:
             found[instance] = known(spec)
             # What was given up is not tried for another horizon because the supervisor starts.
-            given_up = report is not None and report.state == "given up"
+            given_up = report is not None and report.state == state.GIVEN_UP
             if spec.origin in (MDNS, FIBRE_CHANNEL) and not given_up and (wish := _wish(spec)):
                 wishes.append(wish)
             if spec.origin == CONFIGURATION and not spec.withdrawn:
@@ -168,6 +168,8 @@ def plan_row(decision: Decision) -> str:
         "reason": decision.reason,
         "note": decision.note,
         "held_back": decision.held_back,
+        "excluded_by": decision.excluded_by,
+        "withdrawn_by": decision.withdrawn_by,
     }
     candidate = decision.candidate
     for field in ("transport", "traddr", "trsvcid", "subsysnqn", "host_iface", "host_traddr"):
@@ -205,14 +207,18 @@ def read_report(instance: str) -> Report | None:
     """Return a worker's report, None where there is no usable one."""
     try:
         fields = dict(state.decode(state.REPORT, state.read(state.directory(instance) + "/report")))
+        if fields.get("state") not in state.STATES:
+            return None
         return Report(
-            fields.get("state", ""),
+            fields["state"],
             fields.get("status", ""),
             fields.get("device", ""),
             fields.get("log-read", ""),
             state.number(fields.get("attempt", "0")),
             state.number(fields.get("time", "0")),
             state.number(fields.get("kernel-instance", "0")),
+            fields.get("cause", ""),
+            fields.get("kept", ""),
         )
     except state.StateError:
         return None

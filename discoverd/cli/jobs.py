@@ -4,6 +4,7 @@
 import sys
 import time
 
+from discoverd import state
 from discoverd.cli import overview as overviews
 from discoverd.cli import text
 from discoverd.cli.exits import CliError, Exit
@@ -103,7 +104,7 @@ def _stopped(controller: Controller) -> Exit:
     if unit is None or unit.active == "inactive":
         text.line(f"{controller.name}: {controller.status or 'stopped'}")
         return Exit.OK
-    if controller.state == "refused":
+    if controller.state == state.REFUSED:
         text.remark(f"{controller.name}: {controller.status}")
         return Exit.REFUSED
     text.remark(

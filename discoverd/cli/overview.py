@@ -14,9 +14,8 @@ from discoverd.kernel.controllers import Controller as KernelController
 from discoverd.plan.planner import Report
 from discoverd.tid import DISCOVERY, IO, TRANSPORTS, TidError, TransportId, unit_instance, unit_name
 
-_PLANNED = {"start": "starting", "hold": "stopped", "leave": "left alone", "keep": "stopped"}
+_PLANNED = {"start": "starting", "hold": state.STOPPED, "leave": "left alone", "keep": state.STOPPED}
 # So a reason of the planner's ends.
-_EXCLUDED = ", but excluded by "
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +76,12 @@ class Controller:
     @property
     def in_order(self) -> bool:
         """Tell whether it is as it should be: live, or parked because its discovery controller is not to be held."""
-        return self.live or self.state == "parked"
+        return self.live or self.state == state.PARKED
 
     @property
     def excluded(self) -> str:
         """Where the exclusion stands that applies to it (``file:line``), '' if discoverd has found none."""
-        return self.planned.reason.rpartition(_EXCLUDED)[2] if self.planned and _EXCLUDED in self.planned.reason else ""
+        return self.planned.excluded_by if self.planned else ""
 
     @property
     def subsysnqn(self) -> str:
@@ -107,21 +106,21 @@ class Controller:
         if unit and unit.running:
             return self._worker_state(report) if report else unit.active
         if self.excluded:
-            return "excluded"
+            return state.EXCLUDED
         if unit and unit.active == "failed":
-            return "refused" if report and report.state == "refused" else "failed"
+            return state.REFUSED if report and report.state == state.REFUSED else "failed"
         if unit:
-            return "stopped"
+            return state.STOPPED
         if self.planned:
             return _PLANNED.get(self.planned.action, self.planned.action)
-        return self.device.kernel.state if self.device else "gone"
+        return self.device.kernel.state if self.device else state.GONE
 
     def _worker_state(self, report: Report) -> str:
-        if report.state == "foreign":
+        if report.state == state.FOREIGN:
             return "left alone"
-        if report.state == "live" and not self.live:
+        if report.state == state.LIVE and not self.live:
             # The worker looks at its controller every ten seconds.
-            return "reconnecting" if self.device else "connecting"
+            return state.RECONNECTING if self.device else state.CONNECTING
         return report.state
 
     @property
@@ -131,7 +130,7 @@ class Controller:
             return self.unit.status
         if self.unit and self.unit.load == "masked":
             return "its unit is masked"
-        if self.state == "excluded":
+        if self.state == state.EXCLUDED:
             return f"excluded by {self.excluded}"
         if self.report and self.report.status:
             return self.report.status

@@ -19,6 +19,7 @@ _LIMIT = 1 << 26
 class Planned:
     """A decision: ``action`` is start, keep, hold or leave, and ``reason`` completes "because it is …".
 
+    ``excluded_by`` is the file and line that exclude it, ``withdrawn_by`` the origin that does not list it any more.
     ``held_back`` says of a discovery controller what of its log page is not acted on yet, '' if all of it is. What
     identifies the controller is '' for one that no source asks for any more.
     """
@@ -28,6 +29,8 @@ class Planned:
     reason: str
     note: str = ""
     held_back: str = ""
+    excluded_by: str = ""
+    withdrawn_by: str = ""
     transport: str = ""
     traddr: str = ""
     trsvcid: str = ""

@@ -82,7 +82,6 @@ def _document(controller: Controller, namespaces: list[Namespace], fault: str) -
         "unit_sub": unit.sub if unit else "",
         "action": planned.action if planned else "",
         "reason": planned.reason if planned else "",
-        "excluded_by": controller.excluded,
         "sources": sources(controller),
         "namespaces": [{"name": one.name, "users": one.users, "other_paths": one.others} for one in namespaces],
         "namespaces_fault": fault,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``discoverctl why``: in whole sentences who asks for a controller, what was decided, and what would change it."""
 
+from discoverd import state
 from discoverd.cli import text
 from discoverd.cli.choose import choose, matches
 from discoverd.cli.exits import CliError, Exit
@@ -91,7 +92,7 @@ def _change(controller: Controller) -> list[str]:
             f"As long as {device.owner} owns it, it is left alone. To have discoverd look after it, disconnect it with "
             "the tool that connected it."
         ]
-    if controller.report and controller.report.state == "foreign" and unit and unit.running:
+    if controller.report and controller.report.state == state.FOREIGN and unit and unit.running:
         return ["It is left alone until that one lets it go, and then connected, so nothing needs to be done here."]
     if not controller.known:
         return [
@@ -100,8 +101,8 @@ def _change(controller: Controller) -> list[str]:
         ]
     if controller.excluded:
         return _change_excluded(controller)
-    state = controller.state
-    if state == "refused":
+    now = controller.state
+    if now == state.REFUSED:
         return [
             f"To have it looked after again: discoverctl start {name}",
             f"To disconnect it, end its use, then: discoverctl disconnect {name}",
@@ -112,7 +113,7 @@ def _change(controller: Controller) -> list[str]:
         return [f"To confirm what its log page says now: {_confirm(controller.name)}"]
     if planned and planned.action == "hold":
         return [f"To have it back: discoverctl start {name}"]
-    if state == "failed":
+    if now == "failed":
         return [f"To see why it failed: journalctl -u {text.quoted(controller.unit_name)}"]
     if planned and planned.note:
         return [f"It stays as it is. To disconnect it: discoverctl disconnect {name}"]
@@ -120,7 +121,7 @@ def _change(controller: Controller) -> list[str]:
         return [
             f"To disconnect it, and keep it so until it is started again or the host boots: discoverctl stop {name}"
         ]
-    if state == "parked":
+    if now == state.PARKED:
         return [
             "It is read again by itself, so nothing needs to be done here. To read it now: systemctl reload "
             "discoverd. To have it held: persistent = force, in its section of /etc/nvme/nvme-fabrics.conf"

@@ -13,6 +13,7 @@ import enum
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from discoverd import state
 from discoverd.config.settings import DisconnectScope
 from discoverd.plan.candidate import OTHERS, SOURCES, Candidate, Target
 from discoverd.plan.evidence import Pending, Wait
@@ -45,9 +46,11 @@ class UnitFact:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a worker has reported last; see discoverd.worker.machine for the states.
+    """What a worker has reported last; see discoverd.state for the states.
 
-    ``time`` is that of the report (seconds, CLOCK_BOOTTIME), ``attempt`` counts since the last connection.
+    ``time`` is that of the report (seconds, CLOCK_BOOTTIME), ``attempt`` counts since the last connection. ``cause`` is
+    why it is in that state: why the last attempt failed, the file and line that exclude it, who uses it. ``kept`` is
+    why it was not disconnected though nobody asks for it.
     ``kernel_instance`` tells ``device`` from another controller of that name (discoverd.kernel.controllers).
     """
 
@@ -58,6 +61,8 @@ class Report:
     attempt: int = 0
     time: float = 0.0
     kernel_instance: int = 0
+    cause: str = ""
+    kept: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +167,8 @@ class Decision:
 
     ``note`` goes into the unit's status, and has a worker without a connection end instead of connecting.
     ``disconnect`` and ``confirm`` as in state.Spec, ``witnesses`` as in Known. ``held_back`` as in Facts, in words for
-    the status.
+    the status. ``excluded_by`` is the file and line that exclude it, and ``withdrawn_by`` the origin whose present
+    answer does not list it any more.
     """
 
     instance: str
@@ -174,12 +180,12 @@ class Decision:
     witnesses: frozenset[str] = frozenset()
     held_back: str = ""
     confirm: bool = False
+    excluded_by: str = ""
+    withdrawn_by: str = ""
 
 
 # What is said of a unit that another one stands for by now.
 ELSEWHERE = "asked for in another way by now, as another unit"
-# A worker that said one of these ended by itself: nobody stopped it.
-ENDED = ("excluded", "withdrawn", "given up")
 
 
 def plan(facts: Facts, instances: Iterable[str]) -> list[Decision]:
@@ -212,22 +218,22 @@ def _wanted(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> Decisi
     if where := facts.excluded.get(instance):
         reason = f"{sources}, but excluded by {where}"
         if running:
-            return Decision(instance, Action.KEEP, reason, candidate, note=f"excluded by {where}")
-        return Decision(instance, Action.LEAVE, reason, candidate)
+            return Decision(instance, Action.KEEP, reason, candidate, f"excluded by {where}", excluded_by=where)
+        return Decision(instance, Action.LEAVE, reason, candidate, excluded_by=where)
     if running:
         return Decision(instance, Action.KEEP, sources, candidate)
     said = report.state if report else ""
-    if said == "refused":
+    if said == state.REFUSED:
         # It failed, and stays so until somebody starts it: the administrator did not want it looked after.
         return Decision(
             instance, Action.HOLD, f"{sources}, but an administrator stopped its unit while in use", candidate
         )
-    if report and said == "given up" and _is_still_given_up(candidate, report):
+    if report and said == state.GIVEN_UP and _is_still_given_up(candidate, report):
         return Decision(instance, Action.LEAVE, f"{sources}, but {report.status}", candidate)
     # We make a unit and start it in one call: one that is loaded and does not run was stopped by somebody, even if its
     # worker had no chance to say so. One that was killed because its stop took too long has said that it was stopping.
-    ended = unit and unit.load == "loaded" and unit.active == "inactive" and said not in ENDED
-    if ended or said in ("stopped", "stopping"):
+    ended = unit and unit.load == "loaded" and unit.active == "inactive" and said not in state.ENDED
+    if ended or said in (state.STOPPED, state.STOPPING):
         return Decision(instance, Action.HOLD, f"{sources}, but an administrator stopped its unit", candidate)
     return Decision(instance, Action.START, sources, candidate)
 
@@ -296,22 +302,26 @@ def _stranger(instance: str, facts: Facts) -> Decision:
     answer = facts.complete.get(OTHERS, Answer())
     note = known.withdrawn if known and known.withdrawn else f"{source}, and in no log page ({answer.text})"
     spared = _spared(instance, facts)
+    excluded = facts.excluded.get(instance, "")
     if unit and unit.running:
         if spared:
-            return Decision(instance, Action.KEEP, f"{source}, {spared}; what runs is left as it is", note=note)
+            reason = f"{source}, {spared}; what runs is left as it is"
+            return Decision(instance, Action.KEEP, reason, note=note, excluded_by=excluded)
         return Decision(
             instance, Action.KEEP, f"{note}; it is disconnected unless it is in use", note=note, disconnect="all"
         )
     said = report.state if report else ""
     if unit and unit.load == "masked":
         return Decision(instance, Action.LEAVE, f"{source}, but its unit is masked", candidate)
-    if known and said in ENDED:
+    if known and said in state.ENDED:
         return Decision(instance, Action.LEAVE, note, note=note)
-    if said in ("stopped", "stopping", "refused") or (unit and (unit.load, unit.active) == ("loaded", "inactive")):
+    inactive = unit and (unit.load, unit.active) == ("loaded", "inactive")
+    if inactive or said in (state.STOPPED, state.STOPPING, state.REFUSED):
         return Decision(instance, Action.LEAVE, f"{source}, but an administrator stopped its unit", candidate)
     if candidate is None or spared:
         # What is left of a unit that is no more goes when nothing comes of it.
-        return Decision(instance, Action.LEAVE, f"{source}, {spared}", candidate, note if known else "")
+        note = note if known else ""
+        return Decision(instance, Action.LEAVE, f"{source}, {spared}", candidate, note, excluded_by=excluded)
     return Decision(instance, Action.START, note, candidate, note, "all")
 
 
@@ -333,7 +343,7 @@ def _unwanted(instance: str, facts: Facts) -> Decision:
     report = facts.reports.get(instance)
     # A worker that ended by itself has left no connection, and nothing that would be missed when it is asked for again:
     # those of peers that come and go under new names must not pile up.
-    ended = not running and report is not None and report.state in ENDED
+    ended = not running and report is not None and report.state in state.ENDED
     silent = _silent(instance, known, facts)
     if silent and not ended:
         action = Action.KEEP if running else Action.LEAVE
@@ -354,11 +364,12 @@ def _unwanted(instance: str, facts: Facts) -> Decision:
     elsewhere = known.origin not in SOURCES and known.target in facts.targets
     if elsewhere:
         note = ELSEWHERE
+    by = "" if elsewhere else known.origin
     if not running:
-        return Decision(instance, Action.LEAVE, note, note=note)
+        return Decision(instance, Action.LEAVE, note, note=note, withdrawn_by=by)
     disconnect = "" if known.origin in SOURCES or elsewhere else facts.policy.disconnects(instance)
     then = "it is disconnected unless it is in use" if disconnect else "what runs is left as it is"
-    return Decision(instance, Action.KEEP, f"{note}; {then}", note=note, disconnect=disconnect)
+    return Decision(instance, Action.KEEP, f"{note}; {then}", note=note, disconnect=disconnect, withdrawn_by=by)
 
 
 def _silent(instance: str, known: Known, facts: Facts) -> list[str]:

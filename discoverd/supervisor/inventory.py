@@ -4,6 +4,7 @@
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
+from discoverd import state
 from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
@@ -125,16 +126,16 @@ class Inventory:
     def reported(self, instance: str, before: Report | None, report: Report) -> None:
         """Take the news of a worker, where a source learns from it."""
         named = self._configured.named.get(instance)
-        if named and report.state == "waiting" and report.attempt >= ATTEMPTS:
+        if named and report.state == state.WAITING and report.attempt >= ATTEMPTS:
             self.names.refused(*named)
-        if report.state == "given up":
+        if report.state == state.GIVEN_UP:
             self.mdns.forget(instance)
             # Folded, or with another host NQN, its unit has another name than the announcement alone would give it.
             for one in self.wanted.asked.get(instance, ()):
                 if one.origin == MDNS:
                     self.mdns.forget(replace(one.tid, hostnqn="").instance)
         # One that is parked was let go of: to have it announced again would wake it.
-        lost = before is not None and before.state == "live" and report.state not in ("live", "parked")
+        lost = before is not None and before.state == state.LIVE and report.state not in (state.LIVE, state.PARKED)
         if lost and instance.startswith("fc:") and instance in self.wanted.discovery:
             self.fibre_channel.lost()
 
@@ -264,7 +265,7 @@ class Inventory:
             report = reports.get(one)
             if one not in self.complete:
                 return "", self.log_pages.doubts.get(one, f"nothing is known from {one}")
-            said = report.log_read if report is not None and report.state in ("live", "parked") else ""
+            said = report.log_read if report is not None and report.state in (state.LIVE, state.PARKED) else ""
             if not self.log_pages.fresh(one, said):
                 return "", f"the log page of {one} may be another one by now"
             if one not in self.log_pages.settled:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from discoverd import state
 from discoverd.plan.candidate import OTHERS
-from discoverd.plan.planner import ENDED, Action, Answer, Decision, Facts, confirmable, plan
+from discoverd.plan.planner import Action, Answer, Decision, Facts, confirmable, plan
 from discoverd.supervisor.answers import Answers
 from discoverd.supervisor.changes import Changes
 from discoverd.supervisor.configuration import Configuration
@@ -23,7 +23,7 @@ from discoverd.supervisor.observed import Observed
 from discoverd.supervisor.plan_file import PlanFile
 from discoverd.supervisor.specifications import Specifications
 from discoverd.supervisor.starter import Starter
-from discoverd.supervisor.status_line import Tally
+from discoverd.supervisor.status_line import LEFT_ALONE, STARTING, Tally
 from discoverd.systemd.units import UnitError, Units
 
 log = logging.getLogger("discoverd")
@@ -95,7 +95,7 @@ class Reconciler:
         if self._changes.undecided or not self._starter.idle or self._connection.units is None:
             return False
         pages = self._inventory.log_pages
-        return all(one in pages or self._tally.state(one) != "live" for one in self._inventory.wanted.discovery)
+        return all(one in pages or self._tally.state(one) != state.LIVE for one in self._inventory.wanted.discovery)
 
     async def _take_report(self, instance: str) -> None:
         """Take all that a worker may have written."""
@@ -190,7 +190,7 @@ class Reconciler:
             if decision.action is Action.KEEP:
                 await self._update(decision)
                 report = self._observed.reports.get(instance)
-                if report is not None and report.state in ENDED:
+                if report is not None and report.state in state.ENDED:
                     # It ends without a job, so systemd has no signal for it.
                     asyncio.get_running_loop().call_later(LAST_WORD, self._changes.add_unit, instance)
             elif decision.note and instance not in self._starter:
@@ -244,7 +244,7 @@ class Reconciler:
                 if before is not None and before + HURRY <= decision.candidate.asked:
                     # It was announced again, and who waits for the next attempt need not. A log page that changes all
                     # the time must not have hundreds of workers try all the time.
-                    written = written or self._tally.state(instance) in ("waiting", "parked")
+                    written = written or self._tally.state(instance) in (state.WAITING, state.PARKED)
             elif decision.note:
                 written = await self._specifications.withdraw(decision)
             elif instance in self._specifications.known:
@@ -263,7 +263,7 @@ class Reconciler:
 
     async def read_parked(self) -> None:
         """Have the parked discovery controllers read anew: who reloads wants to know what is listed now."""
-        for instance in self._tally.which("parked"):
+        for instance in self._tally.which(state.PARKED):
             await self._hang_up(instance)
 
     async def _hang_up(self, instance: str) -> None:
@@ -277,9 +277,9 @@ class Reconciler:
     async def _forget(self, instance: str) -> None:
         """Sweep the state of what nobody asks for and nobody runs, unless it tells that an administrator stopped it."""
         report = self._observed.reports.get(instance)
-        if instance not in self._specifications.known or (report is not None and report.state == "stopped"):
+        if instance not in self._specifications.known or (report is not None and report.state == state.STOPPED):
             return
-        if report is not None and report.state in ENDED:
+        if report is not None and report.state in state.ENDED:
             self._inventory.strangers.forget(instance)
         await self._specifications.forget(instance)
         self._observed.forget_report(instance)
@@ -308,11 +308,11 @@ class Reconciler:
 
     def _state_of(self, decision: Decision) -> str:
         if decision.action is Action.LEAVE:
-            return "excluded" if decision.instance in self._inventory.excluded else "left alone"
+            return state.EXCLUDED if decision.instance in self._inventory.excluded else LEFT_ALONE
         if decision.action is Action.HOLD:
-            return "stopped"
+            return state.STOPPED
         report = self._observed.reports.get(decision.instance)
         unit = self._observed.units.get(decision.instance)
         if report is None or unit is None or not unit.running:
-            return "starting"
-        return "left alone" if report.state == "foreign" else report.state
+            return STARTING
+        return LEFT_ALONE if report.state == state.FOREIGN else report.state

@@ -66,7 +66,7 @@ class Starter:
         tally: Tally,
     ) -> None:
         self._worker = worker
-        self._system = system
+        self._system = {canonical_nqn(one) for one in system}
         self._tasks = tasks
         self._changes = changes
         self._connection = connection
@@ -167,7 +167,7 @@ class Starter:
         if units is None:
             raise UnitError("not connected to systemd")
         properties = unit_properties(
-            candidate.tid, candidate.role, self._worker, candidate.tid.subsysnqn in self._system
+            candidate.tid, candidate.role, self._worker, canonical_nqn(candidate.tid.subsysnqn) in self._system
         )
         if held:
             # There is no way to make a unit and not start it; with this the start does nothing.

@@ -5,11 +5,25 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 
+from discoverd import state
 from discoverd.supervisor.fields import about
 
 log = logging.getLogger("discoverd")
 
-_ORDER = ("live", "reconnecting", "connecting", "waiting", "parked", "starting", "stopped", "excluded", "left alone")
+# What a controller counts as for which its worker has reported nothing, and one that is not ours to look after.
+STARTING, LEFT_ALONE = "starting", "left alone"
+
+_ORDER = (
+    state.LIVE,
+    state.RECONNECTING,
+    state.CONNECTING,
+    state.WAITING,
+    state.PARKED,
+    STARTING,
+    state.STOPPED,
+    state.EXCLUDED,
+    LEFT_ALONE,
+)
 
 
 class Tally:
@@ -27,7 +41,7 @@ class Tally:
 
     def which(self, counted: str) -> list[str]:
         """Return the controllers that count as this."""
-        return [instance for instance, state in self._states.items() if state == counted]
+        return [instance for instance, now in self._states.items() if now == counted]
 
     def count(self, instance: str, now: str) -> None:
         """Take what a controller counts as, '' for none: then nothing is wrong with it either."""

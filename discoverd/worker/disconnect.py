@@ -100,14 +100,15 @@ class Request:
 
 
 class Outcome:
-    """What has become of it: ``event`` and ``text`` for the machine, ``progress`` for the next look."""
+    """What has become of it: ``event``, ``text`` and ``cause`` for the machine, ``progress`` for the next look."""
 
-    __slots__ = ("event", "progress", "text")
+    __slots__ = ("cause", "event", "progress", "text")
 
-    def __init__(self, event: str, text: str, progress: Progress) -> None:
+    def __init__(self, event: str, text: str, progress: Progress, cause: str = "") -> None:
         self.event = event
         self.text = text
         self.progress = progress
+        self.cause = cause
 
 
 def run(request: Request) -> Outcome:
@@ -290,11 +291,10 @@ class _Look:
             return self._wait(answer.text)
         if answer.verdict == kernel_disconnect.LEAVE:
             notify.log(notify.NOTICE, f"{device} stays: {answer.text}")
-            return self._outcome(machine.LEFT, f"{device} stays: {answer.text}")
+            return self._outcome(machine.LEFT, f"{device} stays: {answer.text}", answer.text)
         text = f"in use by {answer.text}: {device} stays connected, and nobody looks after it"
-        return self._refused(
-            f"{text}; end that, or insist with: discoverctl disconnect --force '{self.request.instance}'"
-        )
+        advice = f"end that, or insist with: discoverctl disconnect --force '{self.request.instance}'"
+        return self._refused(f"{text}; {advice}", f"in use by {answer.text}")
 
     def failed(self, why: str) -> Outcome:
         """Return what it means that it cannot be told who uses the controller, or that the kernel fails."""
@@ -304,19 +304,20 @@ class _Look:
         if self.progress.shutdown:
             # It may be able to tell the next time; the network must not go meanwhile.
             return self._wait(f"somebody (cannot tell: {why})")
-        return self._refused(f"cannot disconnect {self.request.device}: {why}")
+        return self._refused(f"cannot disconnect {self.request.device}: {why}", why)
 
     def _wait(self, users: str) -> Outcome:
         if self._left() > 0:
             return self._outcome(machine.KEPT, users)
-        return self._refused(f"{self.request.device} is still in use by {users} after {LAST_LOOK} s: left connected")
+        text = f"{self.request.device} is still in use by {users} after {LAST_LOOK} s: left connected"
+        return self._refused(text, f"in use by {users}")
 
-    def _refused(self, text: str) -> Outcome:
+    def _refused(self, text: str, cause: str) -> Outcome:
         notify.log(notify.ERROR, text)
-        return self._outcome(machine.REFUSED_STOP, text)
+        return self._outcome(machine.REFUSED_STOP, text, cause)
 
-    def _outcome(self, event: str, text: str) -> Outcome:
-        return Outcome(event, text, self.progress)
+    def _outcome(self, event: str, text: str, cause: str = "") -> Outcome:
+        return Outcome(event, text, self.progress, cause)
 
     def _left(self) -> float:
         return self.progress.began + LAST_LOOK - time.monotonic()

@@ -87,7 +87,7 @@ class Loop:
         self._started = time.monotonic()
         self._ready = False
         self._parked_until = ""
-        self._last_word = ("stopped", "stopped")
+        self._last_word = (state.STOPPED, "stopped", "")
         self._wake_read, self._wake_write = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
         self._uevents = Uevents()
         self._poll = select.poll()
@@ -111,7 +111,7 @@ class Loop:
                     self._tell(Event(machine.LINK_UP))
             self._tick()
         self._report.end(self._view(), *self._last_word)
-        return 1 if self._last_word[0] == "refused" else 0
+        return 1 if self._last_word[0] == state.REFUSED else 0
 
     def close(self) -> None:
         """Close what was opened here. At the end of a process nobody needs to."""
@@ -211,7 +211,7 @@ class Loop:
         notify.log(action.priority, action.text)
 
     def _end(self, action: machine.Action) -> None:
-        self._last_word = (action.report, action.text)
+        self._last_word = (action.report, action.text, action.cause)
 
     def _say_ready(self) -> None:
         if not self._ready:
@@ -421,7 +421,7 @@ class Loop:
             raise call.error
         outcome: Outcome = call.result
         operation, said = self._machine.operation, self._machine.kept
-        event = Event(outcome.event, outcome.text)
+        event = Event(outcome.event, outcome.text, cause=outcome.cause)
         if operation == machine.POLL and outcome.event == machine.DISCONNECTED and self._discovery is not None:
             event = self._parked(self._discovery)
         if operation == machine.STOP:
@@ -489,7 +489,8 @@ class Loop:
         now = self._machine
         view = notify.View(now.state)
         view.device, view.kernel_instance = now.device, self._kernel_instance
-        view.attempt, view.wait, view.cause = now.attempts.count, now.attempts.wait, now.attempts.cause
+        view.attempt, view.wait = now.attempts.count, now.attempts.wait
+        view.cause = now.polled_for if now.state == state.PARKED else now.attempts.cause
         view.foreign, view.note = now.foreign, now.spec.note
         view.kept = now.kept if now.goal != machine.POLL else ""
         view.poll = f"{self._parked_until}: {now.polled_for}"

@@ -6,13 +6,12 @@ carries out the actions that come back, and hands in what became of them. TRANSI
 link, DECISIONS what each goal makes of each link; the diagram in docs/design/worker.md is drawn from both.
 """
 
+from discoverd import state
 from discoverd.notify import ERROR, NOTICE, WARNING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from discoverd.state import Spec
 
     Transition = tuple[str, "Callable[[Machine, Event], None] | None"] | None
     Decision = Callable[["Machine"], None] | None
@@ -20,9 +19,9 @@ if TYPE_CHECKING:
 # With CONNECTING and DISCONNECTING an operation is under way; there is never more than one.
 LINKS = ABSENT, CONNECTING, LIVE, RECONNECTING, DISCONNECTING = (
     "absent",
-    "connecting",
-    "live",
-    "reconnecting",
+    state.CONNECTING,
+    state.LIVE,
+    state.RECONNECTING,
     "disconnecting",
 )
 
@@ -33,7 +32,7 @@ GOALS = HOLD, POLL, WITHDRAW, STOP = "hold", "poll", "withdraw", "stop"
 GIVE_UP = "give up"
 
 # Why there is no connection, and none is being made.
-WAITING, PARKED, GONE = "waiting", "parked", "gone"
+WAITING, PARKED, GONE = state.WAITING, state.PARKED, state.GONE
 
 # Waits double from the first of these to the second, which is about the kernel's own reconnect delay (seconds, as all
 # below).
@@ -56,20 +55,29 @@ RETRY = {STOP: 1, WITHDRAW: 60, POLL: 60, GIVE_UP: 2}
 
 NEVER = float("inf")
 
+_NEVER_CONNECTED = "the kernel could not connect it"
+
 
 class Event:
     """What has happened. The kinds are below; each says which of the fields count."""
 
-    __slots__ = ("errno", "kind", "seconds", "spec", "text")
+    __slots__ = ("cause", "errno", "kind", "seconds", "spec", "text")
 
     def __init__(
-        self, kind: str, text: str = "", seconds: float = 0.0, spec: "Spec | None" = None, errno: int = 0
+        self,
+        kind: str,
+        text: str = "",
+        seconds: float = 0.0,
+        spec: "state.Spec | None" = None,
+        errno: int = 0,
+        cause: str = "",
     ) -> None:
         self.kind = kind
         self.text = text
         self.seconds = seconds
         self.spec = spec
         self.errno = errno
+        self.cause = cause
 
 
 # What becomes of the link.
@@ -84,7 +92,7 @@ REMOVED = "removed"  # The kernel has given the controller up.
 DISCONNECTED = "disconnected"  # text: a remark; polled: for how long, with seconds
 KEPT = "kept"  # text: what speaks against the disconnect, for now
 CALLED_OFF = "called off"  # The system does not go down.
-REFUSED_STOP, LEFT = "stop refused", "left"  # text: why a stop leaves it connected
+REFUSED_STOP, LEFT = "stop refused", "left"  # text: why a stop leaves it connected; cause: the same without advice
 
 # What changes the goal, or the time.
 SPECIFIED = "specified"  # spec
@@ -101,14 +109,17 @@ DUE = "due"  # The time has come, or there was a look.
 class Action:
     """What the loop is to do. The kinds are below; each says which of the fields count."""
 
-    __slots__ = ("kind", "priority", "report", "seconds", "text")
+    __slots__ = ("cause", "kind", "priority", "report", "seconds", "text")
 
-    def __init__(self, kind: str, text: str = "", priority: int = 0, seconds: float = 0.0, report: str = "") -> None:
+    def __init__(
+        self, kind: str, text: str = "", priority: int = 0, seconds: float = 0.0, report: str = "", cause: str = ""
+    ) -> None:
         self.kind = kind
         self.text = text
         self.priority = priority
         self.seconds = seconds
         self.report = report
+        self.cause = cause
 
 
 # The first three begin an operation, which ends with an event.
@@ -119,7 +130,7 @@ FORGET = "forget"  # The controller is no more.
 LOST = "lost"  # seconds: for how long the connection had held
 RESTORED = "restored"  # The kernel has made the connection again.
 LOG = "log"  # priority, text
-END = "end"  # report, text: the last that the worker says
+END = "end"  # report, text, cause: the last that the worker says
 
 
 class Attempts:
@@ -138,7 +149,7 @@ class Attempts:
         self.was_live = False
         self.since = boottime
 
-    def end(self, spec: "Spec", why: str, boottime: float) -> str:
+    def end(self, spec: state.Spec, why: str, boottime: float) -> str:
         """Return why there is no further attempt, '' if there is one."""
         if 0 < spec.attempts <= self.count:
             times = "one attempt" if self.count == 1 else f"{self.count} attempts"
@@ -185,7 +196,7 @@ class Machine:
         "stopping",
     )
 
-    def __init__(self, spec: "Spec", boottime: float, random: "Callable[[], float]") -> None:
+    def __init__(self, spec: state.Spec, boottime: float, random: "Callable[[], float]") -> None:
         self.spec = spec
         self.link = ABSENT
         self.device = ""
@@ -222,7 +233,7 @@ class Machine:
     def state(self) -> str:
         """The state that is reported."""
         if self.stopping:
-            return "stopping"
+            return state.STOPPING
         if self.link == ABSENT:
             return self.pause or CONNECTING
         return self._before if self.link == DISCONNECTING else self.link
@@ -250,19 +261,19 @@ class Machine:
 
     # What the tables name ----------------------------------------------------------------------------------
 
-    def _do(self, kind: str, text: str = "", priority: int = 0, seconds: float = 0.0, report: str = "") -> None:
-        self._actions.append(Action(kind, text, priority, seconds, report))
+    def _do(self, kind: str, text: str = "", priority: int = 0, seconds: float = 0.0) -> None:
+        self._actions.append(Action(kind, text, priority, seconds))
 
     def _log(self, priority: int, text: str) -> None:
         self._do(LOG, text, priority)
 
-    def _end(self, report: str, text: str) -> None:
+    def _end(self, report: str, text: str, cause: str = "") -> None:
         self.ended = True
-        self._do(END, text, report=report)
+        self._actions.append(Action(END, text, report=report, cause=cause))
 
-    def _end_and_say(self, report: str, text: str) -> None:
+    def _end_and_say(self, report: str, text: str, cause: str) -> None:
         self._log(NOTICE, text)
-        self._end(report, text)
+        self._end(report, text, cause)
 
     def _forget(self) -> None:
         self._do(FORGET, self.device)
@@ -284,12 +295,12 @@ class Machine:
             self.link = ABSENT
         elif self.goal == WITHDRAW:
             self.link = ABSENT
-            self._end_and_say("withdrawn", f"{self.spec.note}: not connected again")
+            self._end_and_say(state.WITHDRAWN, f"{self.spec.note}: not connected again", self.spec.note)
         else:
             self._do(CONNECT)
 
     def _excluded(self, event: Event) -> None:
-        self._end_and_say("excluded", f"excluded by {event.text}: not connected")
+        self._end_and_say(state.EXCLUDED, f"excluded by {event.text}: not connected", event.text)
 
     def _refused(self, event: Event) -> None:
         attempts = self.attempts
@@ -297,7 +308,7 @@ class Machine:
         if self.stopping:
             return
         if why := attempts.end(self.spec, event.text, self._boottime):
-            self._end_and_say("given up", why)
+            self._end_and_say(state.GIVEN_UP, why, event.text)
             return
         wait: float = min(LONGEST_WAIT, SHORTEST_WAIT * 2 ** min(attempts.count - 1, 10))
         # Less by up to a quarter, so that the controllers of a failed array do not come back in step.
@@ -342,9 +353,9 @@ class Machine:
         if attempts.was_live:
             attempts.was_live = False
             attempts.since = self._boottime
-        elif why := attempts.end(self.spec, "the kernel could not connect it", self._boottime):
+        elif why := attempts.end(self.spec, _NEVER_CONNECTED, self._boottime):
             # On Fibre Channel, where a connect never fails: the kernel tries until ctrl-loss-tmo.
-            self._end_and_say("given up", why)
+            self._end_and_say(state.GIVEN_UP, why, _NEVER_CONNECTED)
             return
         # A quarter of a second at most, so that a whole array's controllers do not come back in step.
         self.due = self._now + self._random() / 4
@@ -368,7 +379,7 @@ class Machine:
             self._forget()
         elif self.goal in (WITHDRAW, STOP):
             self._forget()
-            self._end_and_say("withdrawn", f"disconnected {device}: it is {self.spec.note}")
+            self._end_and_say(state.WITHDRAWN, f"disconnected {device}: it is {self.spec.note}", self.spec.note)
         else:
             # Asked for again in this very moment.
             self._removed(event)
@@ -403,10 +414,10 @@ class Machine:
             self._log(NOTICE, f"{self.device}: {self.poll}, and stays connected: {self.kept}")
 
     def _left(self, event: Event) -> None:
-        self._end("stopped", f"stopped; {event.text}")
+        self._end(state.STOPPED, f"stopped; {event.text}", event.cause)
 
     def _stop_refused(self, event: Event) -> None:
-        self._end("refused", event.text)
+        self._end(state.REFUSED, event.text, event.cause)
 
     # What changes the goal ---------------------------------------------------------------------------------
 
@@ -511,12 +522,12 @@ class Machine:
         if self.foreign:
             text = f"{self.device} stays: {self.protected}"
             self._log(NOTICE, text)
-            self._end("stopped", f"stopped; {text}")
+            self._end(state.STOPPED, f"stopped; {text}", self.protected)
         elif self._now >= self.due:
             self._disconnect(STOP)
 
     def _stopped_without(self) -> None:
-        self._end("stopped", "stopped")
+        self._end(state.STOPPED, "stopped")
 
 
 # For each event, what becomes of each link (the columns are LINKS): the next link, '' for the one before the

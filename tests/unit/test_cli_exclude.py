@@ -339,6 +339,8 @@ def excluded(desk: Desk) -> tuple[str, str]:
     reason = f"configured at /etc/nvme/nvme-fabrics.conf:3, but excluded by {WHERE}"
     live = desk.controller(1, "nvme0", reason=reason)
     ended = desk.controller(2, "", action="leave", reason=reason, report="excluded", unit=Unit("inactive", sub="dead"))
+    for entry in desk.plan["controllers"]:
+        entry["excluded_by"] = WHERE
     return live, ended
 
 

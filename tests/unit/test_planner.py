@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from discoverd import state
 from discoverd.config.settings import DISCONNECT_SCOPES
 from discoverd.plan.candidate import CONFIGURATION, MDNS, OTHERS, Candidate
 from discoverd.plan.planner import (
     ELSEWHERE,
-    ENDED,
     Action,
     Answer,
     Decision,
@@ -279,7 +279,7 @@ THERE = Facts(strangers={NAME: STRANGER}, complete=WHOLE)
         ),
         (
             replace(THERE, excluded={NAME: "f:3"}),
-            Decision(NAME, Action.LEAVE, "connected by others, but excluded by f:3", STRANGER),
+            Decision(NAME, Action.LEAVE, "connected by others, but excluded by f:3", STRANGER, excluded_by="f:3"),
         ),
         (
             replace(THERE, excluded={NAME: "f:3"}, units={NAME: RUNNING}, known={NAME: THEIRS}),
@@ -288,6 +288,7 @@ THERE = Facts(strangers={NAME: STRANGER}, complete=WHOLE)
                 Action.KEEP,
                 "connected by others, but excluded by f:3; what runs is left as it is",
                 note=BEFORE,
+                excluded_by="f:3",
             ),
         ),
         (
@@ -342,7 +343,7 @@ def test_only_what_is_asked_about_is_looked_at() -> None:
     assert plan(facts, ["nobody", NAME, "y", "nothing"]) == plan(facts, [NAME, "y"])
 
 
-@pytest.mark.parametrize("said", ENDED)
+@pytest.mark.parametrize("said", state.ENDED)
 @pytest.mark.parametrize("unit", [None, STOPPED])
 def test_what_has_ended_by_itself_is_not_kept_for_a_silent_source(said: str, unit: UnitFact | None) -> None:
     """A peer that comes under another name each time must not leave more and more behind."""
@@ -445,6 +446,7 @@ def test_what_is_excluded_is_not_started(unit: UnitFact | None, said: str | None
     )
     (decision,) = decide(facts)
     assert (decision.action, decision.reason) == (Action.LEAVE, f"configured at f:1, but excluded by {WHERE}")
+    assert decision.excluded_by == WHERE
     assert (decision.candidate, decision.note) == (A, "")
 
 
@@ -645,7 +647,7 @@ def test_missing_information_never_makes_a_note(facts: Facts) -> None:
             continue  # What others connected has one from the beginning; see above for what may come of it.
         if decision.note and decision.instance not in facts.excluded:
             unit, report = facts.units.get(decision.instance), facts.reports.get(decision.instance)
-            ended = not (unit and unit.running) and report is not None and report.state in ENDED
+            ended = not (unit and unit.running) and report is not None and report.state in state.ENDED
             assert ended or facts.known[decision.instance].origin in facts.complete
             assert decision.candidate is None
             assert not decision.disconnect or decision.action is Action.KEEP

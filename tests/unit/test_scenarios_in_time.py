@@ -279,7 +279,7 @@ def test_the_last_word_of_a_worker_is_heard_when_many_end_at_once(kernel: Kernel
         supervisor.bind(state.WAKE_SOCKET)
         while notify.wake(state.WAKE_SOCKET, "another"):
             pass
-        last = notify.Report(ONE).end, (notify.View("connecting"), "excluded", "excluded")
+        last = notify.Report(ONE).end, (notify.View("connecting"), "excluded", "excluded", "")
         ending = threading.Thread(target=last[0], args=last[1])
         ending.start()
         heard: set[bytes] = set()

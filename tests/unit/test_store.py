@@ -120,8 +120,9 @@ def test_a_report_is_read_whole() -> None:
         kernel_instance="51",
         cause="x",
         owner="stas",
+        kept="in use",
     )
-    assert given == Report("live", "live nvme3", "nvme3", "7", 4, 4711, 51)
+    assert given == Report("live", "live nvme3", "nvme3", "7", 4, 4711, 51, "x", "in use")
 
 
 @pytest.mark.parametrize("number", NO_NUMBERS)
@@ -149,6 +150,8 @@ def test_a_row_tells_what_the_controller_is() -> None:
         "reason": "configured at f:1 and listed",
         "note": "",
         "held_back": "",
+        "excluded_by": "",
+        "withdrawn_by": "",
         "transport": "tcp",
         "traddr": "192.0.2.1",
         "trsvcid": "4420",

@@ -161,6 +161,8 @@ def test_the_plan_says_what_and_why(host: Host) -> None:
         "reason": source,
         "note": "",
         "held_back": "",
+        "excluded_by": "",
+        "withdrawn_by": "",
         "transport": "tcp",
         "traddr": "192.0.2.1",
         "trsvcid": "4420",

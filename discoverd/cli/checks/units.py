@@ -3,6 +3,7 @@
 
 from collections.abc import Iterable
 
+from discoverd import state
 from discoverd.cli import text
 from discoverd.cli.checks.finding import Finding, hint, problem
 from discoverd.cli.overview import Controller
@@ -29,10 +30,10 @@ def services(systemd: Systemd) -> list[Finding]:
 
 def template(systemd: Systemd) -> list[Finding]:
     """Return a finding if there is a file where none may be."""
-    state = systemd.file_state(_TEMPLATE)
-    if not state:
+    file_state = systemd.file_state(_TEMPLATE)
+    if not file_state:
         return []
-    if state.startswith("masked"):
+    if file_state.startswith("masked"):
         return [hint(f"{_TEMPLATE} is masked, so no controller gets a unit", f"systemctl unmask {_TEMPLATE}")]
     what = f"a unit file {_TEMPLATE} is installed, and systemd refuses to make transient units beside it"
     remedy = f"put what it says into {_TEMPLATE}.d/, and remove it; to see where it is: systemctl cat {_TEMPLATE}"
@@ -46,7 +47,7 @@ def failed(controllers: Iterable[Controller]) -> list[Finding]:
         if not one.unit or one.unit.active != "failed":
             continue
         name = text.quoted(one.name)
-        if one.state == "refused":
+        if one.state == state.REFUSED:
             what = f"{one.name} was stopped while in use: it is still connected, and nobody looks after it"
             found.append(
                 problem(what, f"discoverctl start {name}; or end its use, then: discoverctl disconnect {name}")
