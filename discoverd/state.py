@@ -197,7 +197,7 @@ class Spec:
     written.
 
     ``source``, ``origin`` and ``witnesses`` are the supervisor's: what asked for the controller last, and all that did
-    (discoverd.plan.planner.Known), with spaces between them.
+    (discoverd.plan.facts.Known), with spaces between them.
     ``note`` is a remark for the status, such as that no log page lists the controller any longer. ``withdrawn``: nobody
     asks for it any more, as the note says, and it is not connected again. ``disconnect``: it is disconnected as well,
     unless it is in use, if we have connected it (``ours``) or whoever has (``all``). ``horizon``: give up after so many

@@ -17,8 +17,8 @@ from discoverd import registry, state
 from discoverd.config.errors import Diagnostic
 from discoverd.plan.candidate import CONFIGURATION, FIBRE_CHANNEL, MDNS, Refusal, Wish, target_of
 from discoverd.plan.evidence import Asked
-from discoverd.plan.planner import Decision, Known, Report
-from discoverd.sources.discovery_log import LogPageError, PageRead, parse
+from discoverd.plan.facts import Decision, Known, Report
+from discoverd.plan.log_page import LogPageError, PageRead, parse
 from discoverd.tid import TidError, TransportId
 
 BOOT = "discoverd-boot 1"

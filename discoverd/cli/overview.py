@@ -11,7 +11,7 @@ from discoverd.cli.plan_file import PlanFile, Planned
 from discoverd.cli.systemd import Systemd, Unit
 from discoverd.kernel import controllers
 from discoverd.kernel.controllers import Controller as KernelController
-from discoverd.plan.planner import Report
+from discoverd.plan.facts import Report
 from discoverd.tid import DISCOVERY, IO, TRANSPORTS, TidError, TransportId, unit_instance, unit_name
 
 _PLANNED = {"start": "starting", "hold": state.STOPPED, "leave": "left alone", "keep": state.STOPPED}

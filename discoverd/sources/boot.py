@@ -7,7 +7,7 @@ one by hand (discoverd/boot_record.py); and what the registry says firmware aske
 
 import logging
 
-from discoverd import boot_record, registry, store
+from discoverd import boot_record, registry, state
 from discoverd.kernel import controllers
 from discoverd.plan.candidate import BOOT, DISCOVERY_KEEP_ALIVE, Candidate
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TidError, TransportId, unit_instance
@@ -55,8 +55,12 @@ def _made_since(device: str) -> bool:
     firmware's table has.
     """
     instance = unit_instance(registry.retrieve(device, "unit") or "")
-    spec = store.read_spec(instance) if instance else None
-    return spec is not None and spec.origin != BOOT
+    if not instance:
+        return False
+    try:
+        return state.Spec.decode(state.read(state.directory(instance) + "/spec")).origin != BOOT
+    except state.StateError:
+        return False  # There is none, or none that can be read.
 
 
 def existing(live: controllers.Controller, hostnqn: str, source: str, origin: str) -> Candidate:

@@ -10,10 +10,12 @@ from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, R
 from discoverd.kernel.controllers import canonical_nqn
 from discoverd.plan.candidate import AUTHORITIES, SOURCES, Candidate, Refusal, Target, as_host
 from discoverd.plan.evidence import Asked, Evidence, Pending, Reading
+from discoverd.plan.facts import Answer, Known
 from discoverd.plan.folding import Wanted
-from discoverd.plan.planner import Answer, Known, closed
+from discoverd.plan.log_page import LogPage, PageRead
+from discoverd.plan.planner import closed
 from discoverd.sources import discovery_log
-from discoverd.sources.discovery_log import Listing, LogPage, PageRead, Parent
+from discoverd.sources.discovery_log import Listing, Parent
 from discoverd.tid import DISCOVERY, TransportId
 
 # A log page is an order to run processes, and it comes from the network: so many for one discovery controller,

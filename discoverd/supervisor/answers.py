@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from discoverd.plan.candidate import OTHERS
 from discoverd.plan.evidence import Pending
-from discoverd.plan.planner import Answer, HeldBack, Known, Report, confirmable
+from discoverd.plan.facts import Answer, HeldBack, Known, Report
+from discoverd.plan.planner import confirmable
 from discoverd.supervisor.fields import about
 from discoverd.supervisor.inventory import Inventory
 

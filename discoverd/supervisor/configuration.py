@@ -13,7 +13,7 @@ from discoverd.config.identity import HostIdentity, load_host_identity
 from discoverd.config.model import FabricsConfig
 from discoverd.config.settings import SETTINGS_CONF, Settings, load_settings
 from discoverd.kernel import fabrics
-from discoverd.plan.planner import Policy
+from discoverd.plan.facts import Policy
 from discoverd.systemd import journal
 
 log = logging.getLogger("discoverd")

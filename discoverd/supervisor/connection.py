@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Never
 
 from discoverd import state, store
-from discoverd.plan.planner import UnitFact
+from discoverd.plan.facts import UnitFact
 from discoverd.supervisor.changes import Changes
 from discoverd.supervisor.fields import about
 from discoverd.systemd import unit_signals

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 
 from discoverd.plan.evidence import Wait
-from discoverd.plan.planner import HeldBack
+from discoverd.plan.facts import HeldBack
 from discoverd.sources.log_pages import LogPages
 
 # The most telling first.

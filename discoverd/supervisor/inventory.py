@@ -21,10 +21,10 @@ from discoverd.plan.candidate import (
     Wish,
     granted,
 )
+from discoverd.plan.facts import Answer, HeldBack, Known, Report
 from discoverd.plan.folding import Wanted
-from discoverd.plan.planner import Answer, HeldBack, Known, Report
+from discoverd.plan.log_page import PageRead
 from discoverd.sources.configured import Configured, configured, host_names
-from discoverd.sources.discovery_log import PageRead
 from discoverd.sources.exclusion_files import ExclusionFiles
 from discoverd.sources.fibre_channel import FibreChannel
 from discoverd.sources.log_pages import Context, LogPages

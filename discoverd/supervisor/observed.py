@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import Any
 
 from discoverd import store
-from discoverd.plan.planner import Report, UnitFact
-from discoverd.sources.discovery_log import LogPageError, PageRead
+from discoverd.plan.facts import Report, UnitFact
+from discoverd.plan.log_page import LogPageError, PageRead
 from discoverd.supervisor.fields import about
 from discoverd.systemd.units import Units
 

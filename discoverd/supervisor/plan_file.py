@@ -7,7 +7,7 @@ from typing import Any
 from discoverd import store
 from discoverd.config.errors import Diagnostic
 from discoverd.plan.candidate import Refusal
-from discoverd.plan.planner import Decision
+from discoverd.plan.facts import Decision
 
 
 class PlanFile:

@@ -12,7 +12,8 @@ from types import MappingProxyType
 
 from discoverd import state
 from discoverd.plan.candidate import OTHERS
-from discoverd.plan.planner import Action, Answer, Decision, Facts, confirmable, plan
+from discoverd.plan.facts import Action, Answer, Decision, Facts
+from discoverd.plan.planner import confirmable, plan
 from discoverd.supervisor.answers import Answers
 from discoverd.supervisor.changes import Changes
 from discoverd.supervisor.configuration import Configuration

@@ -10,7 +10,8 @@ from discoverd import state, store
 from discoverd.config.settings import Settings
 from discoverd.kernel import fabrics
 from discoverd.plan.candidate import SOURCES, listed_by
-from discoverd.plan.planner import Decision, Known, confirmable
+from discoverd.plan.facts import Decision, Known
+from discoverd.plan.planner import confirmable
 from discoverd.tid import DISCOVERY
 
 log = logging.getLogger("discoverd")

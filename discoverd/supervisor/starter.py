@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from discoverd import state, store
 from discoverd.kernel.controllers import canonical_nqn
 from discoverd.plan.candidate import AUTHORITIES
-from discoverd.plan.planner import Action, Decision
+from discoverd.plan.facts import Action, Decision
 from discoverd.supervisor.changes import Changes
 from discoverd.supervisor.connection import Connection
 from discoverd.supervisor.fields import about

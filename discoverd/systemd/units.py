@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from discoverd.plan.planner import UnitFact
+from discoverd.plan.facts import UnitFact
 from discoverd.systemd.unit_properties import Property
 from discoverd.tid import unit_instance, unit_name
 

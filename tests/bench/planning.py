@@ -19,9 +19,11 @@ from discoverd import state
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import DiscoveredScope, FabricsConfig, Secrets
 from discoverd.plan.candidate import MDNS, Candidate, Wish, granted
+from discoverd.plan.facts import Action, Facts, UnitFact
 from discoverd.plan.folding import Wanted
-from discoverd.plan.planner import Action, Facts, UnitFact, plan
-from discoverd.sources.discovery_log import PageRead, Parent, candidates, parse
+from discoverd.plan.log_page import PageRead, parse
+from discoverd.plan.planner import plan
+from discoverd.sources.discovery_log import Parent, candidates
 from discoverd.sources.log_pages import Context, LogPages
 from discoverd.supervisor import daemon
 from discoverd.supervisor.changes import Changes

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Secrets
 from discoverd.plan.evidence import Asked
+from discoverd.plan.log_page import parse
 from discoverd.sources.configured import configured
-from discoverd.sources.discovery_log import parse
 from discoverd.sources.log_pages import Context
 from discoverd.tid import DISCOVERY_NQN
 from tests.unit.log_pages import FC, entry, page

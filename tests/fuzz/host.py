@@ -8,9 +8,10 @@ from typing import Any
 from discoverd import state, store
 from discoverd.plan.candidate import CONFIGURATION, Candidate
 from discoverd.plan.evidence import Asked
+from discoverd.plan.facts import Action, Answer, Decision, Facts, Known, Report, UnitFact
 from discoverd.plan.folding import Wanted
-from discoverd.plan.planner import Action, Answer, Decision, Facts, Known, Report, UnitFact, plan
-from discoverd.sources.discovery_log import LogPage, PageRead
+from discoverd.plan.log_page import LogPage, PageRead
+from discoverd.plan.planner import plan
 from discoverd.sources.log_pages import Context, LogPages
 from discoverd.supervisor.specifications import Specifications
 

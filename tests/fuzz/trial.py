@@ -10,6 +10,7 @@ from discoverd import state
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import DiscoveredScope, Secrets
 from discoverd.kernel import admin, controllers, dim
+from discoverd.plan import log_page
 from discoverd.plan.candidate import Candidate
 from discoverd.sources import discovery_log
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, UNIT_NAME_MAX, TransportId, unit_instance
@@ -105,7 +106,7 @@ def _register(spec: state.Spec) -> None:
 def _understand(log: admin.Log) -> None:
     assert len(log.data) == admin.HEADER_SIZE + min(log.records, admin.READ_ENTRIES) * admin.ENTRY_SIZE
     assert isinstance(log.persistent("tcp", "192.0.2.1", "8009"), bool)
-    page = discovery_log.parse(log.data)
+    page = log_page.parse(log.data)
     for tid in _PARENTS:
         parent = discovery_log.Parent(tid, tid.instance, _SCOPE, _SCOPE, horizon=3600, asked=17.5)
         listing = discovery_log.candidates(page, parent, _HOST)

@@ -17,7 +17,7 @@ from discoverd.config.fabrics import load_fabrics
 from discoverd.config.identity import load_host_identity
 from discoverd.kernel import controllers, fabrics
 from discoverd.plan.candidate import Candidate
-from discoverd.plan.planner import Decision, UnitFact
+from discoverd.plan.facts import Decision, UnitFact
 from discoverd.sources import exclusion_files
 from discoverd.sources.exclusion_files import ExclusionFiles
 from discoverd.sources.fibre_channel import FibreChannel

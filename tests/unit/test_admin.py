@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discoverd.kernel import admin
-from discoverd.sources import discovery_log
+from discoverd.plan import log_page
 
 from .log_pages import entry, extended, extended_page, page
 
@@ -139,7 +139,7 @@ def test_no_more_entries_are_read_than_are_looked_at(device: Connect) -> None:
     with device(target) as session:
         log = admin.read_discovery_log(session)
     assert (log.records, len(log.data)) == (10_000, 1024 + 2048 * 1024)
-    assert discovery_log.parse(log.data).beyond == 10_000 - 2048
+    assert log_page.parse(log.data).beyond == 10_000 - 2048
 
 
 @pytest.mark.parametrize("length", [1, 1024, 1024 + 2 * 1024 - 4])
@@ -190,7 +190,7 @@ def test_more_behind_the_last_extended_entry_is_odd(device: Connect) -> None:
     """As with basic ones, where it may be that the number of entries is wrong."""
     sent = extended_page(extended(entry(NQN)), length=1024 + 2 * 1032)
     with device(Target(sent)) as session:
-        assert not discovery_log.parse(admin.read_discovery_log(session).data).consistent
+        assert not log_page.parse(admin.read_discovery_log(session).data).consistent
 
 
 def test_half_of_an_old_and_half_of_a_new_page_is_read_again(device: Connect) -> None:
@@ -360,5 +360,5 @@ def test_whatever_a_controller_sends_as_its_log_page_is_read_or_refused(data: by
         except admin.AdminError:
             return
     assert len(log.data) == 1024 + min(log.records, 2048) * 1024
-    discovery_log.parse(log.data)
+    log_page.parse(log.data)
     log.persistent("tcp", "192.0.2.1", "8009")

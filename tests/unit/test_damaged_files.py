@@ -18,8 +18,8 @@ from discoverd import boot_record, registry, state, store
 from discoverd.cli import plan_file
 from discoverd.kernel import controllers
 from discoverd.plan.evidence import Asked
-from discoverd.plan.planner import Action, Decision
-from discoverd.sources.discovery_log import LogPageError
+from discoverd.plan.facts import Action, Decision
+from discoverd.plan.log_page import LogPageError
 from discoverd.state import Spec, StateError
 
 from .log_pages import entry, page

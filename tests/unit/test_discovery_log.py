@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import DiscoveredScope, Secrets
 from discoverd.plan.candidate import Candidate, Refusal
-from discoverd.sources.discovery_log import Entry, LogPageError, Parent, candidates, parse
+from discoverd.plan.log_page import Entry, LogPageError, parse
+from discoverd.sources.discovery_log import Parent, candidates
 from discoverd.state import Spec
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from discoverd.plan import evidence, planner
+from discoverd.plan import evidence, facts, planner
 from discoverd.plan.evidence import Asked, Evidence, Reading
 from discoverd.sources import log_pages
 from tests.fuzz import histories
@@ -89,7 +89,7 @@ def gap(**changes: Any) -> Mutation:
 def referrals_to_oneself_count(patch: pytest.MonkeyPatch) -> None:
     owes = planner._owes_answer
 
-    def changed(origin: str, instance: str, facts: planner.Facts) -> bool:
+    def changed(origin: str, instance: str, facts: facts.Facts) -> bool:
         return origin == instance or owes(origin, instance, facts)
 
     patch.setattr(planner, "_owes_answer", changed)

@@ -13,10 +13,11 @@ from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
 from discoverd.kernel import admin
 from discoverd.plan.candidate import CONFIGURATION, MDNS, NBFT, Candidate, Wish
+from discoverd.plan.facts import Action, Decision, Known, UnitFact
 from discoverd.plan.folding import Wanted
-from discoverd.plan.planner import Action, Decision, Known, UnitFact
+from discoverd.plan.log_page import PageRead, parse
 from discoverd.sources import mdns
-from discoverd.sources.discovery_log import REFUSALS, PageRead, Parent, candidates, parse
+from discoverd.sources.discovery_log import REFUSALS, Parent, candidates
 from discoverd.sources.log_pages import ANNOUNCED, Context, LogPages
 from discoverd.supervisor import reconciler
 from discoverd.supervisor.starter import fair

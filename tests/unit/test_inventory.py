@@ -26,8 +26,8 @@ from discoverd.plan.candidate import (
     Wish,
 )
 from discoverd.plan.evidence import Asked, Pending, Wait
-from discoverd.plan.planner import Answer, Known, Report
-from discoverd.sources.discovery_log import LogPage, PageRead, parse
+from discoverd.plan.facts import Answer, Known, Report
+from discoverd.plan.log_page import LogPage, PageRead, parse
 from discoverd.sources.log_pages import Context, LogPages
 from discoverd.supervisor import inventory
 from discoverd.supervisor.inventory import Inventory

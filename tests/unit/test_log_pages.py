@@ -11,11 +11,11 @@ from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Role, Secrets
 from discoverd.plan.candidate import CONFIGURATION, SOURCES, Candidate, Refusal
 from discoverd.plan.evidence import Asked, Wait
+from discoverd.plan.facts import Known
 from discoverd.plan.folding import Wanted
-from discoverd.plan.planner import Known
+from discoverd.plan.log_page import LogPage, PageRead, parse
 from discoverd.sources import discovery_log, log_pages
 from discoverd.sources.configured import Configured, configured
-from discoverd.sources.discovery_log import LogPage, PageRead, parse
 from discoverd.sources.log_pages import Context, LogPages
 from discoverd.tid import DISCOVERY_NQN, IO
 

@@ -12,19 +12,8 @@ from hypothesis import strategies as st
 from discoverd import state
 from discoverd.config.settings import DISCONNECT_SCOPES
 from discoverd.plan.candidate import CONFIGURATION, MDNS, OTHERS, Candidate
-from discoverd.plan.planner import (
-    ELSEWHERE,
-    Action,
-    Answer,
-    Decision,
-    Facts,
-    Known,
-    Policy,
-    Report,
-    UnitFact,
-    closed,
-    plan,
-)
+from discoverd.plan.facts import Action, Answer, Decision, Facts, Known, Policy, Report, UnitFact
+from discoverd.plan.planner import ELSEWHERE, closed, plan
 from discoverd.tid import DISCOVERY_NQN, IO, TransportId
 
 DC = "tcp:192.0.2.1:8009:nqn.2014-08.org.nvmexpress.discovery"

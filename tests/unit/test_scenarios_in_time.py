@@ -14,10 +14,11 @@ from discoverd import notify, registry, state, store
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
 from discoverd.plan.candidate import BOOT, CONFIGURATION, MDNS, NBFT, Candidate, Wish
+from discoverd.plan.facts import UnitFact
 from discoverd.plan.folding import fold
-from discoverd.plan.planner import UnitFact
+from discoverd.plan.log_page import parse
 from discoverd.sources import boot, names
-from discoverd.sources.discovery_log import Parent, candidates, parse
+from discoverd.sources.discovery_log import Parent, candidates
 from discoverd.systemd import unit_signals
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 from discoverd.worker.ownership import Ownership

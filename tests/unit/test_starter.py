@@ -12,7 +12,7 @@ import pytest
 
 from discoverd import state, store
 from discoverd.plan.candidate import CONFIGURATION, Candidate
-from discoverd.plan.planner import Action, Decision
+from discoverd.plan.facts import Action, Decision
 from discoverd.supervisor import starter
 from discoverd.supervisor.changes import Changes, News
 from discoverd.supervisor.connection import Connection

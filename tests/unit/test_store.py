@@ -9,7 +9,7 @@ import pytest
 from discoverd import state, store
 from discoverd.config.model import Secrets
 from discoverd.plan.candidate import BOOT, CONFIGURATION, FIBRE_CHANNEL, MDNS, NBFT, Candidate, Refusal, fabrics_options
-from discoverd.plan.planner import Action, Decision, Known, Report
+from discoverd.plan.facts import Action, Decision, Known, Report
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 
 from .test_state import NO_NUMBERS

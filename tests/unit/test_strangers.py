@@ -13,7 +13,7 @@ from discoverd.config.settings import Settings
 from discoverd.kernel import controllers
 from discoverd.plan import evidence
 from discoverd.plan.candidate import OTHERS
-from discoverd.plan.planner import UnitFact
+from discoverd.plan.facts import UnitFact
 from discoverd.sources import strangers, udev
 from discoverd.sources.strangers import Strangers, connected
 

@@ -12,7 +12,7 @@ import pytest
 
 from discoverd import state, store
 from discoverd.plan.candidate import Candidate
-from discoverd.plan.planner import UnitFact
+from discoverd.plan.facts import UnitFact
 from discoverd.supervisor import daemon, reconciler, starter
 from discoverd.systemd import unit_signals
 from discoverd.tid import IO, TransportId

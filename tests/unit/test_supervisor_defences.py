@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from discoverd import state, store
-from discoverd.plan.planner import Report, UnitFact
+from discoverd.plan.facts import Report, UnitFact
 from discoverd.supervisor import daemon, refusals, starter
 from discoverd.systemd import unit_signals
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from discoverd.plan.evidence import Pending, Wait
-from discoverd.plan.planner import Answer, HeldBack
+from discoverd.plan.facts import Answer, HeldBack
 from discoverd.sources.log_pages import LogPages
 from discoverd.supervisor.held_back import held_back
 

@@ -10,7 +10,7 @@ import pytest
 
 from discoverd import state, store
 from discoverd.kernel import usage
-from discoverd.plan.planner import Action, Decision, UnitFact
+from discoverd.plan.facts import Action, Decision, UnitFact
 from discoverd.systemd import unit_signals
 
 from .fake_host import DISCOVERY, FIRST, NQN, ONE, SECOND, TWO, Host, quiet, report, until

@@ -14,9 +14,9 @@ import pytest
 from discoverd import boot_record, state, store
 from discoverd.config.model import Secrets
 from discoverd.kernel import controllers
-from discoverd.plan import planner
+from discoverd.plan import facts, planner
 from discoverd.plan.candidate import BOOT, CONFIGURATION, MDNS, Candidate, fabrics_options
-from discoverd.plan.planner import UnitFact
+from discoverd.plan.facts import UnitFact
 from discoverd.supervisor import reconciler
 from discoverd.systemd import unit_signals
 from discoverd.tid import DISCOVERY as TID_DISCOVERY
@@ -487,7 +487,7 @@ def test_news_of_one_controller_has_only_that_one_looked_at(host: Host, monkeypa
     looked_at: list[list[str]] = []
     decide = planner.plan
 
-    def plan(facts: planner.Facts, instances: Iterable[str]) -> list[planner.Decision]:
+    def plan(facts: facts.Facts, instances: Iterable[str]) -> list[facts.Decision]:
         looked_at.append(list(instances))
         return decide(facts, looked_at[-1])
 
