@@ -80,10 +80,6 @@ class Agent:
         """Stop a unit."""
         self._manager.StopUnit(unit.encode(), b"replace")
 
-    def restart(self, unit: str) -> None:
-        """Stop a unit and start it again; one that is stopped is started."""
-        self._manager.RestartUnit(unit.encode(), b"replace")
-
     def signal(self, unit: str, number: int) -> None:
         """Send a signal to a unit's worker."""
         self._manager.KillUnit(unit.encode(), b"main", number)

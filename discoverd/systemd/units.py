@@ -74,10 +74,6 @@ class Units:
         """Queue the stop of a unit. Raises UnitError."""
         await self._ask("stop", unit_name(instance))
 
-    async def restart(self, instance: str) -> None:
-        """Queue the restart of a unit. Raises UnitError."""
-        await self._ask("restart", unit_name(instance))
-
     async def hang_up(self, instance: str) -> None:
         """Make a worker read its specification again. Raises UnitError."""
         await self._ask("signal", unit_name(instance), int(signal.SIGHUP))

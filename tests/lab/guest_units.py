@@ -41,8 +41,6 @@ async def main() -> None:
     ]
     result["start"] = [await units.start(INSTANCE, properties), await job(), await active()]
     result["start again"] = [await units.start(INSTANCE, properties), await active()]
-    await units.restart(INSTANCE)
-    result["restart"] = [await job(), await active()]
     await units.stop(INSTANCE)
     result["stop"] = [await job(), await active()]
     result["start the stopped one"] = [await units.start(INSTANCE, properties), await job(), await active()]

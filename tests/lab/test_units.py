@@ -14,7 +14,6 @@ def test_life_of_a_unit(host: Machine) -> None:
     assert result == {
         "start": ["started", "done", "loaded active"],
         "start again": ["running", "loaded active"],
-        "restart": ["done", "loaded active"],
         "stop": ["done", "loaded inactive"],
         "start the stopped one": ["started", "done", "loaded active"],
         "stop after the agent was replaced": ["done", "loaded inactive"],

@@ -275,9 +275,9 @@ def test_a_property_that_is_given_twice_goes_out_twice(manager: Manager) -> None
     assert manager.calls == [("StartTransientUnit", UNIT.encode(), b"fail", values)]
 
 
-def test_stop_and_restart(manager: Manager, serve: Callable[..., tuple[int, list[Any]]]) -> None:
-    assert serve(("stop", [UNIT]), ("restart", [UNIT]))[0] == 0
-    assert manager.calls == [("StopUnit", UNIT.encode(), b"replace"), ("RestartUnit", UNIT.encode(), b"replace")]
+def test_stop(manager: Manager, serve: Callable[..., tuple[int, list[Any]]]) -> None:
+    assert serve(("stop", [UNIT]))[0] == 0
+    assert manager.calls == [("StopUnit", UNIT.encode(), b"replace")]
 
 
 def test_release(manager: Manager, serve: Callable[..., tuple[int, list[Any]]]) -> None:
