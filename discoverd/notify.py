@@ -142,7 +142,10 @@ class Report:
     def __init__(self, instance: str) -> None:
         self._instance = instance
         self._directory = state.directory(instance)
-        self._written: list[tuple[str, str]] = []
+        self._told: list[tuple[str, str]] = []
+        # What could not be written yet, and why not.
+        self._unwritten = b""
+        self._complaint = ""
         self.retry_at = 0.0
 
     def show(self, view: View) -> None:
@@ -173,24 +176,36 @@ class Report:
             ("kept", view.kept),
             ("log-read", view.log_read),
         ]
-        if fields == self._written:
+        if fields == self._told:
             return
-        self._written = fields
+        self._told = fields
         seconds = ("time", str(int(time.clock_gettime(_BOOTTIME))))
-        try:
-            state.write(self._directory + "/report", state.encode(state.REPORT, [*fields, seconds]))
-        except state.StateError as error:
-            self._written = []
-            # A withdrawn controller's directory is gone with its last report.
-            if state.exists(self._directory):
-                log(WARNING, f"cannot report to the supervisor: {error}")
+        self._unwritten = state.encode(state.REPORT, [*fields, seconds])
         self.wake()
 
     def forget(self) -> None:
         """Tell everything anew the next time: somebody may have taken the report away."""
-        self._written = []
+        self._told = []
 
     def wake(self) -> None:
-        """Have the supervisor read the report."""
-        heard = wake(state.WAKE_SOCKET, self._instance)
-        self.retry_at = 0.0 if heard else time.monotonic() + WAKE_AGAIN * (1 + posix.getrandom(1)[0] / 256)
+        """Write what is not written yet, and have the supervisor read it."""
+        again = not self._write()
+        again = not wake(state.WAKE_SOCKET, self._instance) or again
+        self.retry_at = time.monotonic() + WAKE_AGAIN * (1 + posix.getrandom(1)[0] / 256) if again else 0.0
+
+    def _write(self) -> bool:
+        """Tell whether there is nothing left to be written."""
+        if not self._unwritten:
+            return True
+        try:
+            state.write(self._directory + "/report", self._unwritten)
+        except state.StateError as error:
+            # A withdrawn controller's directory is gone with its last report.
+            if not state.exists(self._directory):
+                self._unwritten = b""
+            elif self._complaint != str(error):
+                self._complaint = str(error)
+                log(WARNING, f"cannot report to the supervisor: {error}; trying again until it works")
+            return not self._unwritten
+        self._unwritten, self._complaint = b"", ""
+        return True

@@ -100,15 +100,19 @@ class Request:
 
 
 class Outcome:
-    """What has become of it: ``event``, ``text`` and ``cause`` for the machine, ``progress`` for the next look."""
+    """What has become of it: ``event``, ``text`` and ``cause`` for the machine, ``progress`` for the next look.
 
-    __slots__ = ("cause", "event", "progress", "text")
+    ``deregistered``: the host has left the discovery controller's record.
+    """
+
+    __slots__ = ("cause", "deregistered", "event", "progress", "text")
 
     def __init__(self, event: str, text: str, progress: Progress, cause: str = "") -> None:
         self.event = event
         self.text = text
         self.progress = progress
         self.cause = cause
+        self.deregistered = False
 
 
 def run(request: Request) -> Outcome:
@@ -124,7 +128,7 @@ def run(request: Request) -> Outcome:
             device, request.kernel_instance, look.turn(), look.judge, look.before_delete, look.doubt
         )
     except FileNotFoundError:
-        return Outcome(machine.REMOVED, "", look.progress)
+        return look.outcome_of(machine.REMOVED)
     except OSError as error:
         if error.errno != _EBUSY:
             return look.failed(error.strerror or str(error))
@@ -218,6 +222,7 @@ class _Look:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.progress = request.progress.copy()
+        self._deregistered = False
 
     @property
     def policy(self) -> Policy:
@@ -249,7 +254,7 @@ class _Look:
         record = request.record
         leaves = record is not None and record.possible and self.policy.deregisters and not request.going_down
         if record is not None and leaves and system_state() != "stopping":
-            record.deregister(request.device, request.kernel_instance)
+            self._deregistered = record.deregister(request.device, request.kernel_instance)
         return None
 
     def doubt(self, error: OSError) -> None:
@@ -284,14 +289,14 @@ class _Look:
         """Return what an answer is to the machine, and say what a stop leaves connected."""
         device = self.request.device
         if answer.verdict == kernel_disconnect.DISCONNECTED:
-            return self._outcome(machine.DISCONNECTED, answer.text)
+            return self.outcome_of(machine.DISCONNECTED, answer.text)
         if self.request.operation != machine.STOP:
-            return self._outcome(machine.KEPT, answer.text)
+            return self.outcome_of(machine.KEPT, answer.text)
         if answer.verdict == kernel_disconnect.WAIT:
             return self._wait(answer.text)
         if answer.verdict == kernel_disconnect.LEAVE:
             notify.log(notify.NOTICE, f"{device} stays: {answer.text}")
-            return self._outcome(machine.LEFT, f"{device} stays: {answer.text}", answer.text)
+            return self.outcome_of(machine.LEFT, f"{device} stays: {answer.text}", answer.text)
         text = f"in use by {answer.text}: {device} stays connected, and nobody looks after it"
         advice = f"end that, or insist with: discoverctl disconnect --force '{self.request.instance}'"
         return self._refused(f"{text}; {advice}", f"in use by {answer.text}")
@@ -299,7 +304,7 @@ class _Look:
     def failed(self, why: str) -> Outcome:
         """Return what it means that it cannot be told who uses the controller, or that the kernel fails."""
         if self.request.operation != machine.STOP:
-            return self._outcome(machine.KEPT, f"it cannot be disconnected: {why}")
+            return self.outcome_of(machine.KEPT, f"it cannot be disconnected: {why}")
         self.progress.shutdown = self.progress.shutdown or system_state() == "stopping"
         if self.progress.shutdown:
             # It may be able to tell the next time; the network must not go meanwhile.
@@ -308,16 +313,19 @@ class _Look:
 
     def _wait(self, users: str) -> Outcome:
         if self._left() > 0:
-            return self._outcome(machine.KEPT, users)
+            return self.outcome_of(machine.KEPT, users)
         text = f"{self.request.device} is still in use by {users} after {LAST_LOOK} s: left connected"
         return self._refused(text, f"in use by {users}")
 
     def _refused(self, text: str, cause: str) -> Outcome:
         notify.log(notify.ERROR, text)
-        return self._outcome(machine.REFUSED_STOP, text, cause)
+        return self.outcome_of(machine.REFUSED_STOP, text, cause)
 
-    def _outcome(self, event: str, text: str, cause: str = "") -> Outcome:
-        return Outcome(event, text, self.progress, cause)
+    def outcome_of(self, event: str, text: str = "", cause: str = "") -> Outcome:
+        """Return an outcome with what this look has found out."""
+        made = Outcome(event, text, self.progress, cause)
+        made.deregistered = self._deregistered
+        return made
 
     def _left(self) -> float:
         return self.progress.began + LAST_LOOK - time.monotonic()
@@ -351,9 +359,9 @@ def _give_up(request: Request) -> Outcome:
     device, progress = request.device, request.progress
     if system_state() != "stopping":
         return Outcome(machine.CALLED_OFF, "", progress)
-    if controllers.attribute(device, "subsysnqn") in usage.system_subsystems():
-        return Outcome(machine.KEPT, "the system itself runs from it", progress)
     try:
+        if controllers.attribute(device, "subsysnqn") in usage.system_subsystems():
+            return Outcome(machine.KEPT, "the system itself runs from it", progress)
         fabrics.delete(device, request.kernel_instance)
     except FileNotFoundError:
         return Outcome(machine.REMOVED, "", progress)

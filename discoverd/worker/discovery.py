@@ -127,6 +127,7 @@ class Discovery:
             self._fresh = True
             self._connection = ""
             self.persistence.held = None
+            self.registration.put_off()
             self.log_read = ""
         self._again_after = self.under_way is not None
         # After the pause.
@@ -136,15 +137,9 @@ class Discovery:
     def _recent(self, now: float) -> float:
         return max(0.0, self._readings - (now - self._counted_at) / SLOW)
 
-    def begin(self, now: float, busy: bool) -> Interrogation | None:
-        """Return what is to be asked now, None for nothing. What is returned has to be ended.
-
-        ``busy``: something else is done with the controller, and the reading comes after it.
-        """
+    def begin(self, now: float) -> Interrogation | None:
+        """Return what is to be asked now, None for nothing. What is returned has to be ended."""
         if not self.next or now < self.next or self.under_way is not None:
-            return None
-        if busy:
-            self.next = now + INTERVAL
             return None
         self.next = 0.0
         self._readings, self._counted_at = self._recent(now) + 1, now
@@ -164,6 +159,7 @@ class Discovery:
     def forget(self) -> None:
         """The controller is no more: the next connection's log page decides anew."""
         self.persistence.held = None
+        self.registration.forget()
         self.under_way = None
         self.next = 0.0
 

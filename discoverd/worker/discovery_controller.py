@@ -69,17 +69,18 @@ class DiscoveryController:
         self._reading = None
         self.discovery.forget()
 
-    def attend(self, device: str, kernel_instance: int, live: bool, busy: bool) -> str | None:
+    def attend(self, device: str, kernel_instance: int, live: bool, told: str) -> str | None:
         """Begin what there is to ask the controller now, and return why its connection is not to be held.
 
-        '' if it is; None as long as that is not decided, or a reading is under way. ``busy``: something else is done
-        with it.
+        '' if it is; None as long as that is not decided, or a reading is under way. Nothing is begun if that is news to
+        who asks, who was ``told`` something else before.
         """
         now = time.monotonic()
         self.discovery.tick(now, live)
-        if self._reading is None and self.discovery.verdict():
-            return self.discovery.verdict()
-        if (asked := self.discovery.begin(now, busy)) is not None:
+        verdict = self.discovery.verdict()
+        if self._reading is None and verdict and verdict != told:
+            return verdict
+        if (asked := self.discovery.begin(now)) is not None:
             self._reading = self._read(asked, device, kernel_instance)
         if (host := self.discovery.registration.begin(self.discovery.spec)) is not None:
             self._registering = self._register(host, device, kernel_instance)

@@ -110,7 +110,10 @@ class Loop:
                 elif self._links is not None and self._links.came_up():
                     self._tell(Event(machine.LINK_UP))
             self._tick()
-        self._report.end(self._view(), *self._last_word)
+        view = self._view()
+        # Whatever is left connected, nobody looks after it here any more.
+        view.device = view.kept = ""
+        self._report.end(view, *self._last_word)
         return 1 if self._last_word[0] == state.REFUSED else 0
 
     def close(self) -> None:
@@ -140,6 +143,8 @@ class Loop:
         if self._report.retry_at and now >= self._report.retry_at:
             self._report.wake()
         if self._next_look and now >= self._next_look:
+            # What is not looked at now is looked at when something else asks for it.
+            self._next_look = 0.0
             self._look()
         self._tell(Event(machine.DUE))
 
@@ -148,16 +153,18 @@ class Loop:
             received = posix.read(self._wake_read, 256)
         except BlockingIOError:
             return
+        if _SIGTERM in received and not self._stopped_at:
+            self._stopped_at = time.monotonic()
+            if self._machine.link in (machine.LIVE, machine.RECONNECTING):
+                # Whose it is by now decides what the stop does.
+                self._check_owner()
+            self._tell(Event(machine.STOPPED))
         if _SIGHUP in received:
-            self._hang_up()
+            self._hang_up(_SIGUSR1 in received)
         if _SIGUSR1 in received:
             # From the supervisor, when a shutdown begins: long before our own stop, which waits for all mounts.
             self._tell(Event(machine.GOING_DOWN))
             self._look()
-        if _SIGTERM in received and not self._stopped_at:
-            self._stopped_at = time.monotonic()
-            self._next_look = 0.0
-            self._tell(Event(machine.STOPPED))
         if self._discovery is not None and self._discovery.has_read:
             # That the connection was made anew meanwhile, an event tells that may be there already.
             self._hear_kernel()
@@ -170,15 +177,19 @@ class Loop:
         if self._discovery is not None:
             self._discovery.hear()
 
-    def _hang_up(self) -> None:
-        """SIGHUP: there may be a new specification, which is worth an attempt at once."""
+    def _hang_up(self, going_down: bool) -> None:
+        """SIGHUP: there may be a new specification, which is worth an attempt at once.
+
+        Without one, the supervisor may have sent it because a shutdown was called off.
+        """
         before = self._machine.spec
         spec = self._read_spec()
         self._report.forget()
-        self._tell(Event(machine.NOT_GOING_DOWN))
+        changed = spec.encode() != before.encode()
+        if not changed and not going_down:
+            self._tell(Event(machine.NOT_GOING_DOWN))
         seconds = 0.0
-        same = spec.encode() != before.encode() and spec.asks_the_same(before)
-        if same and (before.confirm or spec.confirm):
+        if changed and spec.asks_the_same(before) and (before.confirm or spec.confirm):
             # It only says what of the log page waits to be confirmed, which changes with each reading.
             seconds = machine.NEVER
             if self._discovery is not None and spec.confirm:
@@ -252,7 +263,7 @@ class Loop:
             choices.append(dict(_without_source(spec)))
         device = find(self._ownership.instance, choices)
         if device:
-            self._attach(device, found=True)
+            self._attach(device, spec, found=True)
         return bool(device)
 
     def _connect(self, _: machine.Action) -> None:
@@ -262,7 +273,7 @@ class Loop:
     def _connect_ended(self, call: Call) -> None:
         error = call.error
         if error is None:
-            self._attach(str(call.result), found=False)
+            self._attach(str(call.result), self._machine.spec, found=False)
         elif not isinstance(error, OSError):
             raise error
         elif error.errno != _EALREADY or not self._adopt(self._machine.spec):
@@ -271,22 +282,22 @@ class Loop:
 
             self._tell(Event(machine.REFUSED, cause.sentence(error), errno=error.errno or 0))
 
-    def _attach(self, device: str, found: bool) -> None:
+    def _attach(self, device: str, spec: state.Spec, found: bool) -> None:
         """Take the controller that the kernel has made, or has had before (``found``)."""
         self._kernel_instance = controllers.kernel_instance(device)
         self._uevents.follow(device)
-        self._ownership.take(device, self._machine.spec.origin, found)
+        self._ownership.take(device, spec.origin, found)
         if not self._left_alone():
             notify.log(notify.NOTICE, f"{'adopted' if found else 'connected'} {device}")
         # What happened before the filter was in place shows in sysfs only.
         live = controllers.attribute(device, "state") == "live"
+        # Whose it is, and that nothing is known of it, before anything is decided about it.
+        self._tell_owner(spec)
+        self._discover(spec)
         self._tell(Event(machine.CONNECTED if live else machine.ATTACHED, device))
-        self._tell_owner()
         self._next_look = time.monotonic() + (LIVE_CHECK if live else RECONNECT_CHECK)
         if not self._kernel_instance:
             self._tell(Event(machine.REMOVED))
-        else:
-            self._discover()
 
     # Live --------------------------------------------------------------------------------------------------
 
@@ -310,7 +321,10 @@ class Loop:
             return
         if again:
             self._tell(Event(machine.REMADE))
-        if rediscover and self._discovery is not None and self._attends():
+        now = self._machine
+        polled = now.link == machine.DISCONNECTING and now.operation == machine.POLL
+        if rediscover and self._discovery is not None and now.device and not now.stopping and not polled:
+            # Also while it is being disconnected, for it may stay, and sends no further event before it was read.
             self._discovery.request(fresh)
             self._tell(Event(machine.DUE))
 
@@ -352,13 +366,16 @@ class Loop:
 
     def _check_owner(self) -> None:
         """Look whether the controller has changed hands, and say so."""
-        if self._ownership.check(self._machine.spec.origin) and not self._left_alone():
+        spec = self._machine.spec
+        if self._ownership.check(spec.origin) and not self._left_alone():
             notify.log(notify.NOTICE, f"{self._machine.device} was left to us")
-            self._discover()
-        self._tell_owner()
+            self._discover(spec)
+            # What was found out before is of no account any more.
+            self._tell(Event(machine.PERSISTENCE))
+        self._tell_owner(spec)
 
-    def _tell_owner(self) -> None:
-        foreign, protected = self._ownership.foreign, self._whose()
+    def _tell_owner(self, spec: state.Spec) -> None:
+        foreign, protected = self._ownership.foreign, self._whose(spec)
         if protected != self._machine.protected:
             self._tell(Event(machine.PROTECTED, protected))
         if foreign != self._machine.foreign:
@@ -370,15 +387,14 @@ class Loop:
             notify.log(notify.WARNING, f"{self._ownership.device} belongs to {foreign}: left alone")
         return bool(self._ownership.foreign)
 
-    def _whose(self) -> str:
+    def _whose(self, spec: state.Spec) -> str:
         """Return why a stop leaves the controller, and what an administrator can do who wants it gone; '' if not."""
         if not self._ownership.foreign and not self._ownership.spared:
             return ""
         if self._ownership.firmware:
             why = "firmware asked for it"
         else:
-            before = self._machine.spec.origin == "boot"
-            why = "it was connected before the boot" if before else "others connected it"
+            why = "it was connected before the boot" if spec.origin == "boot" else "others connected it"
         return f"{why}; to disconnect: discoverctl disconnect {self._ownership.device}"
 
     # Disconnect --------------------------------------------------------------------------------------------
@@ -388,7 +404,7 @@ class Loop:
             self._tell(Event(machine.REMOVED))
             return
         self._check_owner()
-        if self._ownership.foreign:
+        if self._ownership.foreign and action.text != machine.GIVE_UP:
             # Taken over since the last look: not ours to disconnect.
             self._tell(Event(machine.KEPT))
             return
@@ -409,12 +425,15 @@ class Loop:
 
     def _protection(self, operation: str) -> str:
         """Return why the controller is not ours to disconnect, '' if it is."""
-        if operation == machine.STOP:
-            return self._machine.protected
         spec = self._machine.spec
+        if operation == machine.STOP:
+            return self._whose(spec)
+        if operation == machine.GIVE_UP:
+            return ""
         if self._ownership.firmware or spec.origin == "boot":
             return "it was connected before the boot"
-        return "others connected it" if self._ownership.spared and spec.disconnect != "all" else ""
+        anybodys = operation == machine.WITHDRAW and spec.disconnect == "all"
+        return "others connected it" if self._ownership.spared and not anybodys else ""
 
     def _disconnect_ended(self, call: Call) -> None:
         if call.error is not None:
@@ -424,6 +443,8 @@ class Loop:
         event = Event(outcome.event, outcome.text, cause=outcome.cause)
         if operation == machine.POLL and outcome.event == machine.DISCONNECTED and self._discovery is not None:
             event = self._parked(self._discovery)
+        if outcome.deregistered and self._discovery is not None:
+            self._discovery.discovery.registration.forget()
         if operation == machine.STOP:
             self._progress = outcome.progress
         else:
@@ -444,8 +465,7 @@ class Loop:
         """Tell whether the controller is there for questions."""
         return self._machine.link in (machine.LIVE, machine.RECONNECTING) and not self._machine.stopping
 
-    def _discover(self) -> None:
-        spec = self._machine.spec
+    def _discover(self, spec: state.Spec) -> None:
         if spec.role != "discovery" or self._ownership.foreign:
             return
         if self._discovery is None:
@@ -459,9 +479,9 @@ class Loop:
         """Have a discovery controller asked what there is to ask, and tell whether its connection is to be held."""
         if self._discovery is None or not self._attends():
             return
-        live, busy = self._machine.state == machine.LIVE, self._operation is not None
-        verdict = self._discovery.attend(self._machine.device, self._kernel_instance, live, busy)
-        if verdict is not None and verdict != self._machine.poll:
+        live, poll = self._machine.link == machine.LIVE, self._machine.poll
+        verdict = self._discovery.attend(self._machine.device, self._kernel_instance, live, poll)
+        if verdict is not None and verdict != poll:
             self._tell(Event(machine.PERSISTENCE, verdict))
 
     # Links and report --------------------------------------------------------------------------------------

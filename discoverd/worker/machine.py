@@ -377,16 +377,16 @@ class Machine:
         elif self.operation == STOP:
             self._log(NOTICE, f"disconnected {device}{event.text}")
             self._forget()
-        elif self.goal in (WITHDRAW, STOP):
+        elif self.spec.withdrawn:
             self._forget()
             self._end_and_say(state.WITHDRAWN, f"disconnected {device}: it is {self.spec.note}", self.spec.note)
         else:
-            # Asked for again in this very moment.
+            # Asked for again in this very moment. A stop ends it all the same.
             self._removed(event)
 
     def _parked(self, event: Event) -> None:
         # What has changed while it was being disconnected is worth another look at once.
-        changed = self.goal != POLL
+        changed = self.spec.withdrawn or self.goal != POLL
         text = f"disconnected until it is read again in {event.text}: {self.polled_for}"
         if text != self._said:
             self._said = text
@@ -403,14 +403,15 @@ class Machine:
         said, self.kept = self.kept, event.text
         self.due = self._now + RETRY[self.operation]
         if self.operation == GIVE_UP:
-            self.kept = ""
+            self.kept = said
         elif self.operation != self.goal:
             self.kept, self.due = "", self._begin()
         elif self.kept == said:
             pass
         elif self.goal == WITHDRAW:
             self._log(NOTICE, f"{self.device} is {self.spec.note}, and stays: {self.kept}")
-        elif self.goal == POLL:
+        elif self.goal == POLL and self._said != f"{self.poll}, {self.kept}":
+            self._said = f"{self.poll}, {self.kept}"
             self._log(NOTICE, f"{self.device}: {self.poll}, and stays connected: {self.kept}")
 
     def _left(self, event: Event) -> None:
@@ -433,11 +434,13 @@ class Machine:
 
     def _specified(self, event: Event) -> None:
         assert event.spec is not None  # noqa: S101 - the kind says so
-        before = self.goal
+        before, aim = self.goal, self.spec.disconnect
         if event.spec.horizon and not self.spec.horizon and not self.device:
             # Nobody announces it any longer: it counts from now.
             self.attempts.since = self._boottime
         self.spec = event.spec
+        if bool(aim) != bool(self.spec.disconnect):
+            before = ""
         self._aim(before)
 
     def _stopped(self, _: Event) -> None:

@@ -62,6 +62,16 @@ class Registration:
             self.retry_at = 0.0
             self._wanted = True
 
+    def forget(self) -> None:
+        """The host is not registered any more, and is not to be before the next :meth:`renew`."""
+        self.registered = self._again_after = False
+        self.put_off()
+
+    def put_off(self) -> None:
+        """Begin nothing before the next :meth:`renew`, which follows a reading of the log page."""
+        self._wanted = False
+        self.retry_at = 0.0
+
     @property
     def busy(self) -> bool:
         """Tell whether the controller is being told, or is just going to be."""
@@ -161,14 +171,15 @@ class Record:
             self._host = before
             raise
 
-    def deregister(self, device: str, kernel_instance: int) -> None:
+    def deregister(self, device: str, kernel_instance: int) -> bool:
         """Take this host off the controller's record, for it leaves for good; no registration follows.
 
-        Blocks for DEREGISTER_WITHIN seconds at most. Raises nothing; says in the journal how it went.
+        Blocks for DEREGISTER_WITHIN seconds at most. Raises nothing; says in the journal how it went. Tells whether
+        there was anything to take off.
         """
         self._left = kernel_instance
         if not self.possible:
-            return
+            return False
         outcome: list[str | None] = []
         over = _thread.allocate_lock()
         over.acquire()
@@ -185,11 +196,12 @@ class Record:
             outcome.append("no thread can be started")
         why = outcome[0] if outcome else f"no answer within {DEREGISTER_WITHIN} s"
         if why is None:
-            return
+            return False
         if why:
             notify.log(notify.WARNING, f"left without deregistering from the discovery controller: {why}")
         else:
             notify.log(notify.INFO, "deregistered from the discovery controller")
+        return True
 
     def _leave(self, device: str, kernel_instance: int) -> str | None:
         """Return why it did not work, '' if it did, None if there was no need to."""

@@ -896,6 +896,6 @@ def test_leave_is_taken_of_a_discovery_controller_that_has_this_host_on_record(
         state.directory(INSTANCE), spec, random.random, lambda _: pytest.fail("nothing is asked")
     )
     asked.record = Registered(said)  # type: ignore[assignment]
-    monkeypatch.setattr(loop.Loop, "_discover", lambda self: setattr(self, "_discovery", asked))
+    monkeypatch.setattr(loop.Loop, "_discover", lambda self, _: setattr(self, "_discovery", asked))
     assert live(kernel) == 0
     assert (said, kernel.deleted) == (left, ["nvme0"])

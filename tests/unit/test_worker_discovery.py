@@ -43,7 +43,6 @@ class Reader:
     def __init__(self, directory: Path) -> None:
         self.now = 1000.0
         self.directory = str(directory)
-        self.busy = False
         self.live = True
         self.spec = state.Spec("discovery", [("transport", "tcp"), ("nqn", DISCOVERY_NQN), *ADDRESS])
         self.asking: Interrogation | None = None
@@ -67,7 +66,7 @@ class Reader:
 
     def begin(self) -> None:
         """Begin the reading that is due."""
-        if (asking := self.discovery.begin(self.now, self.busy)) is not None:
+        if (asking := self.discovery.begin(self.now)) is not None:
             assert self.asking is None
             self.asking = asking
             self.reads.append(self.now)
@@ -356,16 +355,6 @@ def test_a_page_is_read_again_from_time_to_time(reader: Reader) -> None:
         reader.now = reader.discovery.deadline
         reader.tick()
     assert len(spans) > 5
-
-
-def test_another_call_of_the_worker_puts_a_reading_off(reader: Reader) -> None:
-    reader.busy = True
-    reader.again()
-    assert reader.discovery.deadline == reader.now + INTERVAL
-    reader.busy = False
-    reader.now += INTERVAL
-    reader.tick()
-    assert len(reader.reads) == 1
 
 
 # What is asked --------------------------------------------------------------------------------------------
