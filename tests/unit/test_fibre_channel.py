@@ -230,14 +230,16 @@ def test_announcements_are_asked_for_once_it_listens(fabric: Fabric) -> None:
     run(act())
 
 
-def test_losses_ask_again_but_not_all_at_once(fabric: Fabric) -> None:
+def test_losses_ask_again_but_not_all_at_once(fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fibre_channel, "PAUSE", 1)
+
     async def act() -> None:
         async with fabric.running():
             await fabric.until(fabric.asked)
             for _ in range(10):
                 fabric.source.lost()
                 await asyncio.sleep(0)
-            await asyncio.sleep(0.2)
+            await fabric.until(lambda: fabric._asked)
             assert fabric.asked() == 1, "one for all losses in the pause after the first"
             fabric.source.lost()
             await fabric.until(fabric.asked)

@@ -129,6 +129,7 @@ ip("link set d2 up")
 ip("link set e2 up")
 ip("address add 203.0.113.1/24 dev d2")
 ip("address add 2001:db8:2::1/64 dev d2 nodad")
+time.sleep(CARRIER)
 def named(target, source=""):
     import _socket
     return sorted(_socket.if_indextoname(index) for index in routes.interfaces(target, source))
