@@ -40,10 +40,10 @@ lint: setup-unit
 	$(python) -m mypy
 
 unit: setup-unit
-	$(python) -m pytest tests/unit --timeout=$(unit_seconds) $(ARGS)
+	$(python) -m pytest tests/unit --numprocesses=auto --timeout=$(unit_seconds) $(ARGS)
 
 unit-trixie: setup
-	LAB_SUITE=trixie $(python) -m tests.lab.other_python --timeout=$(unit_seconds) $(ARGS)
+	LAB_SUITE=trixie $(python) -m tests.lab.other_python --numprocesses=auto --timeout=$(unit_seconds) $(ARGS)
 
 fuzz: setup-unit
 	$(python) -m tests.fuzz $(ARGS)
