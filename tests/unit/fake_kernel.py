@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import posix
+import select
 import shutil
 import signal
 import socket
@@ -24,6 +25,9 @@ from discoverd.worker import links, loop, machine
 from .log_pages import page
 
 PATIENCE = 5
+# A loop that goes round more often is a busy one, of which a second has tens of thousands. This is five times as often
+# as any test needs.
+ROUNDS, ROUNDS_A_SECOND = 200, 500
 
 
 class Uevents:
@@ -43,6 +47,11 @@ class Uevents:
     def send(self, **event: str) -> None:
         self._events.append(event)
         os.write(self._write, b"\0")
+
+    @property
+    def heard(self) -> bool:
+        """Whether nothing is left that was sent."""
+        return not self._events
 
     def drain(self) -> list[dict[str, str]]:
         with contextlib.suppress(BlockingIOError):
@@ -139,6 +148,8 @@ class Kernel:
         self.told: list[str] = []
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self.notify.bind(str(root / "notify"))
+        # The one that plays, or has played last.
+        self.worker: Worker
         self._removed = 0
 
     def add(self, device: str = "nvme0", **attributes: str) -> None:
@@ -241,6 +252,30 @@ class Kernel:
         return "READY=1" in self.hear()
 
 
+class Worker(loop.Loop):
+    """A worker that counts its rounds, and to which signals can be sent so that it hears them at once."""
+
+    def __init__(self, instance: str, spec: state.Spec) -> None:
+        super().__init__(instance, spec)
+        self.rounds = 0
+        self._hearing = False
+
+    def signal(self, *numbers: int) -> None:
+        """Let it find these signals in one look, and wait until it has done what comes of them."""
+        os.write(self._wake_write, bytes(numbers))
+        # In this order: what is no longer in the pipe is heard, or being heard.
+        until(lambda: not select.select([self._wake_read], [], [], 0)[0] and not self._hearing)
+
+    def _woken(self) -> None:
+        self._hearing = True
+        super()._woken()
+        self._hearing = False
+
+    def _tick(self) -> None:
+        self.rounds += 1
+        super()._tick()
+
+
 class Scenario(threading.Thread):
     """Acts beside the worker, which needs the main thread for its signals, and tells it to stop in the end."""
 
@@ -275,10 +310,14 @@ def leave_spec(instance: str, nqn: str, **changes: object) -> state.Spec:
 
 
 def play(instance: str, kernel: Kernel, act: Callable[[], None], spec: state.Spec) -> int:
-    """Run a worker until the scenario is over and SIGTERM has done its work; returns the exit status."""
+    """Run a worker until the scenario is over and SIGTERM has done its work; returns the exit status.
+
+    Fails a worker that does not wait for anything.
+    """
     threads = _thread._count()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)}
-    worker = loop.Loop(instance, spec)
+    worker = kernel.worker = Worker(instance, spec)
+    began = time.monotonic()
     # Until the worker takes them, they must not end the tests.
     for number in handlers:
         signal.signal(number, lambda *_: None)
@@ -297,6 +336,8 @@ def play(instance: str, kernel: Kernel, act: Callable[[], None], spec: state.Spe
         worker.close()
     if scenario.error is not None:
         raise scenario.error
+    most = ROUNDS + ROUNDS_A_SECOND * (time.monotonic() - began)
+    assert worker.rounds <= most, f"a busy loop: {worker.rounds} rounds"
     return status
 
 
