@@ -200,9 +200,9 @@ class Spec:
     (discoverd.plan.facts.Known), with spaces between them.
     ``note`` is a remark for the status, such as that no log page lists the controller any longer. ``withdrawn``: nobody
     asks for it any more, as the note says, and it is not connected again. ``disconnect``: it is disconnected as well,
-    unless it is in use, if we have connected it (``ours``) or whoever has (``all``). ``horizon``: give up after so many
-    seconds without a connection, 0 for never. ``attempts``: give up after so many failed attempts in a row, 0 for
-    never. ``source_optional``: ``host_traddr`` is left out if this host does not have it.
+    unless it is in use, if we have connected it (``ours``) or whoever has (``all``). ``give_up_after``: give up after
+    so many seconds without a connection, 0 for never. ``attempts``: give up after so many failed attempts in a row, 0
+    for never. ``source_optional``: ``host_traddr`` is left out if this host does not have it.
 
     For a discovery controller, ``persistent`` is ``no``, ``auto`` or ``force``: whether it is held or read from time to
     time. ``symname`` is the host symbolic name to register with, and with ``pleo`` only entries of the port that was
@@ -214,7 +214,7 @@ class Spec:
         "attempts",
         "confirm",
         "disconnect",
-        "horizon",
+        "give_up_after",
         "note",
         "options",
         "origin",
@@ -235,7 +235,7 @@ class Spec:
         self.origin = ""
         self.witnesses = ""
         self.note = ""
-        self.horizon = 0
+        self.give_up_after = 0
         self.attempts = 0
         self.disconnect = ""
         self.source_optional = False
@@ -265,8 +265,8 @@ class Spec:
         fields = [("role", self.role), ("source", self.source), ("origin", self.origin), ("note", self.note)]
         if self.witnesses:
             fields.append(("witnesses", self.witnesses))
-        if self.horizon:
-            fields.append(("horizon", str(self.horizon)))
+        if self.give_up_after:
+            fields.append(("horizon", str(self.give_up_after)))
         if self.attempts:
             fields.append(("attempts", str(self.attempts)))
         if self.persistent != "auto":
@@ -307,8 +307,10 @@ class Spec:
                 spec.options.append((key[7:], value))
             elif key in ("role", "persistent", "symname", "disconnect"):
                 setattr(spec, key, value)
-            elif key in ("horizon", "attempts"):
-                setattr(spec, key, number(value))
+            elif key == "horizon":
+                spec.give_up_after = number(value)
+            elif key == "attempts":
+                spec.attempts = number(value)
             elif key in ("source-optional", "withdrawn", "pleo", "confirm"):
                 setattr(spec, key.replace("-", "_"), True)
         if not spec.option("nqn") or not spec.option("transport"):

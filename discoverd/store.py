@@ -87,7 +87,7 @@ def find() -> Found:
         spec = read_spec(instance)
         if spec is not None:
             found[instance] = known(spec)
-            # What was given up is not tried for another horizon because the supervisor starts.
+            # What was given up is not tried for as long again because the supervisor starts.
             given_up = report is not None and report.state == state.GIVEN_UP
             if spec.origin in (MDNS, FIBRE_CHANNEL) and not given_up and (wish := _wish(spec)):
                 wishes.append(wish)
@@ -117,7 +117,7 @@ def _wish(spec: state.Spec) -> Wish | None:
         )
     except TidError:
         return None  # An earlier version took it for good, and it will be announced again.
-    return Wish(tid, spec.role, spec.source, spec.origin, horizon=spec.horizon)
+    return Wish(tid, spec.role, spec.source, spec.origin, give_up_after=spec.give_up_after)
 
 
 def new_boot(soft_reboots: int) -> bool:

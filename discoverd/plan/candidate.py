@@ -67,9 +67,10 @@ class Wish:
     """A controller that something other than an administrator or a log page asks for, without what it takes to connect.
 
     ``source`` completes the sentence "it is …", ``origin`` is one of the origins above, ``params`` has tunables under
-    their hyphenated names. ``horizon``: give up after so many seconds without a connection, 0 for never. ``asked`` is
-    the time (seconds, CLOCK_BOOTTIME) of the last news that asked for it. With ``source_optional`` a ``host_traddr``
-    that this host does not have is left out: firmware had it from a DHCP server that gave another one since.
+    their hyphenated names. ``give_up_after``: give up after so many seconds without a connection, 0 for never.
+    ``asked`` is the time (seconds, CLOCK_BOOTTIME) of the last news that asked for it. With ``source_optional`` a
+    ``host_traddr`` that this host does not have is left out: firmware had it from a DHCP server that gave another one
+    since.
     """
 
     tid: TransportId
@@ -77,7 +78,7 @@ class Wish:
     source: str
     origin: str
     params: tuple[tuple[str, str], ...] = ()
-    horizon: int = 0
+    give_up_after: int = 0
     asked: float = 0.0
     source_optional: bool = False
 
@@ -97,7 +98,7 @@ class Candidate:
     source: str
     origin: str
     options: tuple[tuple[str, str], ...] = field(repr=False)
-    horizon: int = 0
+    give_up_after: int = 0
     asked: float = 0.0
     source_optional: bool = False
     led: bool = False
@@ -186,7 +187,7 @@ def granted(wish: Wish, scope: DiscoveredScope, host: HostIdentity, identities: 
         wish.source,
         wish.origin,
         options,
-        wish.horizon,
+        wish.give_up_after,
         wish.asked,
         wish.source_optional,
         persistent=terms.persistent,

@@ -202,9 +202,9 @@ def _one_path(leader: Candidate) -> bool:
 
 def _merged(members: list[Candidate]) -> tuple[Candidate, ...]:
     """Put the most lasting wish of all into the first, by which the unit connects."""
-    lasting = any(not one.horizon for one in members)
-    horizon = 0 if lasting else max(one.horizon for one in members)
+    lasting = any(not one.give_up_after for one in members)
+    give_up_after = 0 if lasting else max(one.give_up_after for one in members)
     asked = max(one.asked for one in members)
     limited = all(one.attempts for one in members)
     attempts = max(one.attempts for one in members) if limited else 0
-    return (replace(members[0], horizon=horizon, asked=asked, attempts=attempts), *members[1:])
+    return (replace(members[0], give_up_after=give_up_after, asked=asked, attempts=attempts), *members[1:])

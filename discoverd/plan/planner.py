@@ -123,7 +123,7 @@ def closed(known: Mapping[str, Known], wanted: Container[str], complete: Mapping
 
 def _is_still_given_up(candidate: Candidate, report: Report) -> bool:
     """Tell whether nothing has come since that would be a reason to try again."""
-    out_of_time = bool(candidate.horizon) and candidate.asked <= report.time
+    out_of_time = bool(candidate.give_up_after) and candidate.asked <= report.time
     return out_of_time or 0 < candidate.attempts <= report.attempt
 
 

@@ -30,7 +30,7 @@ class Parent:
     """The discovery controller whose page it is, and what those that it lists are connected with.
 
     ``io`` and ``discovery`` are what the configuration has for discovered controllers of these roles. A referral is
-    given up after ``horizon`` seconds without a connection, and ``asked`` is when the page came (seconds,
+    given up after ``give_up_after`` seconds without a connection, and ``asked`` is when the page came (seconds,
     CLOCK_BOOTTIME). What the page says is not connected to the central discovery controller is tried ``ncc_attempts``
     times, 0 for as often as it takes. ``led`` as in Candidate.
     """
@@ -39,7 +39,7 @@ class Parent:
     instance: str
     io: DiscoveredScope
     discovery: DiscoveredScope
-    horizon: int
+    give_up_after: int
     asked: float
     led: bool = False
     ncc_attempts: int = 0
@@ -158,7 +158,7 @@ class _Role:
 
     def candidate(self, tid: TransportId, terms: Terms, ncc: bool) -> Candidate:
         parent = self._parent
-        horizon, asked = (parent.horizon, parent.asked) if self.role == DISCOVERY else (0, 0.0)
+        give_up_after, asked = (parent.give_up_after, parent.asked) if self.role == DISCOVERY else (0, 0.0)
         options = terms.options(tid, self.role)
         return Candidate(
             tid,
@@ -166,7 +166,7 @@ class _Role:
             self._source,
             parent.instance,
             options,
-            horizon,
+            give_up_after,
             asked,
             led=parent.led,
             attempts=parent.ncc_attempts if ncc else 0,

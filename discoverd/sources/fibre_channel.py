@@ -49,7 +49,7 @@ class FibreChannel:
     def configure(self, settings: Settings) -> None:
         """Take new settings. ``fibre_channel`` off: nothing is wanted, and the kernel is not listened to."""
         before, self._settings = self._settings, settings
-        self._known = {tid: replace(wish, horizon=settings.give_up) for tid, wish in self._known.items()}
+        self._known = {tid: replace(wish, give_up_after=settings.give_up) for tid, wish in self._known.items()}
         now, then = ((one.fibre_channel, one.fc_kick_start_interval) for one in (settings, before))
         if now != then:
             self._configured.set()
@@ -59,7 +59,7 @@ class FibreChannel:
     def remember(self, wishes: Iterable[Wish]) -> None:
         """Take what an earlier supervisor knew; an announcement since then is newer."""
         for wish in tuple(wishes)[:MOST_WISHES]:
-            self._known.setdefault(wish.tid, replace(wish, horizon=self._settings.give_up))
+            self._known.setdefault(wish.tid, replace(wish, give_up_after=self._settings.give_up))
         self._publish()
 
     def lost(self) -> None:
@@ -128,7 +128,7 @@ class FibreChannel:
             log.info("Fibre Channel port %s announces a discovery controller to %s", tid.traddr, tid.host_traddr)
         source = f"announced by Fibre Channel port {tid.traddr}"
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
-        self._known[tid] = Wish(tid, DISCOVERY, source, FIBRE_CHANNEL, horizon=self._settings.give_up, asked=now)
+        self._known[tid] = Wish(tid, DISCOVERY, source, FIBRE_CHANNEL, give_up_after=self._settings.give_up, asked=now)
         self._publish()
 
     def _refuse(self, what: str, reason: str) -> None:

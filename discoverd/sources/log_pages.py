@@ -34,15 +34,15 @@ REFERRALS = 256
 class Context:
     """What log pages are understood with. ``hostids`` has the host IDs of host NQNs that firmware brought along.
 
-    ``horizon`` and ``ncc_attempts`` as in Parent. ``share`` is how much of what a page listed may be withdrawn at once
-    (per cent).
+    ``give_up_after`` and ``ncc_attempts`` as in Parent. ``share`` is how much of what a page listed may be withdrawn at
+    once (per cent).
     """
 
     config: FabricsConfig
     host: HostIdentity
     discovery: Mapping[str, Connection]
     hostids: Mapping[str, str]
-    horizon: int
+    give_up_after: int
     ncc_attempts: int
     share: int
 
@@ -287,7 +287,7 @@ class LogPages:
             return last
         io = _scope(context, via, "io", parent.tid.hostnqn)
         discovery = _scope(context, via, "discovery", parent.tid.hostnqn)
-        about = Parent(parent.tid, instance, io, discovery, context.horizon, read.time, led, context.ncc_attempts)
+        about = Parent(parent.tid, instance, io, discovery, context.give_up_after, read.time, led, context.ncc_attempts)
         listing = discovery_log.candidates(read.page, about, context.host)
         self._listed[instance] = _Listed(read.page, context, parent.tid, via, led, listing)
         return self._listed[instance]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Discovery controllers that announce themselves by mDNS (TP8009), heard through Avahi.
 
-What is no longer announced stays a wish, with a horizon: silence is no evidence. See docs/design/mdns.md.
+What is no longer announced stays a wish, to be given up after a time: silence is no evidence. See docs/design/mdns.md.
 """
 
 import asyncio
@@ -258,8 +258,8 @@ class Mdns:
                 if now < self._patience:
                     continue
                 source, asked = source + time.strftime(" until %Y-%m-%d %H:%M"), boottime
-            horizon = CROWDED if _interface_of(wish) in crowded else self._settings.mdns_persistence
-            self._wishes[tid] = replace(wish, source=source, horizon=horizon, asked=asked)
+            give_up_after = CROWDED if _interface_of(wish) in crowded else self._settings.mdns_persistence
+            self._wishes[tid] = replace(wish, source=source, give_up_after=give_up_after, asked=asked)
         return beyond
 
 

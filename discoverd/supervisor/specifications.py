@@ -65,7 +65,7 @@ class Specifications:
         spec.confirm = decision.confirm
         spec.witnesses = " ".join(sorted(decision.witnesses))
         spec.disconnect, spec.withdrawn = decision.disconnect, bool(decision.disconnect)
-        spec.horizon, spec.source_optional = candidate.horizon, candidate.source_optional
+        spec.give_up_after, spec.source_optional = candidate.give_up_after, candidate.source_optional
         spec.attempts = candidate.attempts
         spec.persistent, spec.symname = candidate.persistent, candidate.symname
         spec.pleo = self._pleo and candidate.role == DISCOVERY
@@ -99,15 +99,15 @@ class Specifications:
         self._known[instance] = store.known(spec)
         await self._rewrite(instance, spec)
 
-    async def limit(self, instance: str, horizon: int) -> bool:
+    async def limit(self, instance: str, give_up_after: int) -> bool:
         """Have a worker give up some day that was asked for by a discovery controller of which nothing is left."""
         origin = self._known[instance].origin if instance in self._known else ""
-        if not horizon or not origin or origin in SOURCES or origin in self._known:
+        if not give_up_after or not origin or origin in SOURCES or origin in self._known:
             return False
         spec = await self._blocking(store.read_spec, instance)
-        if spec is None or spec.horizon:
+        if spec is None or spec.give_up_after:
             return False
-        spec.horizon = horizon
+        spec.give_up_after = give_up_after
         return await self._rewrite(instance, spec)
 
     async def _rewrite(self, instance: str, spec: state.Spec) -> bool:

@@ -155,9 +155,9 @@ class Attempts:
             times = "one attempt" if self.count == 1 else f"{self.count} attempts"
             cdc = "its subsystem is not connected to the central discovery controller (NCC)"
             return f"given up after {times}: {why}; {cdc}"
-        if not spec.horizon or boottime < self.since + spec.horizon:
+        if not spec.give_up_after or boottime < self.since + spec.give_up_after:
             return ""
-        return f"given up after {_span(spec.horizon)} without a connection: {why}"
+        return f"given up after {_span(spec.give_up_after)} without a connection: {why}"
 
 
 class Machine:
@@ -435,7 +435,7 @@ class Machine:
     def _specified(self, event: Event) -> None:
         assert event.spec is not None  # noqa: S101 - the kind says so
         before, aim = self.goal, self.spec.disconnect
-        if event.spec.horizon and not self.spec.horizon and not self.device:
+        if event.spec.give_up_after and not self.spec.give_up_after and not self.device:
             # Nobody announces it any longer: it counts from now.
             self.attempts.since = self._boottime
         self.spec = event.spec

@@ -108,7 +108,7 @@ def _understand(log: admin.Log) -> None:
     assert isinstance(log.persistent("tcp", "192.0.2.1", "8009"), bool)
     page = log_page.parse(log.data)
     for tid in _PARENTS:
-        parent = discovery_log.Parent(tid, tid.instance, _SCOPE, _SCOPE, horizon=3600, asked=17.5)
+        parent = discovery_log.Parent(tid, tid.instance, _SCOPE, _SCOPE, give_up_after=3600, asked=17.5)
         listing = discovery_log.candidates(page, parent, _HOST)
         for candidate in listing.candidates:
             check(candidate)

@@ -80,7 +80,7 @@ def test_a_claim_is_for_the_connection_as_it_is(host: Boot) -> None:
         dhchap_ctrl_secret="none",
     )
     (one,) = boot.claims(HOST)
-    assert (one.role, one.origin, one.source, one.horizon) == (IO, BOOT, "nvme3 since the boot", 0)
+    assert (one.role, one.origin, one.source, one.give_up_after) == (IO, BOOT, "nvme3 since the boot", 0)
     assert one.tid.instance == f"tcp:192.0.2.1:4421:{NQN}::eth0:192.0.2.9"
     assert one.options == (
         ("nqn", NQN),

@@ -50,7 +50,7 @@ PLAN = json.dumps(
 
 def specification() -> bytes:
     spec = Spec("io", [("nqn", "nqn.x"), ("transport", "tcp"), ("traddr", "192.0.2.1"), ("trsvcid", "4420")])
-    spec.source, spec.note, spec.horizon, spec.attempts, spec.symname = "configured", "a note", 60, 3, "host"
+    spec.source, spec.note, spec.give_up_after, spec.attempts, spec.symname = "configured", "a note", 60, 3, "host"
     return spec.encode()
 
 
@@ -125,7 +125,7 @@ def test_a_specification(run: Path, data: bytes) -> None:
     assert all(is_one_line(text) for text in (spec.source, spec.origin, spec.note, spec.witnesses))
     assert all(text.isprintable() for text in (spec.role, spec.persistent, spec.symname, spec.disconnect))
     assert all((key + value).isprintable() and "," not in key + value for key, value in spec.options)
-    assert 0 <= spec.horizon < 10**20
+    assert 0 <= spec.give_up_after < 10**20
     assert 0 <= spec.attempts < 10**20
     assert 0 <= int(spec.option("trsvcid") or "0") < 1 << 16
     assert Spec.decode(spec.encode()).options == spec.options

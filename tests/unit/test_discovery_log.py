@@ -29,7 +29,7 @@ SCOPE = DiscoveredScope({"ctrl-loss-tmo": "-1"}, Secrets(), "", "", "", "")
 def found(
     data: bytes, parent: TransportId = PARENT, scope: DiscoveredScope = SCOPE, discovery: DiscoveredScope = SCOPE
 ) -> tuple[tuple[Candidate, ...], tuple[Refusal, ...]]:
-    about = Parent(parent, parent.instance, scope, discovery, horizon=3600, asked=17.5)
+    about = Parent(parent, parent.instance, scope, discovery, give_up_after=3600, asked=17.5)
     listing = candidates(parse(data), about, IDENTITY)
     return listing.candidates, listing.refusals
 
@@ -146,7 +146,7 @@ def test_a_referral_is_a_discovery_controller() -> None:
     assert refused == ()
     assert (one.role, one.tid.instance) == (DISCOVERY, f"tcp:192.0.2.7:8009:{DISCOVERY_NQN}")
     assert one.source == f"a referral in the log page of {PARENT.instance}"
-    assert (one.origin, one.horizon, one.asked) == (PARENT.instance, 3600, 17.5)
+    assert (one.origin, one.give_up_after, one.asked) == (PARENT.instance, 3600, 17.5)
     # Held, like each discovery controller.
     assert dict(one.options)["keep_alive_tmo"] == "30"
     assert "discovery" not in dict(one.options)
@@ -154,7 +154,7 @@ def test_a_referral_is_a_discovery_controller() -> None:
 
 def test_what_it_lists_otherwise_is_never_given_up() -> None:
     ((one,), _) = found(page(entry(NQN)))
-    assert (one.role, one.horizon, one.asked) == (IO, 0, 0)
+    assert (one.role, one.give_up_after, one.asked) == (IO, 0, 0)
 
 
 def test_a_referral_by_a_name_of_its_own_is_marked_for_the_kernel() -> None:
@@ -388,7 +388,7 @@ def test_made_up_entries(entries: list[bytes]) -> None:
     ],
 )
 def test_a_page_in_doubt_is_no_evidence_of_what_it_does_not_list(data: bytes, doubt: str) -> None:
-    about = Parent(PARENT, PARENT.instance, SCOPE, SCOPE, horizon=0, asked=0.0)
+    about = Parent(PARENT, PARENT.instance, SCOPE, SCOPE, give_up_after=0, asked=0.0)
     assert candidates(parse(data), about, IDENTITY).doubt == doubt
 
 
@@ -411,7 +411,7 @@ def test_a_page_in_doubt_is_no_evidence_of_what_it_does_not_list(data: bytes, do
     ],
 )
 def test_an_entry_that_cannot_be_used_may_be_a_controller_of_its_name(unusable: bytes, doubtful: set[str]) -> None:
-    about = Parent(PARENT, PARENT.instance, SCOPE, SCOPE, horizon=0, asked=0.0)
+    about = Parent(PARENT, PARENT.instance, SCOPE, SCOPE, give_up_after=0, asked=0.0)
     listing = candidates(parse(page(entry(NQN), unusable)), about, IDENTITY)
     assert (listing.doubt, set(listing.doubtful)) == ("", doubtful)
     assert len(listing.refusals) == 1
@@ -421,6 +421,6 @@ def test_an_entry_that_cannot_be_used_may_be_a_controller_of_its_name(unusable: 
 def test_what_is_not_connected_to_the_central_controller_is_tried_so_often(
     eflags: int, limit: int, attempts: int
 ) -> None:
-    about = Parent(PARENT, PARENT.instance, SCOPE, SCOPE, horizon=0, asked=0.0, ncc_attempts=limit)
+    about = Parent(PARENT, PARENT.instance, SCOPE, SCOPE, give_up_after=0, asked=0.0, ncc_attempts=limit)
     (found,) = candidates(parse(page(entry(NQN, eflags=eflags))), about, IDENTITY).candidates
     assert found.attempts == attempts

@@ -139,7 +139,7 @@ def test_an_announcement_is_a_wish(fabric: Fabric) -> None:
     (wish,) = fabric.source.wishes
     address = "nn-0x1000000000000001:pn-0x20000000000000ab"
     assert wish.tid == TransportId("fc", address, "", DISCOVERY_NQN, host_traddr=HOST)
-    assert (wish.role, wish.origin, wish.horizon) == (DISCOVERY, FIBRE_CHANNEL, 60)
+    assert (wish.role, wish.origin, wish.give_up_after) == (DISCOVERY, FIBRE_CHANNEL, 60)
     assert wish.source == f"announced by Fibre Channel port {address}"
     assert wish.asked > 0
     assert fabric.source.refusals == ()
@@ -344,7 +344,7 @@ def test_another_give_up_time_holds_for_all(fabric: Fabric) -> None:
             await fabric.until(lambda: fabric.source.wishes)
             changes = fabric.changes
             fabric.source.configure(Settings(give_up=7))
-            assert fabric.source.wishes[0].horizon == 7
+            assert fabric.source.wishes[0].give_up_after == 7
             assert fabric.changes > changes
             await asyncio.sleep(0.05)
             assert len(fabric.monitors) == 1, "the kernel is listened to as before"
@@ -354,7 +354,7 @@ def test_another_give_up_time_holds_for_all(fabric: Fabric) -> None:
 
 def test_what_an_earlier_supervisor_knew(fabric: Fabric) -> None:
     tids = [TransportId("fc", PORT.format(number), "", DISCOVERY_NQN, host_traddr=HOST) for number in (1, 2)]
-    old = [Wish(tid, DISCOVERY, "announced", FIBRE_CHANNEL, horizon=5, asked=1) for tid in tids]
+    old = [Wish(tid, DISCOVERY, "announced", FIBRE_CHANNEL, give_up_after=5, asked=1) for tid in tids]
 
     async def act() -> None:
         async with fabric.running():
@@ -365,4 +365,4 @@ def test_what_an_earlier_supervisor_knew(fabric: Fabric) -> None:
     run(act())
     first, second = fabric.source.wishes
     assert first.asked > 1
-    assert (second.tid, second.asked, second.horizon) == (tids[1], 1, 60)
+    assert (second.tid, second.asked, second.give_up_after) == (tids[1], 1, 60)

@@ -30,12 +30,12 @@ def reach(
     nqn: str = "nqn.a",
     hostnqn: str = "",
     port: str = "",
-    horizon: int = 0,
+    give_up_after: int = 0,
     asked: float = 0.0,
 ) -> Candidate:
     """Return a candidate for one and the same target, reached in one way or another."""
     tid = TransportId.make(role, "tcp", "192.0.2.1", port, nqn, host_traddr=source, host_iface=iface, hostnqn=hostnqn)
-    return Candidate(tid, role, f"asked for by {origin}", origin, (("nqn", nqn),), horizon, asked)
+    return Candidate(tid, role, f"asked for by {origin}", origin, (("nqn", nqn),), give_up_after, asked)
 
 
 def dc(origin: str, nqn: str = DISCOVERY_NQN, iface: str = "") -> Candidate:
@@ -137,14 +137,14 @@ def test_the_unit_that_exists_keeps_its_name() -> None:
 
 
 def test_the_most_lasting_wish_counts() -> None:
-    by_referral = replace(reach(DC, horizon=60, asked=5.0))
-    by_event = reach(FIBRE_CHANNEL, horizon=3600, asked=3.0)
+    by_referral = replace(reach(DC, give_up_after=60, asked=5.0))
+    by_event = reach(FIBRE_CHANNEL, give_up_after=3600, asked=3.0)
     (first, *_) = put(by_referral, by_event).asked[by_referral.tid.instance]
-    assert (first.horizon, first.asked) == (3600, 5.0)
+    assert (first.give_up_after, first.asked) == (3600, 5.0)
     (first, *_) = put(by_referral, by_event, reach()).asked[by_referral.tid.instance]
-    assert (first.origin, first.horizon) == (CONFIGURATION, 0)
+    assert (first.origin, first.give_up_after) == (CONFIGURATION, 0)
     (first, *_) = put(by_referral, reach(MDNS)).asked[by_referral.tid.instance]
-    assert first.horizon == 0
+    assert first.give_up_after == 0
 
 
 def test_of_several_limits_the_widest_counts() -> None:
@@ -257,7 +257,7 @@ def candidates(draw: st.DrawFn, origins: tuple[str, ...] = ORIGINS) -> Candidate
         nqn=draw(st.sampled_from([DISCOVERY_NQN, "nqn.dc1", "nqn.dc2"] if role == DISCOVERY else ["nqn.a", "nqn.dc1"])),
         hostnqn=draw(st.sampled_from(["", "", OTHER])),
         port=draw(st.sampled_from(["8009", "8009", "4420"])),
-        horizon=draw(st.sampled_from([0, 60, 3600])),
+        give_up_after=draw(st.sampled_from([0, 60, 3600])),
         asked=draw(st.sampled_from([0.0, 5.0])),
     )
 
@@ -300,7 +300,8 @@ def test_each_candidate_is_in_one_unit_and_an_administrators_in_its_own(
         assert Counter((one.tid, one.origin) for one in members) == Counter((one.tid, one.origin) for one in group)
         for instance, unit in folded.items():
             assert unit[0].tid.instance == instance
-            assert unit[0].horizon == (0 if any(not one.horizon for one in unit) else max(one.horizon for one in unit))
+            limits = [one.give_up_after for one in unit]
+            assert unit[0].give_up_after == (max(limits) if all(limits) else 0)
             for one in unit:
                 assert one.tid.instance == instance or not one.configured
                 assert content(one.tid, unit[0].tid) or content(unit[0].tid, one.tid)

@@ -124,7 +124,7 @@ def kept(instance: str) -> bool:
 def announcement(number: int) -> Wish:
     tid = TransportId.make(DISCOVERY, "tcp", f"192.0.2.{number}", "8009", DISCOVERY_NQN, host_iface="eth0")
     source = f"announced by mDNS on eth0 as '{number}' until 2026-11-21 14:05"
-    return Wish(tid, DISCOVERY, source, MDNS, horizon=60)
+    return Wish(tid, DISCOVERY, source, MDNS, give_up_after=60)
 
 
 PARENT = Parent(

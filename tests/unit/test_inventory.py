@@ -249,11 +249,11 @@ def test_everything_at_once_is_one_unit_for_each_controller() -> None:
         house.configure(config(connection("discovery")))
         mine = wish(BOOT, "192.0.2.1")
         house.inventory.booted((Candidate(mine.tid, DISCOVERY, "nvme0 since the boot", BOOT, ()),))
-        house.say(house.inventory.mdns, wish(MDNS, "192.0.2.1", asked=9.0, horizon=60))
+        house.say(house.inventory.mdns, wish(MDNS, "192.0.2.1", asked=9.0, give_up_after=60))
         house.inventory.update()
         assert list(house.asked) == [DC]
         first, *others = house.asked[DC]
-        assert (first.origin, first.horizon) == (CONFIGURATION, 0)
+        assert (first.origin, first.give_up_after) == (CONFIGURATION, 0)
         assert {one.origin for one in others} == {BOOT, MDNS}
 
     in_loop(scenario)

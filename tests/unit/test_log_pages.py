@@ -486,8 +486,8 @@ def test_what_an_administrator_wrote_is_not_given_up_because_somebody_refers_to_
     site.put(DC1, leading(2, 7))
     site.ask()
     (written, *_), (referred,) = site.wanted.asked[DC2], site.wanted.asked[dc(7)]
-    assert (written.configured, written.horizon) == (True, 0)
-    assert (referred.horizon, referred.asked) == (3600, 17.0)
+    assert (written.configured, written.give_up_after) == (True, 0)
+    assert (referred.give_up_after, referred.asked) == (3600, 17.0)
 
 
 def test_what_is_listed_anew_is_asked_for_anew(site: Site) -> None:

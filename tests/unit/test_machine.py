@@ -138,7 +138,7 @@ class World:
             withdrawn=withdrawn,
             disconnect=scope,
             note="no longer listed" if withdrawn else "",
-            horizon=chance.choice([0, 0, 3600]),
+            give_up_after=chance.choice([0, 0, 3600]),
             attempts=chance.choice([0, 0, 2]),
         )
         self.tell(Event(kind, text, chance.choice([0, 60]), spec=spec))

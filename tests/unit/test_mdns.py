@@ -285,14 +285,14 @@ def test_a_goodbye_ends_nothing(scenario: Scenario) -> None:
         await until(lambda: source.changes == 2)
         (wish,) = source.mdns.wishes
         assert until_text(wish.source)
-        assert wish.horizon == Settings().mdns_persistence
+        assert wish.give_up_after == Settings().mdns_persistence
         assert wish.asked > asked
         # Announced again.
         source.hear(announced())
         await source.settle()
         (again,) = source.mdns.wishes
         assert again.source == "announced by mDNS on eth0 as 'dc-one'"
-        assert again.horizon == 0
+        assert again.give_up_after == 0
         assert again.asked > wish.asked
         assert source.changes == 3
 
@@ -412,11 +412,11 @@ def test_switched_off_and_on(scenario: Scenario) -> None:
         source.mdns.configure(replace(Settings(), mdns=False, mdns_persistence=60))
         (wish,) = source.mdns.wishes
         assert until_text(wish.source)
-        assert wish.horizon == 60
+        assert wish.give_up_after == 60
         assert source.mdns.refusals == ()
         await source.settle()
         source.mdns.configure(replace(Settings(), mdns=False, mdns_persistence=0))
-        assert source.mdns.wishes == (replace(wish, horizon=0),)
+        assert source.mdns.wishes == (replace(wish, give_up_after=0),)
         assert source.watches == 1
         source.mdns.configure(Settings())
         await until(lambda: source.watches == 2)
@@ -438,7 +438,7 @@ def test_a_later_supervisor_remembers(scenario: Scenario) -> None:
         # Nothing is news until there was time to hear who is announced.
         shown = source.shown()
         assert list(shown.values()) == ["eth0 as 'dc'", "eth0 as 'dc'", f"eth0 as 'dc'{early}", f"eth0 as 'dc'{early}"]
-        assert [one.horizon for one in source.mdns.wishes] == [0, 0, 259200, 259200]
+        assert [one.give_up_after for one in source.mdns.wishes] == [0, 0, 259200, 259200]
         txt = ("p=tcp", f"nqn={NQN}")
         source.hear(announced(*txt, name="dc", address="192.0.2.1"))
         source.hear(announced(*txt, name="dc three", address="192.0.2.3"))
@@ -511,8 +511,8 @@ def test_a_flood_is_one_refusal(scenario: Scenario) -> None:
         assert [wish.tid for wish in source.mdns.wishes] == [wish.tid for wish in kept]
         assert [refusal.what for refusal in source.mdns.refusals] == ["20 more discovery controllers"]
         # Those that are not connected give up soon.
-        horizons = {"eth0": mdns.CROWDED, "eth1": 0}
-        assert all(wish.horizon == horizons[wish.tid.host_iface] for wish in source.mdns.wishes)
+        give_up_after = {"eth0": mdns.CROWDED, "eth1": 0}
+        assert all(wish.give_up_after == give_up_after[wish.tid.host_iface] for wish in source.mdns.wishes)
         # A place that falls free is given to one of the others.
         source.mdns.forget(kept[0].tid.instance)
         assert [refusal.what for refusal in source.mdns.refusals] == ["19 more discovery controllers"]

@@ -43,7 +43,7 @@ def test_every_interface_of_a_namespace_is_a_path() -> None:
     ]
     for wish in result.wishes.values():
         assert (wish.role, wish.origin, wish.source) == (IO, NBFT, "in the NBFT table NBFT, namespace 1")
-        assert (wish.params, wish.horizon, wish.source_optional) == ((), 0, False)
+        assert (wish.params, wish.give_up_after, wish.source_optional) == ((), 0, False)
     assert (result.refusals, result.identities) == ([], {})
 
 

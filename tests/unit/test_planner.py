@@ -464,7 +464,7 @@ def test_a_worker_that_ended_by_itself_was_stopped_by_nobody(said: str, unit: Un
 
 
 @pytest.mark.parametrize(
-    ("horizon", "asked", "reported", "action"),
+    ("give_up_after", "asked", "reported", "action"),
     [
         (3600, 100.0, 4000.0, Action.LEAVE),
         # The very second in which it was asked for again is within the time that was given up.
@@ -475,8 +475,8 @@ def test_a_worker_that_ended_by_itself_was_stopped_by_nobody(said: str, unit: Un
         (0, 100.0, 4000.0, Action.START),
     ],
 )
-def test_given_up_until_it_is_asked_for_anew(horizon: int, asked: float, reported: float, action: Action) -> None:
-    referred = replace(candidate(origin=DC), horizon=horizon, asked=asked)
+def test_given_up_until_it_is_asked_for_anew(give_up_after: int, asked: float, reported: float, action: Action) -> None:
+    referred = replace(candidate(origin=DC), give_up_after=give_up_after, asked=asked)
     text = "given up after 60 min without a connection: no route to the target"
     facts = Facts(
         {NAME: (referred,)}, units={NAME: STOPPED}, reports={NAME: Report("given up", status=text, time=reported)}
@@ -504,8 +504,8 @@ def test_out_of_attempts_until_it_has_more(attempts: int, made: int, action: Act
     assert decision.action is action
 
 
-def test_a_horizon_is_no_reason_to_leave_what_was_not_given_up() -> None:
-    referred = replace(candidate(origin=DC), horizon=3600, asked=100.0)
+def test_give_up_after_alone_does_not_stop_a_start() -> None:
+    referred = replace(candidate(origin=DC), give_up_after=3600, asked=100.0)
     for said in ("waiting", "live", "connecting", ""):
         (decision,) = decide(Facts({NAME: (referred,)}, reports={NAME: Report(said, time=9999.0)}))
         assert decision.action is Action.START
@@ -517,8 +517,8 @@ names = st.sampled_from("abc")
 origins = st.sampled_from([CONFIGURATION, DC, OTHERS, "gone"])
 instances = names.map(lambda name: candidate(name).tid.instance)
 wishes = st.builds(
-    lambda name, origins, horizon, asked: tuple(
-        replace(candidate(name, origin), horizon=horizon, asked=asked) for origin in origins
+    lambda name, origins, give_up_after, asked: tuple(
+        replace(candidate(name, origin), give_up_after=give_up_after, asked=asked) for origin in origins
     ),
     names,
     st.lists(origins, min_size=1, max_size=3),

@@ -160,9 +160,9 @@ PERSONA = "nqn.2024-08.com.example:other-host"
 AS_PERSONA = f"[Host]\nhostnqn = {PERSONA}\nhostid = 1f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0\n"
 
 
-def announced(horizon: int = 0, source: str = "announced by mDNS on eth0 as 'array'", asked: float = 0.0) -> Wish:
+def announced(give_up_after: int = 0, source: str = "announced by mDNS on eth0 as 'array'", asked: float = 0.0) -> Wish:
     tid = TransportId.make(DISCOVERY, "tcp", "192.0.2.1", "8009", DISCOVERY_NQN, host_iface="eth0")
-    return Wish(tid, DISCOVERY, source, MDNS, horizon=horizon, asked=asked)
+    return Wish(tid, DISCOVERY, source, MDNS, give_up_after=give_up_after, asked=asked)
 
 
 async def announce(host: Host, *wishes: Wish) -> None:

@@ -46,14 +46,14 @@ def test_spec_round_trip(source: str, origin: str, note: str, options: list[tupl
     )
 
 
-@pytest.mark.parametrize("horizon", [0, 1, 259200])
+@pytest.mark.parametrize("give_up_after", [0, 1, 259200])
 @pytest.mark.parametrize("source_optional", [False, True])
 @pytest.mark.parametrize("withdrawn", [False, True])
-def test_what_is_asked_of_a_worker_survives(horizon: int, source_optional: bool, withdrawn: bool) -> None:
+def test_what_is_asked_of_a_worker_survives(give_up_after: int, source_optional: bool, withdrawn: bool) -> None:
     spec = Spec("io", [("nqn", "nqn.x"), ("transport", "tcp")])
-    spec.horizon, spec.source_optional, spec.withdrawn = horizon, source_optional, withdrawn
+    spec.give_up_after, spec.source_optional, spec.withdrawn = give_up_after, source_optional, withdrawn
     again = Spec.decode(spec.encode())
-    assert (again.horizon, again.source_optional, again.withdrawn) == (horizon, source_optional, withdrawn)
+    assert (again.give_up_after, again.source_optional, again.withdrawn) == (give_up_after, source_optional, withdrawn)
 
 
 # What int() takes, or chokes on, and no state file has.

@@ -28,10 +28,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def leave(tid: TransportId, origin: str, role: str = DISCOVERY, horizon: int = 0, hostnqn: str = HOST) -> None:
+def leave(tid: TransportId, origin: str, role: str = DISCOVERY, give_up_after: int = 0, hostnqn: str = HOST) -> None:
     """Write the specification that an earlier supervisor wrote."""
     spec = state.Spec(role, list(fabrics_options(tid, role, {}, Secrets(), hostnqn, HOSTID)))
-    spec.source, spec.origin, spec.horizon = f"asked for by {origin}", origin, horizon
+    spec.source, spec.origin, spec.give_up_after = f"asked for by {origin}", origin, give_up_after
     assert store.write_spec(tid.instance, spec)
 
 
@@ -50,12 +50,12 @@ def test_nothing_is_there() -> None:
 def test_what_was_announced_is_a_wish_again(origin: str) -> None:
     """Whoever announced it will not do so for the sake of a new supervisor."""
     tid = dc(host_iface="eth0", host_traddr="192.0.2.9")
-    leave(tid, origin, horizon=3600)
+    leave(tid, origin, give_up_after=3600)
     found = store.find()
     target = ("tcp", "192.0.2.7", "8009", DISCOVERY_NQN)
     assert found.known == {tid.instance: Known(f"asked for by {origin}", origin, target=target)}
     (wish,) = found.wishes
-    assert (wish.tid, wish.role, wish.origin, wish.horizon) == (tid, DISCOVERY, origin, 3600)
+    assert (wish.tid, wish.role, wish.origin, wish.give_up_after) == (tid, DISCOVERY, origin, 3600)
     assert wish.source == f"asked for by {origin}"
 
 
@@ -73,7 +73,7 @@ def test_the_host_nqn_is_the_configurations_and_not_the_announcements() -> None:
 
 
 def test_what_was_given_up_is_not_tried_anew() -> None:
-    leave(dc(), MDNS, horizon=60)
+    leave(dc(), MDNS, give_up_after=60)
     path = Path(state.directory(dc().instance)) / "report"
     path.write_bytes(state.encode(state.REPORT, [("state", "given up"), ("status", "given up")]))
     found = store.find()
@@ -187,11 +187,11 @@ def test_the_same_is_not_written_again() -> None:
     assert spec
     assert not store.write_spec(dc().instance, spec)
     assert path.stat().st_ino == before
-    spec.horizon = 60
+    spec.give_up_after = 60
     assert store.write_spec(dc().instance, spec)
     read = store.read_spec(dc().instance)
     assert read
-    assert read.horizon == 60
+    assert read.give_up_after == 60
 
 
 def test_a_state_that_cannot_be_written(run: Path) -> None:

@@ -198,8 +198,8 @@ def test_a_referral_is_followed_and_what_it_lists_is_connected(host: Host) -> No
         leave_log(referral, entry(NQN.format(1)), *others)
         await until(lambda: "10 live" in host.status)
         assert spec_of(NEXT).origin == DC
-        assert spec_of(NEXT).horizon == 72 * 3600
-        assert spec_of(ONE).horizon == 0
+        assert spec_of(NEXT).give_up_after == 72 * 3600
+        assert spec_of(ONE).give_up_after == 0
         leave_log(entry(NQN.format(2)), instance=NEXT)
         await until(lambda: "11 live" in host.status)
         assert spec_of(TWO).source == f"listed in the log page of {NEXT}"
@@ -226,7 +226,7 @@ def test_what_was_given_up_is_tried_again_when_it_is_asked_for_anew(host: Host) 
         referral = entry(DISCOVERY_NQN, "192.0.2.7", "8009", subtype=1)
         leave_log(referral)
         await until(lambda: "2 live" in host.status)
-        assert spec_of(NEXT).horizon == 3600
+        assert spec_of(NEXT).give_up_after == 3600
         later = int(time.clock_gettime(time.CLOCK_BOOTTIME)) + 1
         ends(host, NEXT, "given up", status="given up after 60 min without a connection: no route", time=str(later))
         await until(lambda: "1 left alone" in host.status)

@@ -659,13 +659,13 @@ def test_what_only_a_referral_asks_for_is_given_up(kernel: Kernel, clock: Clock)
         clock.now += 2
         until(lambda: "given up" in kernel.status)
 
-    assert play(INSTANCE, kernel, act, leave_spec(horizon=3600)) == 0
+    assert play(INSTANCE, kernel, act, leave_spec(give_up_after=3600)) == 0
     ended(kernel, "given up", GIVEN_UP, len(kernel.written))
     # By this the planner tells whether it was asked for again since.
     assert report()["time"] == "8601"
 
 
-def test_without_a_horizon_it_is_tried_for_ever(kernel: Kernel, clock: Clock) -> None:
+def test_controller_without_give_up_after_is_tried_for_ever(kernel: Kernel, clock: Clock) -> None:
     kernel.fails_always = errno.ECONNREFUSED
 
     def act() -> None:
@@ -686,7 +686,7 @@ def test_the_time_without_a_connection_counts_from_its_loss(kernel: Kernel, cloc
         clock.now += 3601
         until(lambda: "given up" in kernel.status)
 
-    assert play(INSTANCE, kernel, act, leave_spec(horizon=3600)) == 0
+    assert play(INSTANCE, kernel, act, leave_spec(give_up_after=3600)) == 0
     ended(kernel, "given up", GIVEN_UP, len(kernel.written))
 
 
@@ -712,7 +712,7 @@ def test_what_the_kernel_never_connects_is_given_up(
             kernel.remove()
         until(lambda: "given up" in kernel.status)
 
-    assert play(INSTANCE, kernel, act, leave_spec(horizon=3600)) == 0
+    assert play(INSTANCE, kernel, act, leave_spec(give_up_after=3600)) == 0
     assert report()["status"].endswith("the kernel could not connect it")
 
 
@@ -722,7 +722,7 @@ def test_what_is_announced_no_longer_has_its_whole_time_from_then(kernel: Kernel
     def act() -> None:
         attempts(kernel, 1)
         clock.now += 10000
-        leave_spec(horizon=3600)
+        leave_spec(give_up_after=3600)
         hang_up()
         attempts(kernel)
         clock.now += 3601
@@ -744,7 +744,7 @@ def test_and_for_ever_again_once_it_is_announced(kernel: Kernel, clock: Clock) -
         clock.now += 10000
         attempts(kernel)
 
-    assert play(INSTANCE, kernel, act, leave_spec(horizon=3600)) == 0
+    assert play(INSTANCE, kernel, act, leave_spec(give_up_after=3600)) == 0
 
 
 @pytest.mark.parametrize(
