@@ -196,8 +196,8 @@ class Spec:
     """What a worker is asked to hold. ``options`` are the fabrics device's, in the order in which they are
     written.
 
-    ``source``, ``origin`` and ``witnesses`` are the supervisor's: what asked for the controller last, and all that did
-    (discoverd.plan.facts.Known), with spaces between them.
+    ``source``, ``origin`` and ``referrers`` are the supervisor's: what asked for the controller last, and its referrers
+    (discoverd.plan.facts.Known) with spaces between them.
     ``note`` is a remark for the status, such as that no log page lists the controller any longer. ``withdrawn``: nobody
     asks for it any more, as the note says, and it is not connected again. ``disconnect``: it is disconnected as well,
     unless it is in use, if we have connected it (``ours``) or whoever has (``all``). ``give_up_after``: give up after
@@ -220,12 +220,12 @@ class Spec:
         "origin",
         "persistent",
         "pleo",
+        "referrers",
         "role",
         "source",
         "source_optional",
         "symname",
         "withdrawn",
-        "witnesses",
     )
 
     def __init__(self, role: str, options: list[tuple[str, str]]) -> None:
@@ -233,7 +233,7 @@ class Spec:
         self.options = options
         self.source = ""
         self.origin = ""
-        self.witnesses = ""
+        self.referrers = ""
         self.note = ""
         self.give_up_after = 0
         self.attempts = 0
@@ -248,7 +248,7 @@ class Spec:
     def asks_the_same(self, other: "Spec") -> bool:
         """Tell whether both ask for the same, whatever they say in the status and how often the log page is read."""
         mine, theirs = (
-            [getattr(one, name) for name in Spec.__slots__ if name not in ("note", "confirm", "witnesses")]
+            [getattr(one, name) for name in Spec.__slots__ if name not in ("note", "confirm", "referrers")]
             for one in (self, other)
         )
         return mine == theirs
@@ -263,8 +263,8 @@ class Spec:
     def encode(self) -> bytes:
         """Return the bytes of a ``spec`` file. Raises StateError for a value that would break the form."""
         fields = [("role", self.role), ("source", self.source), ("origin", self.origin), ("note", self.note)]
-        if self.witnesses:
-            fields.append(("witnesses", self.witnesses))
+        if self.referrers:
+            fields.append(("witnesses", self.referrers))
         if self.give_up_after:
             fields.append(("horizon", str(self.give_up_after)))
         if self.attempts:
@@ -297,8 +297,10 @@ class Spec:
         """Read a ``spec`` file. Raises StateError."""
         spec = Spec("io", [])
         for key, value in decode(SPEC, data):
-            if key in ("note", "source", "origin", "witnesses"):
+            if key in ("note", "source", "origin"):
                 setattr(spec, key, value)
+            elif key == "witnesses":
+                spec.referrers = value
             elif not key.isprintable() or not value.isprintable():
                 raise StateError(f"the field {key[:40]!r} is not printable")
             elif key.startswith("option."):

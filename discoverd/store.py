@@ -100,7 +100,7 @@ def known(spec: state.Spec) -> Known:
     """Return what is known of the controller that a specification is about."""
     target = target_of(spec.role, *(spec.option(key) for key in ("transport", "traddr", "trsvcid", "nqn")))
     withdrawn = spec.note if spec.withdrawn else ""
-    return Known(spec.source, spec.origin, withdrawn, frozenset(spec.witnesses.split()), target)
+    return Known(spec.source, spec.origin, withdrawn, frozenset(spec.referrers.split()), target)
 
 
 def _wish(spec: state.Spec) -> Wish | None:

@@ -60,20 +60,20 @@ class Known:
     """A controller we have state for: what asked for it last, and which source that was (see Candidate).
 
     ``withdrawn`` is the note with which its worker was told that nobody asks for it any more, '' if it was not.
-    ``witnesses`` are all origins that have asked for it and have not said since that they do not; without the word of
-    each it is not disconnected. ``target`` is where it is.
+    ``referrers`` are the origins that listed it and whose present answer does not yet omit it, as far as they are
+    written down; it is not disconnected before the answer of each of them does. ``target`` is where it is.
     """
 
     source: str
     origin: str
     withdrawn: str = ""
-    witnesses: frozenset[str] = frozenset()
+    referrers: frozenset[str] = frozenset()
     target: Target = ("", "", "", "")
 
     @property
-    def referrers(self) -> frozenset[str]:
-        """All origins whose answer counts when it is not asked for any more."""
-        return self.witnesses | {self.origin}
+    def all_referrers(self) -> frozenset[str]:
+        """The referrers with the origin, which need not be written down among them."""
+        return self.referrers | {self.origin}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ class Decision:
     """What to do about one controller. ``reason`` completes "because it is …".
 
     ``note`` goes into the unit's status, and has a worker without a connection end instead of connecting.
-    ``disconnect`` and ``confirm`` as in state.Spec, ``witnesses`` as in Known. ``held_back`` as in Facts, in words for
+    ``disconnect`` and ``confirm`` as in state.Spec, ``referrers`` as in Known. ``held_back`` as in Facts, in words for
     the status. ``excluded_by`` is the file and line that exclude it, and ``withdrawn_by`` the origin whose present
     answer does not list it any more.
     """
@@ -167,7 +167,7 @@ class Decision:
     candidate: Candidate | None = None
     note: str = ""
     disconnect: str = ""
-    witnesses: frozenset[str] = frozenset()
+    referrers: frozenset[str] = frozenset()
     held_back: str = ""
     confirm: bool = False
     excluded_by: str = ""

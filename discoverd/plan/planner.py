@@ -26,11 +26,11 @@ def plan(facts: Facts, instances: Iterable[str]) -> list[Decision]:
     decisions = []
     for instance in instances:
         if asked := facts.wanted.get(instance):
-            witnesses = _witnesses(instance, asked, facts)
+            referrers = _referrers(instance, asked, facts)
             held_back = facts.held_back[instance].text if instance in facts.held_back else ""
             confirm = instance in facts.confirming
             decision = _wanted(instance, asked, facts)
-            decisions.append(replace(decision, witnesses=witnesses, held_back=held_back, confirm=confirm))
+            decisions.append(replace(decision, referrers=referrers, held_back=held_back, confirm=confirm))
         elif known := facts.known.get(instance):
             decisions.append((_stranger if known.origin == OTHERS else _unwanted)(instance, facts))
         elif instance in facts.strangers:
@@ -71,10 +71,10 @@ def _wanted(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> Decisi
     return Decision(instance, Action.START, sources, candidate)
 
 
-def _witnesses(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> frozenset[str]:
-    """Return who asks for it, and who has asked for it and has not given an answer since without it."""
+def _referrers(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> frozenset[str]:
+    """Return the origins that ask for it, and those that have and whose present answer does not yet omit it."""
     known = facts.known.get(instance)
-    before = known.witnesses if known else frozenset()
+    before = known.referrers if known else frozenset()
     return frozenset(one.origin for one in asked).union(one for one in before if _owes_answer(one, instance, facts))
 
 
@@ -98,7 +98,7 @@ def closed(known: Mapping[str, Known], wanted: Container[str], complete: Mapping
     source asked for is never among them: what an administrator took out stays, with all that it listed.
     """
     open_ = {
-        instance: one.referrers - {instance}
+        instance: one.all_referrers - {instance}
         for instance, one in known.items()
         if one.target[3] == DISCOVERY_NQN and one.origin not in SOURCES and instance not in wanted
     }
@@ -184,8 +184,8 @@ def _unwanted(instance: str, facts: Facts) -> Decision:
         more = "" if silent[0] == known.origin else f" from {silent[0]}, which asked for it as well"
         reason = f"it was {known.source}, and {doubt}{more}"
         # Who has taken it back is not asked again, also when nothing is left of him.
-        owing = known.referrers if known.origin in SOURCES else frozenset(silent)
-        return Decision(instance, action, reason, witnesses=owing)
+        owing = known.all_referrers if known.origin in SOURCES else frozenset(silent)
+        return Decision(instance, action, reason, referrers=owing)
     answer = facts.complete.get(known.origin, Answer()).text
     if known.origin in facts.closed:
         answer = "which nothing leads to any more"
@@ -211,7 +211,7 @@ def _silent(instance: str, known: Known, facts: Facts) -> list[str]:
     if origin in SOURCES:
         # What an administrator took out is not kept by a ring of referrals back to it.
         return [] if origin in facts.complete else [origin]
-    owing = sorted(one for one in known.witnesses - {origin} if _owes_answer(one, instance, facts))
+    owing = sorted(one for one in known.referrers - {origin} if _owes_answer(one, instance, facts))
     # One that has gone without a word has not taken it back.
     gone = origin not in facts.complete and origin not in facts.closed and origin != instance
     return [origin, *owing] if gone or _owes_answer(origin, instance, facts) else owing

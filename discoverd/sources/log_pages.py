@@ -203,7 +203,7 @@ class LogPages:
         """Work out what the pages prove that were used."""
         referred: dict[str, dict[str, Target]] = {instance: {} for instance in used}
         for unit, one in known.items():
-            for origin in one.referrers:
+            for origin in one.all_referrers:
                 if origin in referred and origin != unit:
                     referred[origin][unit] = one.target
         led = _Led(known)
@@ -302,7 +302,7 @@ class _Led:
         for unit, one in known.items():
             if one.origin in SOURCES:
                 continue
-            self._referrers[unit] = one.referrers - {unit}
+            self._referrers[unit] = one.all_referrers - {unit}
             for origin in self._referrers[unit]:
                 self.below.setdefault(origin, []).append(unit)
 

@@ -72,7 +72,7 @@ def _changed(before: _Said, now: _Said, known: Mapping[str, Known]) -> set[str]:
     origins |= changed
     changed |= before.confirming ^ now.confirming
     if origins:
-        changed |= {one for one, its in known.items() if not origins.isdisjoint(its.referrers)}
+        changed |= {one for one, its in known.items() if not origins.isdisjoint(its.all_referrers)}
     for origin in now.complete.keys() & before.complete.keys():
         changed |= (now.complete[origin].absent or frozenset()) ^ (before.complete[origin].absent or frozenset())
         changed |= _differing(before.pending.get(origin, {}), now.pending.get(origin, {}))

@@ -63,7 +63,7 @@ class Specifications:
         if decision.held_back and not decision.note:
             spec.note = confirmable(instance, decision.held_back)
         spec.confirm = decision.confirm
-        spec.witnesses = " ".join(sorted(decision.witnesses))
+        spec.referrers = " ".join(sorted(decision.referrers))
         spec.disconnect, spec.withdrawn = decision.disconnect, bool(decision.disconnect)
         spec.give_up_after, spec.source_optional = candidate.give_up_after, candidate.source_optional
         spec.attempts = candidate.attempts
@@ -86,13 +86,13 @@ class Specifications:
 
     async def attribute(self, decision: Decision) -> None:
         """Write down who may still ask for a controller; its worker need not know."""
-        instance, owing = decision.instance, decision.witnesses
-        if not owing or owing == self._known[instance].referrers:
+        instance, owing = decision.instance, decision.referrers
+        if not owing or owing == self._known[instance].all_referrers:
             return
         spec = await self._blocking(store.read_spec, instance)
         if spec is None:
             return
-        spec.witnesses = " ".join(sorted(owing))
+        spec.referrers = " ".join(sorted(owing))
         if spec.origin not in owing and (pages := owing - SOURCES):
             spec.origin = min(pages)
             spec.source = listed_by(spec.role, spec.origin)
@@ -137,5 +137,5 @@ class Specifications:
 
 def _told(decision: Decision) -> tuple[object, ...]:
     """Return what of a decision its worker is told: all but what was decided about the unit, and why."""
-    told = decision.candidate, decision.note, decision.disconnect, decision.witnesses
+    told = decision.candidate, decision.note, decision.disconnect, decision.referrers
     return *told, decision.held_back, decision.confirm

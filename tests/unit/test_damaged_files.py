@@ -122,7 +122,7 @@ def test_a_specification(run: Path, data: bytes) -> None:
         with pytest.raises(StateError):
             Spec.decode(data)
         return
-    assert all(is_one_line(text) for text in (spec.source, spec.origin, spec.note, spec.witnesses))
+    assert all(is_one_line(text) for text in (spec.source, spec.origin, spec.note, spec.referrers))
     assert all(text.isprintable() for text in (spec.role, spec.persistent, spec.symname, spec.disconnect))
     assert all((key + value).isprintable() and "," not in key + value for key, value in spec.options)
     assert 0 <= spec.give_up_after < 10**20

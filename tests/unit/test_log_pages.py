@@ -579,7 +579,7 @@ def test_two_referrals_to_the_same_count_together(site: Site) -> None:
     roots = tuple(f"root{number}" for number in range(9))
     old = {DC1: Known("in 1.conf", CONFIGURATION, target=("tcp", "192.0.2.1", "8009", DISCOVERY_NQN))}
     old |= {dc(7): referral_of(DC1), dc(8): referral_of(DC1)} | known(DC1, *roots)
-    old |= {unit: replace(one, witnesses=frozenset((dc(7), dc(8)))) for unit, one in known(dc(7), *volumes).items()}
+    old |= {unit: replace(one, referrers=frozenset((dc(7), dc(8)))) for unit, one in known(dc(7), *volumes).items()}
     site.put(DC1, leading(7, 8, lists=roots))
     for number in (7, 8):
         site.put(dc(number), leading(lists=volumes))

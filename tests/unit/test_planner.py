@@ -117,7 +117,7 @@ def test_wanted(facts: Facts, action: Action, reason: str) -> None:
 
 KNOWN = Known(f"listed in the log page of {DC}", DC)
 DC2 = DC.replace("192.0.2.1", "192.0.2.2")
-BOTH = replace(KNOWN, witnesses=frozenset((DC, DC2)))
+BOTH = replace(KNOWN, referrers=frozenset((DC, DC2)))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_what_several_have_listed_is_withdrawn_on_the_word_of_each(
 
 def test_what_an_administrator_took_out_needs_nobody_elses_word() -> None:
     """Referrals may lead from it in a ring back to it, and of those nobody asks for any more."""
-    known = {NAME: Known("configured at f:1", CONFIGURATION, witnesses=frozenset((CONFIGURATION, DC))), DC: KNOWN}
+    known = {NAME: Known("configured at f:1", CONFIGURATION, referrers=frozenset((CONFIGURATION, DC))), DC: KNOWN}
     (decision,) = plan(Facts(units={NAME: RUNNING}, known=known, complete={CONFIGURATION: Answer()}), [NAME])
     assert (decision.note, decision.disconnect) == ("no longer configured at f:1", "")
 
@@ -164,10 +164,10 @@ def test_what_an_administrator_took_out_needs_nobody_elses_word() -> None:
 def test_who_has_asked_for_it_and_owes_an_answer_is_remembered(
     before: tuple[str, ...], complete: dict[str, Answer], after: set[str]
 ) -> None:
-    known = {NAME: replace(KNOWN, witnesses=frozenset(before)), DC: Known("", CONFIGURATION)}
+    known = {NAME: replace(KNOWN, referrers=frozenset(before)), DC: Known("", CONFIGURATION)}
     known[DC2] = Known("", CONFIGURATION)
     (decision,) = plan(Facts(ASKED, units={NAME: RUNNING}, known=known, complete=complete), [NAME])
-    assert decision.witnesses == after
+    assert decision.referrers == after
 
 
 @pytest.mark.parametrize("withdrawn", ["", ELSEWHERE, "no longer listed in the log page of another (generation 3)"])
@@ -351,7 +351,7 @@ OF_DISCOVERY = ("tcp", "192.0.2.7", "8009", DISCOVERY_NQN)
 
 def referred(*referrers: str) -> Known:
     """A discovery controller that these have referred to, the first of them last."""
-    return Known("a referral", referrers[0], witnesses=frozenset(referrers), target=OF_DISCOVERY)
+    return Known("a referral", referrers[0], referrers=frozenset(referrers), target=OF_DISCOVERY)
 
 
 def without(*instances: str) -> Answer:
@@ -412,11 +412,11 @@ def test_what_only_a_self_referral_listed_is_withdrawn_with_it() -> None:
 
 def test_who_has_taken_it_back_is_not_asked_again() -> None:
     """Also when nothing is left of him: he must not look like one who has gone without a word."""
-    known = {NAME: Known("listed", B, witnesses=frozenset((B, C))), C: referred(ROOT), ROOT: CONFIGURED_ROOT}
+    known = {NAME: Known("listed", B, referrers=frozenset((B, C))), C: referred(ROOT), ROOT: CONFIGURED_ROOT}
     facts = Facts(units={NAME: RUNNING}, known=known, closed={B}, doubts={C: "its log page lists nothing"})
     (decision,) = plan(facts, [NAME])
     assert not decision.disconnect
-    assert set(decision.witnesses) == {C}
+    assert set(decision.referrers) == {C}
 
 
 # Excluded -------------------------------------------------------------------------------------------------
