@@ -27,9 +27,9 @@ def record() -> None:
         return
     found = []
     for device in sorted(controllers.names()):
-        instance = controllers.kernel_instance(device)
-        if instance and controllers.attribute(device, "transport") in _TRANSPORTS:
-            found.append((device, str(instance)))
+        inode = controllers.sysfs_inode(device)
+        if inode and controllers.attribute(device, "transport") in _TRANSPORTS:
+            found.append((device, str(inode)))
     _make_directory()
     state.write(PATH, state.encode(KIND, found))
     if found:
@@ -38,18 +38,18 @@ def record() -> None:
 
 
 def recorded() -> dict[str, int]:
-    """Return the controllers of the record that are still there: names and kernel_instance().
+    """Return the controllers of the record that are still there: names and sysfs_inode().
 
     Empty where there is no record, or one that is truncated, damaged or of another version.
     """
     try:
         fields = state.decode(KIND, state.read(PATH))
-        listed = {device: state.number(instance) for device, instance in fields}
+        listed = {device: state.number(inode) for device, inode in fields}
     except state.StateError:
         return {}
     there = set(controllers.names())
     return {
-        name: number for name, number in listed.items() if name in there and controllers.kernel_instance(name) == number
+        name: number for name, number in listed.items() if name in there and controllers.sysfs_inode(name) == number
     }
 
 

@@ -92,12 +92,12 @@ class View:
         "discovery",
         "foreign",
         "kept",
-        "kernel_instance",
         "log_read",
         "note",
         "page",
         "poll",
         "state",
+        "sysfs_inode",
         "wait",
         "waits_for_kernel",
     )
@@ -106,7 +106,7 @@ class View:
         self.state = name
         self.device = self.cause = self.foreign = self.note = self.kept = ""
         self.poll = self.page = self.discovery = self.log_read = ""
-        self.attempt = self.wait = self.kernel_instance = 0
+        self.attempt = self.wait = self.sysfs_inode = 0
         # The kernel is at an attempt to connect that cannot be broken off.
         self.waits_for_kernel = False
 
@@ -169,7 +169,7 @@ class Report:
             ("state", name),
             ("status", text),
             ("device", view.device),
-            ("kernel-instance", str(view.kernel_instance if view.device else 0)),
+            ("kernel-instance", str(view.sysfs_inode if view.device else 0)),
             ("attempt", str(view.attempt)),
             ("cause", view.cause),
             ("owner", view.foreign),

@@ -39,7 +39,7 @@ def disconnect(chosen: list[Controller], systemd: Systemd, force: bool) -> Exit:
 
 def _finish(before: Controller, now: Controller, systemd: Systemd, force: bool) -> Exit:
     device = before.device or now.device
-    if device is None or controllers.kernel_instance(device.name) != device.instance:
+    if device is None or controllers.sysfs_inode(device.name) != device.sysfs_inode:
         text.line(f"{now.name}: disconnected" if device else f"{now.name}: was not connected")
         return _settle(now, systemd)
     if now.unit and now.unit.running:
@@ -51,7 +51,7 @@ def _finish(before: Controller, now: Controller, systemd: Systemd, force: bool) 
     if answer.verdict == disconnecting.REFUSE:
         return _refuse(now, device, f"is in use by {answer.text}")
     # The clean-up rule does it too, a little later. An entry with another stamp is of a later controller of this name.
-    if not controllers.kernel_instance(device.name) and registry.retrieve(device.name, "seqnum") == device.stamp:
+    if not controllers.sysfs_inode(device.name) and registry.retrieve(device.name, "seqnum") == device.stamp:
         registry.delete(device.name)
     text.line(f"{now.name}: disconnected {device.name}{answer.text}")
     return _settle(now, systemd)
@@ -103,7 +103,7 @@ def _disconnect(device: Device, force: bool) -> disconnecting.Answer:
         text.remark(f"{device.name}: cannot tell who uses it ({error.strerror or error}); disconnected all the same")
 
     try:
-        return disconnecting.disconnect(device.name, device.instance, disconnecting.TURN, judge, lambda: None, doubt)
+        return disconnecting.disconnect(device.name, device.sysfs_inode, disconnecting.TURN, judge, lambda: None, doubt)
     except FileNotFoundError:
         return disconnecting.Answer(disconnecting.DISCONNECTED)  # It went by itself.
     except OSError as error:

@@ -20,13 +20,13 @@ _PLANNED = {"start": "starting", "hold": state.STOPPED, "leave": "left alone", "
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A fabrics controller in the kernel. ``instance`` tells it from another that gets its name later.
+    """A fabrics controller in the kernel. ``sysfs_inode`` tells it from another that gets its name later.
 
     ``owner``, ``unit`` and ``stamp`` are what the registry says about it, '' for nothing.
     """
 
     kernel: KernelController
-    instance: int
+    sysfs_inode: int
     owner: str
     unit: str
     stamp: str
@@ -182,7 +182,7 @@ def refreshed(controller: Controller, systemd: Systemd) -> Controller:
         shown = replace(unit, status=systemd.status(unit)) if unit.load != "not-found" else None
     report = store.read_report(controller.name)
     device = controller.device
-    if device is None or controllers.kernel_instance(device.name) != device.instance:
+    if device is None or controllers.sysfs_inode(device.name) != device.sysfs_inode:
         name = controller.name
         device = _assigned({name: report}, {name: controller.spec}, _devices()).get(name)
     else:
@@ -204,15 +204,15 @@ def _devices() -> list[Device]:
 
 def _device(name: str) -> Device | None:
     """Return a fabrics controller; None for one on PCIe, and for one that is gone."""
-    instance = controllers.kernel_instance(name)
+    sysfs_inode = controllers.sysfs_inode(name)
     kernel = KernelController(name)
-    if kernel.transport not in TRANSPORTS or not instance:
+    if kernel.transport not in TRANSPORTS or not sysfs_inode:
         return None
     try:
         entry = [registry.retrieve(name, attribute) or "" for attribute in ("owner", "unit", "seqnum")]
     except OSError as error:
         entry = [f"somebody (the registry is unreadable: {error.strerror})", "", ""]
-    return Device(kernel, instance, *entry)
+    return Device(kernel, sysfs_inode, *entry)
 
 
 def _assigned(
@@ -224,7 +224,7 @@ def _assigned(
     by the options of what no entry gives to a unit.
     """
     entered = {device.unit: device for device in devices if device.unit}
-    present = {(device.name, device.instance): device for device in devices}
+    present = {(device.name, device.sysfs_inode): device for device in devices}
     left = {device.name: device for device in devices}
     found: dict[str, Device] = {}
 
@@ -233,7 +233,7 @@ def _assigned(
 
     def by_report(name: str) -> Device | None:
         report = reports[name]
-        device = present.get((report.device, report.kernel_instance)) if report else None
+        device = present.get((report.device, report.sysfs_inode)) if report else None
         return device if device and device.unit in ("", unit_name(name)) else None
 
     def by_options(name: str) -> Device | None:

@@ -71,7 +71,7 @@ def names() -> list[str]:
         return []
 
 
-def kernel_instance(device: str) -> int:
+def sysfs_inode(device: str) -> int:
     """Return a number that tells this controller from an earlier or later one of the same name; 0 if there
     is none.
 
@@ -82,6 +82,10 @@ def kernel_instance(device: str) -> int:
         return posix.stat(f"{CLASS}/{device}/").st_ino
     except OSError:
         return 0
+
+
+# The name until all tests call it by the new one.
+kernel_instance = sysfs_inode
 
 
 def canonical_nqn(nqn: str) -> str:

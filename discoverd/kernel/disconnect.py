@@ -58,7 +58,7 @@ def stop_at(error: OSError) -> "NoReturn":
 
 def disconnect(
     device: str,
-    kernel_instance: int,
+    sysfs_inode: int,
     turn: float,
     judge: "Callable[[dict[str, list[User]]], Answer | None]",
     part: "Callable[[], Answer | None]",
@@ -83,7 +83,7 @@ def disconnect(
             descriptors += _lock_subsystem(device, turn)
         except OSError as error:
             doubt(error)
-        if controllers.kernel_instance(device) != kernel_instance:
+        if controllers.sysfs_inode(device) != sysfs_inode:
             raise FileNotFoundError(2, "it is gone")
         namespaces = block.namespaces(device)
         try:
@@ -111,7 +111,7 @@ def disconnect(
             doubt(error)
         if answer := part():
             return answer
-        fabrics.delete(device, kernel_instance)
+        fabrics.delete(device, sysfs_inode)
     finally:
         claims.keep(set())
         for descriptor in descriptors:

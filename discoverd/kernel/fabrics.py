@@ -119,14 +119,14 @@ def connect(options: list[tuple[str, str]], known: set[str] | None) -> str:
     raise OSError(0, f"the kernel answered {reply[:80]!r} without an instance")
 
 
-def delete(device: str, kernel_instance: int) -> None:
+def delete(device: str, sysfs_inode: int) -> None:
     """Disconnect and remove a controller. Raises OSError; FileNotFoundError if it is gone already.
 
-    ``kernel_instance`` (kernel/controllers.py) tells it from a later one of the same name, which is left alone.
+    ``sysfs_inode`` (kernel/controllers.py) tells it from a later one of the same name, which is left alone.
     """
     folder = posix.open(f"{controllers.CLASS}/{device}", posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
     try:
-        if posix.fstat(folder).st_ino != kernel_instance:
+        if posix.fstat(folder).st_ino != sysfs_inode:
             raise FileNotFoundError(2, "it is gone, and its name is another's")
         # Through the open directory: if the name changes hands now, this is still the old one's, and fails.
         fd = posix.open("delete_controller", posix.O_WRONLY | posix.O_CLOEXEC, dir_fd=folder)

@@ -41,7 +41,7 @@ class Report:
     ``time`` is that of the report (seconds, CLOCK_BOOTTIME), ``attempt`` counts since the last connection. ``cause`` is
     why it is in that state: why the last attempt failed, the file and line that exclude it, who uses it. ``kept`` is
     why it was not disconnected though nobody asks for it.
-    ``kernel_instance`` tells ``device`` from another controller of that name (discoverd.kernel.controllers).
+    ``sysfs_inode`` tells ``device`` from another controller of that name (discoverd.kernel.controllers).
     """
 
     state: str
@@ -50,7 +50,7 @@ class Report:
     log_read: str = ""
     attempt: int = 0
     time: float = 0.0
-    kernel_instance: int = 0
+    sysfs_inode: int = 0
     cause: str = ""
     kept: str = ""
 

@@ -80,17 +80,17 @@ class Request:
         "goes_with_network",
         "going_down",
         "instance",
-        "kernel_instance",
         "operation",
         "progress",
         "protected",
         "record",
+        "sysfs_inode",
     )
 
-    def __init__(self, instance: str, device: str, kernel_instance: int, operation: str, progress: Progress) -> None:
+    def __init__(self, instance: str, device: str, sysfs_inode: int, operation: str, progress: Progress) -> None:
         self.instance = instance
         self.device = device
-        self.kernel_instance = kernel_instance
+        self.sysfs_inode = sysfs_inode
         self.operation = operation
         self.progress = progress
         self.protected = ""
@@ -125,7 +125,7 @@ def run(request: Request) -> Outcome:
         return Outcome(machine.KEPT, request.protected, look.progress)
     try:
         answer = kernel_disconnect.disconnect(
-            device, request.kernel_instance, look.turn(), look.judge, look.before_delete, look.doubt
+            device, request.sysfs_inode, look.turn(), look.judge, look.before_delete, look.doubt
         )
     except FileNotFoundError:
         return look.outcome_of(machine.REMOVED)
@@ -254,7 +254,7 @@ class _Look:
         record = request.record
         leaves = record is not None and record.possible and self.policy.deregisters and not request.going_down
         if record is not None and leaves and system_state() != "stopping":
-            self._deregistered = record.deregister(request.device, request.kernel_instance)
+            self._deregistered = record.deregister(request.device, request.sysfs_inode)
         return None
 
     def doubt(self, error: OSError) -> None:
@@ -362,7 +362,7 @@ def _give_up(request: Request) -> Outcome:
     try:
         if controllers.attribute(device, "subsysnqn") in usage.system_subsystems():
             return Outcome(machine.KEPT, "the system itself runs from it", progress)
-        fabrics.delete(device, request.kernel_instance)
+        fabrics.delete(device, request.sysfs_inode)
     except FileNotFoundError:
         return Outcome(machine.REMOVED, "", progress)
     except OSError as error:

@@ -69,7 +69,7 @@ class DiscoveryController:
         self._reading = None
         self.discovery.forget()
 
-    def attend(self, device: str, kernel_instance: int, live: bool, told: str) -> str | None:
+    def attend(self, device: str, sysfs_inode: int, live: bool, told: str) -> str | None:
         """Begin what there is to ask the controller now, and return why its connection is not to be held.
 
         '' if it is; None as long as that is not decided, or a reading is under way. Nothing is begun if that is news to
@@ -81,9 +81,9 @@ class DiscoveryController:
         if self._reading is None and verdict and verdict != told:
             return verdict
         if (asked := self.discovery.begin(now)) is not None:
-            self._reading = self._read(asked, device, kernel_instance)
+            self._reading = self._read(asked, device, sysfs_inode)
         if (host := self.discovery.registration.begin(self.discovery.spec)) is not None:
-            self._registering = self._register(host, device, kernel_instance)
+            self._registering = self._register(host, device, sysfs_inode)
         return self.discovery.verdict() if self._reading is None else None
 
     def _read(self, asked: "Interrogation", device: str, instance: int) -> "Call":

@@ -48,10 +48,10 @@ class Interrogation:
         self.answered = self.silent = False
         self.log: admin.Log | None = None
 
-    def run(self, device: str, kernel_instance: int) -> None:
+    def run(self, device: str, sysfs_inode: int) -> None:
         """Ask. Raises AdminError and OSError, as admin.read_discovery_log."""
         with admin.Session(device, VISIT) as session:
-            if controllers.kernel_instance(device) != kernel_instance:
+            if controllers.sysfs_inode(device) != sysfs_inode:
                 # The name is given again, and another's page would have what this one lists disconnected. It was opened
                 # before: while the name is this one's, so is what was opened.
                 raise FileNotFoundError(2, "the controller is gone")

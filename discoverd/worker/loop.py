@@ -75,7 +75,7 @@ class Loop:
         self._machine = Machine(spec, time.clock_gettime(_BOOTTIME), _random)
         self._ownership = Ownership(instance)
         self._report = notify.Report(instance)
-        self._kernel_instance = 0
+        self._sysfs_inode = 0
         # What the machine is still to be told, beginning with what it is being told.
         self._events: list[Event] = []
         self._operation: Call | None = None
@@ -284,7 +284,7 @@ class Loop:
 
     def _attach(self, device: str, spec: state.Spec, found: bool) -> None:
         """Take the controller that the kernel has made, or has had before (``found``)."""
-        self._kernel_instance = controllers.kernel_instance(device)
+        self._sysfs_inode = controllers.sysfs_inode(device)
         self._uevents.follow(device)
         self._ownership.take(device, spec.origin, found)
         if not self._left_alone():
@@ -296,7 +296,7 @@ class Loop:
         self._discover(spec)
         self._tell(Event(machine.CONNECTED if live else machine.ATTACHED, device))
         self._next_look = time.monotonic() + (LIVE_CHECK if live else RECONNECT_CHECK)
-        if not self._kernel_instance:
+        if not self._sysfs_inode:
             self._tell(Event(machine.REMOVED))
 
     # Live --------------------------------------------------------------------------------------------------
@@ -342,8 +342,8 @@ class Loop:
         self._tell(Event(machine.UP if live else machine.DOWN))
 
     def _is_there(self) -> bool:
-        now = controllers.kernel_instance(self._machine.device)
-        return now != 0 and now == self._kernel_instance
+        now = controllers.sysfs_inode(self._machine.device)
+        return now != 0 and now == self._sysfs_inode
 
     def _forget(self, _: machine.Action) -> None:
         self._ownership.forget()
@@ -415,7 +415,7 @@ class Loop:
             self._discovery.abandon()
         progress = self._progress or disconnect.Progress(self._stopped_at or time.monotonic())
         request = disconnect.Request(
-            self._ownership.instance, self._machine.device, self._kernel_instance, action.text, progress
+            self._ownership.instance, self._machine.device, self._sysfs_inode, action.text, progress
         )
         request.protected = self._protection(action.text)
         request.goes_with_network = not self._ownership.firmware
@@ -480,7 +480,7 @@ class Loop:
         if self._discovery is None or not self._attends():
             return
         live, poll = self._machine.link == machine.LIVE, self._machine.poll
-        verdict = self._discovery.attend(self._machine.device, self._kernel_instance, live, poll)
+        verdict = self._discovery.attend(self._machine.device, self._sysfs_inode, live, poll)
         if verdict is not None and verdict != poll:
             self._tell(Event(machine.PERSISTENCE, verdict))
 
@@ -508,7 +508,7 @@ class Loop:
     def _view(self) -> notify.View:
         now = self._machine
         view = notify.View(now.state)
-        view.device, view.kernel_instance = now.device, self._kernel_instance
+        view.device, view.sysfs_inode = now.device, self._sysfs_inode
         view.attempt, view.wait = now.attempts.count, now.attempts.wait
         view.cause = now.polled_for if now.state == state.PARKED else now.attempts.cause
         view.foreign, view.note = now.foreign, now.spec.note

@@ -26,7 +26,7 @@ def find(instance: str, choices: list[dict[str, str]]) -> str:
     device, inode = _reported(instance)
     best, chosen = (_NOT_OURS + 1, 0), ""
     for one in controllers.at_target(choices[0]):
-        present = controllers.kernel_instance(one.device)
+        present = controllers.sysfs_inode(one.device)
         fitting = [controllers.matches(options, one) for options in choices]
         fits = True in fitting
         reported = present != 0 and (one.device, present) == (device, inode)
@@ -167,7 +167,7 @@ class Ownership:
             return before != self.foreign
         other = _other_holder(self.instance, owner, unit)
         if not other and unit != self._unit and not self._entered and (taking or before):
-            other = _reporter(self.instance, self.device, controllers.kernel_instance(self.device))
+            other = _reporter(self.instance, self.device, controllers.sysfs_inode(self.device))
         self.foreign = other
         if other:
             self._entered = ""
@@ -190,7 +190,7 @@ class Ownership:
         """Take our entry away, as the clean-up rule does a little later, unless the name is another's by now."""
         device, self.device, self.foreign = self.device, "", ""
         try:
-            if not controllers.kernel_instance(device) and registry.retrieve(device, "unit") == self._unit:
+            if not controllers.sysfs_inode(device) and registry.retrieve(device, "unit") == self._unit:
                 registry.delete(device)
         except OSError as error:
             notify.log(notify.WARNING, f"cannot remove {device} from {registry.ROOT}: {error.strerror}")

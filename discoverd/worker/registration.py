@@ -133,7 +133,7 @@ class Record:
         self._host: dim.Host | None = None
         # A registration has begun, or is about to.
         self._expected = False
-        # The kernel instance of the controller that was left.
+        # The sysfs inode of the controller that was left.
         self._left = 0
 
     @property
@@ -145,11 +145,11 @@ class Record:
         """Take note that :meth:`register` is going to be called, in a thread."""
         self._expected = True
 
-    def register(self, device: str, kernel_instance: int, host: dim.Host) -> None:
+    def register(self, device: str, sysfs_inode: int, host: dim.Host) -> None:
         """Have the controller take the host on its record. Blocks; raises OSError and AdminError."""
         try:
             with self._speaking, admin.Session(device, 2 * PATIENCE) as session:
-                if self._left == kernel_instance or controllers.kernel_instance(device) != kernel_instance:
+                if self._left == sysfs_inode or controllers.sysfs_inode(device) != sysfs_inode:
                     raise FileNotFoundError(2, "the controller is gone")
                 self._register(session, host)
         finally:
@@ -171,13 +171,13 @@ class Record:
             self._host = before
             raise
 
-    def deregister(self, device: str, kernel_instance: int) -> bool:
+    def deregister(self, device: str, sysfs_inode: int) -> bool:
         """Take this host off the controller's record, for it leaves for good; no registration follows.
 
         Blocks for DEREGISTER_WITHIN seconds at most. Raises nothing; says in the journal how it went. Tells whether
         there was anything to take off.
         """
-        self._left = kernel_instance
+        self._left = sysfs_inode
         if not self.possible:
             return False
         outcome: list[str | None] = []
@@ -185,7 +185,7 @@ class Record:
         over.acquire()
 
         def leave() -> None:
-            outcome.append(self._leave(device, kernel_instance))
+            outcome.append(self._leave(device, sysfs_inode))
             over.release()
 
         try:
@@ -203,7 +203,7 @@ class Record:
             notify.log(notify.INFO, "deregistered from the discovery controller")
         return True
 
-    def _leave(self, device: str, kernel_instance: int) -> str | None:
+    def _leave(self, device: str, sysfs_inode: int) -> str | None:
         """Return why it did not work, '' if it did, None if there was no need to."""
         deadline = time.monotonic() + DEREGISTER_WITHIN
         if not self._speaking.acquire(timeout=DEREGISTER_WITHIN):
@@ -214,7 +214,7 @@ class Record:
             if controllers.attribute(device, "state") != "live":
                 return "it has no connection"
             with admin.Session(device, max(0.1, deadline - time.monotonic())) as session:
-                if controllers.kernel_instance(device) != kernel_instance:
+                if controllers.sysfs_inode(device) != sysfs_inode:
                     return "it is gone"
                 dim.send(session, dim.DEREGISTER, self._host, DEREGISTER_WITHIN)
             self._host = None

@@ -76,7 +76,7 @@ def run(answers: Answers) -> str:
         mock.patch.object(admin, "command", controller.command),
         mock.patch.object(admin, "CHANGED_PAUSES", (0,) * len(admin.CHANGED_PAUSES)),
         mock.patch.object(controllers, "attribute", return_value=answers.dctype),
-        mock.patch.object(controllers, "kernel_instance", return_value=1),
+        mock.patch.object(controllers, "sysfs_inode", return_value=1),
     ):
         try:
             visit.run("null", 1)

@@ -198,8 +198,8 @@ class Desk:
     def set(self, device: str, attribute: str, value: str) -> None:
         (self.root / "sys" / device / attribute).write_text(value + "\n")
 
-    def delete(self, device: str, kernel_instance: int) -> None:
-        if controllers.kernel_instance(device) != kernel_instance:
+    def delete(self, device: str, sysfs_inode: int) -> None:
+        if controllers.sysfs_inode(device) != sysfs_inode:
             raise FileNotFoundError(2, "it is gone")
         self.deleted.append(device)
         self.vanish(device)

@@ -43,7 +43,7 @@ class Boot:
             (self.sysfs / device / name).write_text(value + "\n")
         if recorded:
             before = boot_record.recorded()
-            before[device] = controllers.kernel_instance(device)
+            before[device] = controllers.sysfs_inode(device)
             fields = [(name, str(instance)) for name, instance in before.items()]
             state.write(boot_record.PATH, state.encode(boot_record.KIND, fields))
         if owner:

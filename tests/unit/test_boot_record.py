@@ -31,7 +31,7 @@ class Boot:
         """Connect a controller, and return what tells it from others of its name."""
         (self.sysfs / device).mkdir()
         (self.sysfs / device / "transport").write_text(f"{transport}\n")
-        return controllers.kernel_instance(device)
+        return controllers.sysfs_inode(device)
 
     @property
     def path(self) -> Path:

@@ -319,8 +319,8 @@ def test_a_unit_that_is_started_again_meanwhile(desk: Desk) -> None:
 def test_an_entry_that_is_a_later_controllers(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.kernel(1, "nvme0", owner="stas")
 
-    def delete(device: str, kernel_instance: int) -> None:
-        desk.delete(device, kernel_instance)
+    def delete(device: str, sysfs_inode: int) -> None:
+        desk.delete(device, sysfs_inode)
         (desk.root / "registry" / device / "seqnum").write_text("99\n")
 
     monkeypatch.setattr(fabrics, "delete", delete)
@@ -331,7 +331,7 @@ def test_an_entry_that_is_a_later_controllers(desk: Desk, monkeypatch: pytest.Mo
 def test_the_kernel_refuses(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.kernel(1, "nvme0")
 
-    def delete(device: str, kernel_instance: int) -> None:
+    def delete(device: str, sysfs_inode: int) -> None:
         raise OSError(errno.EBUSY, "Device or resource busy")
 
     monkeypatch.setattr(fabrics, "delete", delete)

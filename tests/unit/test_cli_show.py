@@ -131,7 +131,7 @@ def test_device_without_an_entry_is_the_units_that_reported_it(desk: Desk) -> No
         (other / "spec").write_bytes(spec.encode())
         if word == "live":
             desk.kernel(1, device)
-        inode = str(controllers.kernel_instance(device))
+        inode = str(controllers.sysfs_inode(device))
         fields = [("state", word), ("status", word), ("device", device), ("kernel-instance", inode)]
         (other / "report").write_bytes(state.encode(state.REPORT, fields))
     # The interface may have been renamed since.

@@ -302,19 +302,19 @@ def test_all_names(tree: Path) -> None:
 def test_a_kernel_without_nvme(monkeypatch: pytest.MonkeyPatch, tree: Path) -> None:
     monkeypatch.setattr(controllers, "CLASS", str(tree / "none"))
     assert at_target(wanted()) == []
-    assert controllers.kernel_instance("nvme0") == 0
+    assert controllers.sysfs_inode("nvme0") == 0
 
 
 def test_a_name_that_is_used_again_is_another_controller(tree: Path) -> None:
     live(tree)
-    first = controllers.kernel_instance("nvme3")
+    first = controllers.sysfs_inode("nvme3")
     assert first
-    assert controllers.kernel_instance("nvme3") == first
+    assert controllers.sysfs_inode("nvme3") == first
     # The old directory keeps its inode number from being handed out again.
     (tree / "nvme3").rename(tree / "gone")
-    assert controllers.kernel_instance("nvme3") == 0
+    assert controllers.sysfs_inode("nvme3") == 0
     live(tree)
-    assert controllers.kernel_instance("nvme3") not in (0, first)
+    assert controllers.sysfs_inode("nvme3") not in (0, first)
 
 
 def test_own_addresses_are_read_from_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,13 +171,13 @@ def test_a_confirmation(run: Path, data: bytes) -> None:
 @given(data=damaged(RECORD))
 @example(data=RECORD)
 def test_the_record_of_the_boot(run: Path, data: bytes) -> None:
-    there = controllers.kernel_instance("nvme0")
+    there = controllers.sysfs_inode("nvme0")
     (run / "boot-controllers").write_bytes(data.replace(b"1234", str(there).encode()))
     assert boot_record.recorded() in ({}, {"nvme0": there})
 
 
 def test_the_record_names_controllers_only(run: Path) -> None:
-    there = controllers.kernel_instance("nvme0")
+    there = controllers.sysfs_inode("nvme0")
     fields = [(name, str(there)) for name in ("nvme0", "../nvme/nvme0", "nvme3/../nvme0", ".", "")]
     (run / "boot-controllers").write_bytes(state.encode(boot_record.KIND, fields))
     assert boot_record.recorded() == {"nvme0": there}

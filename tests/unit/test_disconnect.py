@@ -54,7 +54,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
         (disconnect, "posix", posix),
         (disconnect, "fcntl", SimpleNamespace(ioctl=made.write_back, flock=lambda *_: None, LOCK_EX=2, LOCK_NB=4)),
         (locks, "take", lambda *_: os.open(os.devnull, os.O_RDONLY)),
-        (controllers, "kernel_instance", lambda _: 7),
+        (controllers, "sysfs_inode", lambda _: 7),
         (fabrics, "delete", lambda *_: made.events.append("deleted")),
     ):
         monkeypatch.setattr(module, name, value)

@@ -80,14 +80,14 @@ def add(sysfs: Path, device: str = "nvme3") -> Path:
 def test_delete(sysfs: Path) -> None:
     attribute = add(sysfs)
     before = os.listdir("/proc/self/fd")
-    fabrics.delete("nvme3", controllers.kernel_instance("nvme3"))
+    fabrics.delete("nvme3", controllers.sysfs_inode("nvme3"))
     assert attribute.read_text() == "1"
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 def test_another_of_the_same_name_is_not_deleted(sysfs: Path) -> None:
     add(sysfs)
-    instance = controllers.kernel_instance("nvme3")
+    instance = controllers.sysfs_inode("nvme3")
     (sysfs / "nvme3").rename(sysfs / "gone")
     attribute = add(sysfs)
     before = os.listdir("/proc/self/fd")
@@ -99,7 +99,7 @@ def test_another_of_the_same_name_is_not_deleted(sysfs: Path) -> None:
 
 def test_nor_one_that_takes_the_name_at_the_last_moment(sysfs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(sysfs)
-    instance = controllers.kernel_instance("nvme3")
+    instance = controllers.sysfs_inode("nvme3")
 
     def fstat(folder: int) -> os.stat_result:
         status = os.fstat(folder)

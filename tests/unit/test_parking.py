@@ -106,10 +106,10 @@ def test_a_setting_that_changes_while_it_is_disconnected_is_heard(
 ) -> None:
     delete = kernel.delete
 
-    def slow(device: str, kernel_instance: int) -> None:
+    def slow(device: str, sysfs_inode: int) -> None:
         tell(persistent="force")
         time.sleep(0.2)
-        delete(device, kernel_instance)
+        delete(device, sysfs_inode)
 
     monkeypatch.setattr("discoverd.kernel.fabrics.delete", slow)
 
@@ -124,10 +124,10 @@ def test_a_setting_that_changes_while_it_is_disconnected_is_heard(
 def test_a_stop_while_it_is_disconnected(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     delete = kernel.delete
 
-    def slow(device: str, kernel_instance: int) -> None:
+    def slow(device: str, sysfs_inode: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.1)
-        delete(device, kernel_instance)
+        delete(device, sysfs_inode)
 
     monkeypatch.setattr("discoverd.kernel.fabrics.delete", slow)
     assert play(INSTANCE, kernel, lambda: until(lambda: kernel.deleted), specify(persistent="no")) == 0

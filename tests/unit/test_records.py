@@ -42,7 +42,7 @@ OPTIONS = [
 
 def leave_report(instance: str, device: str, inode: int | None = None, owner: str = "", name: str = "live") -> None:
     """Leave the report that a worker wrote before it was killed, by default of the present controller."""
-    inode = controllers.kernel_instance(device) if inode is None else inode
+    inode = controllers.sysfs_inode(device) if inode is None else inode
     fields = [("state", name), ("device", device), ("kernel-instance", str(inode)), ("owner", owner)]
     folder = Path(state.directory(instance))
     folder.mkdir(parents=True, exist_ok=True)
@@ -380,7 +380,7 @@ def build(root: Path, drawn: list[Case], patch: pytest.MonkeyPatch) -> None:
         elif one.entry:
             registry.claim(device, registry.OWNER, one.entry)
         if one.reporter:
-            inode = controllers.kernel_instance(device) + one.stale
+            inode = controllers.sysfs_inode(device) + one.stale
             leave_report(INSTANCE if one.reporter == "own" else OTHER, device, inode)
 
 

@@ -95,7 +95,7 @@ def test_nothing_of_the_boot(host: Host) -> None:
     connect(host)
     connect(host, "nvme2", subsysnqn=NQN.format(3))
     (host.root / "run").mkdir()
-    fields = [("nvme1", str(controllers.kernel_instance("nvme1")))]
+    fields = [("nvme1", str(controllers.sysfs_inode("nvme1")))]
     state.write(boot_record.PATH, state.encode(boot_record.KIND, fields))
     (one,) = connected(("tcp",), HOSTNQN)
     assert (one.tid.instance, one.source, one.origin) == (THREE, "connected by others", OTHERS)

@@ -411,7 +411,7 @@ def boots(host: Host, device: str = "nvme0", nqn: str = NQN.format(1)) -> None:
     ):
         (folder / name).write_text(value + "\n")
     (host.root / "run").mkdir(exist_ok=True)
-    fields = [(one.name, str(controllers.kernel_instance(one.name))) for one in host.sysfs.iterdir()]
+    fields = [(one.name, str(controllers.sysfs_inode(one.name))) for one in host.sysfs.iterdir()]
     state.write(boot_record.PATH, state.encode(boot_record.KIND, fields))
 
 

@@ -208,9 +208,9 @@ def test_a_stop_is_reported_at_once(kernel: Kernel, monkeypatch: pytest.MonkeyPa
     gate = threading.Event()
     delete = kernel.delete
 
-    def slow(device: str, kernel_instance: int) -> None:
+    def slow(device: str, sysfs_inode: int) -> None:
         gate.wait(5)
-        delete(device, kernel_instance)
+        delete(device, sysfs_inode)
 
     monkeypatch.setattr(fabrics, "delete", slow)
 
@@ -880,8 +880,8 @@ class Registered:
     def __init__(self, left: list[str]) -> None:
         self._left = left
 
-    def deregister(self, device: str, kernel_instance: int) -> None:
-        assert (device, kernel_instance) != ("", 0)
+    def deregister(self, device: str, sysfs_inode: int) -> None:
+        assert (device, sysfs_inode) != ("", 0)
         self._left.append("deregistered")
 
 

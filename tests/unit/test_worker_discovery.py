@@ -178,7 +178,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
         (admin, "discovery_options", made.discovery_options),
         (admin, "read_discovery_log", made.read_discovery_log),
         (controllers, "attribute", lambda _, name: made.dctype if name == "dctype" else ""),
-        (controllers, "kernel_instance", lambda _: 7),
+        (controllers, "sysfs_inode", lambda _: 7),
     ):
         monkeypatch.setattr(module, name, value)
     return made
@@ -493,7 +493,7 @@ def test_a_broken_log_page_does_not_keep_the_host_from_registering(reader: Reade
 
 
 def test_the_page_of_another_of_the_same_name_is_not_read(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controllers, "kernel_instance", lambda _: 8)
+    monkeypatch.setattr(controllers, "sysfs_inode", lambda _: 8)
     assert reader.visited() == []
     assert reader.discovery.text() == ", log page not read: the controller is gone"
     assert not (Path(reader.directory) / "log").exists()

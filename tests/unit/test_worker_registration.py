@@ -32,7 +32,7 @@ class Host:
 
     def __init__(self) -> None:
         self.device = "nvme0"
-        self.kernel_instance = 7
+        self.sysfs_inode = 7
         self.stopping = False
         self.read, self.wake_write = posix.pipe()
         self.spec = state.Spec(
@@ -71,7 +71,7 @@ class Host:
 
     def begin(self) -> None:
         """Begin what is to be begun with a controller that is there."""
-        device, instance, record = self.device, self.kernel_instance, self.record
+        device, instance, record = self.device, self.sysfs_inode, self.record
         if not device or self.stopping or (host := self.registration.begin(self.spec)) is None:
             return
         record.expect()
@@ -89,7 +89,7 @@ class Host:
             self.begin()
 
     def deregister(self) -> None:
-        self.record.deregister(self.device, self.kernel_instance)
+        self.record.deregister(self.device, self.sysfs_inode)
 
     def register(self, *answers: Exception | None, fresh: bool = False) -> None:
         self.answers = list(answers)
@@ -106,7 +106,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     for module, name, value in (
         (admin, "Session", Session),
         (dim, "send", made.send),
-        (controllers, "kernel_instance", lambda _: made.kernel_instance),
+        (controllers, "sysfs_inode", lambda _: made.sysfs_inode),
         (controllers, "attribute", lambda *_: made.live),
         (notify, "log", lambda priority, text: made.journal.append((priority, text))),
         (registration, "time", SimpleNamespace(monotonic=lambda: made.now)),
@@ -131,7 +131,7 @@ def test_a_registration_that_is_accepted(host: Host) -> None:
 
 def test_it_is_made_again_on_a_new_connection(host: Host) -> None:
     host.register()
-    host.kernel_instance = 8
+    host.sysfs_inode = 8
     host.gate.clear()
     host.renew(fresh=True)
     assert host.registration.text() == ""
@@ -204,7 +204,7 @@ def test_nothing_is_said_to_a_controller_that_is_gone_or_going(host: Host) -> No
 
 
 def test_nothing_is_said_to_another_of_the_same_name(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controllers, "kernel_instance", lambda _: 8)
+    monkeypatch.setattr(controllers, "sysfs_inode", lambda _: 8)
     host.register()
     assert host.told == []
     assert host.registration.text() == ", not registered: the controller is gone"
@@ -310,7 +310,7 @@ def test_no_registration_follows_the_leave(host: Host) -> None:
 def test_a_registration_that_had_not_begun_does_not_begin(host: Host) -> None:
     with host.record._speaking:
         host.renew()
-        host.record._left = host.kernel_instance
+        host.record._left = host.sysfs_inode
     host.end()
     assert host.told == []
     assert host.record._host is None
@@ -319,7 +319,7 @@ def test_a_registration_that_had_not_begun_does_not_begin(host: Host) -> None:
 def test_the_next_controller_is_registered_with_again(host: Host) -> None:
     host.register()
     host.deregister()
-    host.kernel_instance = 8
+    host.sysfs_inode = 8
     host.register(fresh=True)
     assert [task for task, _, _ in host.told] == [dim.REGISTER, dim.DEREGISTER, dim.REGISTER]
 
