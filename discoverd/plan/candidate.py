@@ -88,8 +88,8 @@ class Candidate:
     """A controller that a source asks for.
 
     Fields as in :class:`Wish`; ``origin`` may also be the instance of the discovery controller whose log page lists it.
-    ``options`` are for the fabrics device, and can hold secrets, so they are not shown. ``led`` tells of what a log
-    page lists that an administrator, firmware or the boot leads to its discovery controller, not just an announcement.
+    ``options`` are for the fabrics device, and can hold secrets, so they are not shown. ``trusted_parent``: it is
+    listed by a discovery controller that is trusted (see :class:`discoverd.sources.discovery_log.Parent`).
     ``attempts``, ``persistent`` and ``symname`` as in state.Spec.
     """
 
@@ -101,7 +101,7 @@ class Candidate:
     give_up_after: int = 0
     asked: float = 0.0
     source_optional: bool = False
-    led: bool = False
+    trusted_parent: bool = False
     attempts: int = 0
     persistent: str = "auto"
     symname: str = ""
@@ -118,8 +118,8 @@ class Candidate:
 
     @property
     def trusted(self) -> bool:
-        """Tell whether somebody asks for it who is not just anybody on the network."""
-        return self.led or self.origin in AUTHORITIES
+        """Tell whether the chain to it starts at the configuration, firmware or the boot, not at an announcement."""
+        return self.trusted_parent or self.origin in AUTHORITIES
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,24 +123,25 @@ class HeldBack:
 class Facts:
     """All that is known. Keys are instances of units.
 
-    ``wanted`` has the candidates that a unit stands for, the one to connect by first. ``complete`` has the origins
-    whose present answer is fresh and whole, so that not being in it can mean something, and that answer. ``doubts``
-    says of others why theirs means nothing, and ``pending`` of single controllers why an answer proves nothing about
-    them, by origin and instance. ``closed`` has the discovery controllers that, by these answers, nobody leads to any
-    more, so that what they listed does not count (see :func:`closed`). ``held_back`` says of discovery controllers what
-    of their page is not acted on yet, and ``confirming`` are those whose page has to be read every minute.
+    ``wanted`` has the candidates that a unit stands for, the one to connect by first. ``authoritative`` has the origins
+    whose present answer is fresh and whole, so that not being in it can mean something, and that answer.
+    ``inconclusive`` says of others why theirs means nothing, and ``pending`` of single controllers why an answer proves
+    nothing about them, by origin and instance. ``closed`` has the discovery controllers that, by these answers, nobody
+    leads to any more, so that what they listed does not count (see :func:`closed`). ``held_back`` says of discovery
+    controllers what of their page is not acted on yet, and ``confirming`` are those whose page has to be read every
+    minute.
 
     ``excluded`` has the place in the exclusion files that excludes a controller. ``targets`` has all targets that
-    anybody asks for. ``strangers`` has what others connected and no unit of ours asks for, and for OTHERS ``complete``
-    has the answer that does not list them.
+    anybody asks for. ``strangers`` has what others connected and no unit of ours asks for, and for OTHERS
+    ``authoritative`` has the answer that does not list them.
     """
 
     wanted: Mapping[str, tuple[Candidate, ...]] = field(default_factory=dict)
     units: Mapping[str, UnitFact] = field(default_factory=dict)
     reports: Mapping[str, Report] = field(default_factory=dict)
     known: Mapping[str, Known] = field(default_factory=dict)
-    complete: Mapping[str, Answer] = field(default_factory=dict)
-    doubts: Mapping[str, str] = field(default_factory=dict)
+    authoritative: Mapping[str, Answer] = field(default_factory=dict)
+    inconclusive: Mapping[str, str] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
     strangers: Mapping[str, Candidate] = field(default_factory=dict)

@@ -85,12 +85,12 @@ def _owes_answer(origin: str, instance: str, facts: Facts) -> bool:
     """
     if origin == instance or origin in facts.closed:
         return False
-    if origin in facts.complete:
-        return not facts.complete[origin].lacks(instance)
+    if origin in facts.authoritative:
+        return not facts.authoritative[origin].lacks(instance)
     return origin in SOURCES or origin in facts.known or origin in facts.wanted
 
 
-def closed(known: Mapping[str, Known], wanted: Container[str], complete: Mapping[str, Answer]) -> frozenset[str]:
+def closed(known: Mapping[str, Known], wanted: Container[str], authoritative: Mapping[str, Answer]) -> frozenset[str]:
     """Return the discovery controllers that nobody leads to any more, as log pages prove.
 
     Those of log pages only, and not asked for now. One is kept as long as somebody who is kept himself, for another
@@ -105,8 +105,8 @@ def closed(known: Mapping[str, Known], wanted: Container[str], complete: Mapping
     kept: set[str] = set()
 
     def may_lead(origin: str, instance: str) -> bool:
-        if origin in complete:
-            return not complete[origin].lacks(instance)
+        if origin in authoritative:
+            return not authoritative[origin].lacks(instance)
         if origin in open_:
             return origin in kept
         # One that has gone without a word has not taken it back.
@@ -132,7 +132,7 @@ def _stranger(instance: str, facts: Facts) -> Decision:
     unit, known, report = facts.units.get(instance), facts.known.get(instance), facts.reports.get(instance)
     candidate = facts.strangers.get(instance)
     source = candidate.source if candidate else known.source if known else ""
-    answer = facts.complete.get(OTHERS, Answer())
+    answer = facts.authoritative.get(OTHERS, Answer())
     note = known.withdrawn if known and known.withdrawn else f"{source}, and in no log page ({answer.text})"
     spared = _spared(instance, facts)
     excluded = facts.excluded.get(instance, "")
@@ -162,8 +162,8 @@ def _spared(instance: str, facts: Facts) -> str:
     """Return why what others connected stays, '' if nothing speaks for it."""
     if where := facts.excluded.get(instance):
         return f"but excluded by {where}"
-    if OTHERS not in facts.complete:
-        return f"and {facts.doubts.get(OTHERS, 'nothing newer is known')}"
+    if OTHERS not in facts.authoritative:
+        return f"and {facts.inconclusive.get(OTHERS, 'nothing newer is known')}"
     return "" if instance in facts.strangers else "and it is gone, or asked for by now"
 
 
@@ -186,7 +186,7 @@ def _unwanted(instance: str, facts: Facts) -> Decision:
         # Who has taken it back is not asked again, also when nothing is left of him.
         owing = known.all_referrers if known.origin in SOURCES else frozenset(silent)
         return Decision(instance, action, reason, referrers=owing)
-    answer = facts.complete.get(known.origin, Answer()).text
+    answer = facts.authoritative.get(known.origin, Answer()).text
     if known.origin in facts.closed:
         answer = "which nothing leads to any more"
     # Which answer it was that it went missing in, though later ones do not list it either.
@@ -210,10 +210,10 @@ def _silent(instance: str, known: Known, facts: Facts) -> list[str]:
     origin = known.origin
     if origin in SOURCES:
         # What an administrator took out is not kept by a ring of referrals back to it.
-        return [] if origin in facts.complete else [origin]
+        return [] if origin in facts.authoritative else [origin]
     owing = sorted(one for one in known.referrers - {origin} if _owes_answer(one, instance, facts))
     # One that has gone without a word has not taken it back.
-    gone = origin not in facts.complete and origin not in facts.closed and origin != instance
+    gone = origin not in facts.authoritative and origin not in facts.closed and origin != instance
     return [origin, *owing] if gone or _owes_answer(origin, instance, facts) else owing
 
 
@@ -224,4 +224,4 @@ def confirmable(instance: str, held_back: str) -> str:
 
 def _doubt(origin: str, instance: str, facts: Facts) -> str:
     pending = facts.pending.get(origin, {}).get(instance)
-    return pending.reason if pending else facts.doubts.get(origin, "nothing newer is known")
+    return pending.reason if pending else facts.inconclusive.get(origin, "nothing newer is known")

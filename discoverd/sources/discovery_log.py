@@ -32,7 +32,8 @@ class Parent:
     ``io`` and ``discovery`` are what the configuration has for discovered controllers of these roles. A referral is
     given up after ``give_up_after`` seconds without a connection, and ``asked`` is when the page came (seconds,
     CLOCK_BOOTTIME). What the page says is not connected to the central discovery controller is tried ``ncc_attempts``
-    times, 0 for as often as it takes. ``led`` as in Candidate.
+    times, 0 for as often as it takes. ``trusted``: the chain of referrals to it starts at the
+    configuration, firmware or the boot.
     """
 
     tid: TransportId
@@ -41,7 +42,7 @@ class Parent:
     discovery: DiscoveredScope
     give_up_after: int
     asked: float
-    led: bool = False
+    trusted: bool = False
     ncc_attempts: int = 0
 
 
@@ -168,7 +169,7 @@ class _Role:
             options,
             give_up_after,
             asked,
-            led=parent.led,
+            trusted_parent=parent.trusted,
             attempts=parent.ncc_attempts if ncc else 0,
             persistent=terms.persistent,
             symname=terms.symname,

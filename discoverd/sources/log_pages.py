@@ -55,19 +55,19 @@ class _Listed:
     context: Context
     tid: TransportId
     via: Connection | None
-    led: bool
+    trusted: bool
     listing: Listing
 
 
 class LogPages:
     """Keeps the last good page of each discovery controller, by the instance of its unit.
 
-    After :meth:`follow`, ``refusals`` has what is refused of all pages, ``complete`` the discovery controllers whose
-    page means something by its gaps, with what that is, and ``doubts`` what speaks against the other pages. ``pending``
-    has what a page lists no longer without having proved it yet, ``waiting`` those of them that go once it has,
-    ``listed`` how many it lists, with those that wait or went lately, and ``closed`` the discovery controllers that
-    nobody leads to any more. ``whole`` are those of ``complete`` whose page says all about everything, and ``settled``
-    those whose page has said the same for some minutes.
+    After :meth:`follow`, ``refusals`` has what is refused of all pages, ``authoritative`` the discovery controllers
+    whose page means something by its gaps, with what that is, and ``inconclusive`` what speaks against the other pages.
+    ``pending`` has what a page lists no longer without having proved it yet, ``waiting`` those of them that go once it
+    has, ``listed`` how many it lists, with those that wait or went lately, and ``closed`` the discovery controllers
+    that nobody leads to any more. ``whole`` are those of ``authoritative`` whose page says all about everything, and
+    ``settled`` those whose page has said the same for some minutes.
     """
 
     def __init__(self) -> None:
@@ -81,10 +81,10 @@ class LogPages:
         # A page of thousands is not gone through at each event.
         self._listed: dict[str, _Listed] = {}
         self.refusals: tuple[Refusal, ...] = ()
-        self.complete: Mapping[str, Answer] = {}
+        self.authoritative: Mapping[str, Answer] = {}
         self.whole: frozenset[str] = frozenset()
         self.settled: frozenset[str] = frozenset()
-        self.doubts: Mapping[str, str] = {}
+        self.inconclusive: Mapping[str, str] = {}
         self.pending: dict[str, Mapping[str, Pending]] = {}
         self.waiting: dict[str, frozenset[str]] = {}
         self.listed: dict[str, int] = {}
@@ -134,13 +134,13 @@ class LogPages:
         origins = {instance: {one.origin for one in asked[instance]} for instance in asked}
         # What an administrator asks for has its place before what others do, and all that it leads to before what
         # anybody on a link can announce.
-        led = sorted(one for one in asked if origins[one] & AUTHORITIES)
-        led.sort(key=lambda instance: not asked[instance][0].configured)
+        roots = sorted(one for one in asked if origins[one] & AUTHORITIES)
+        roots.sort(key=lambda instance: not asked[instance][0].configured)
         announced = sorted(one for one in asked if origins[one] & SOURCES and not origins[one] & AUTHORITIES)
-        self.depths = dict.fromkeys(led, 0)
-        vias = {instance: context.discovery.get(instance) for instance in led}
-        queue = deque(led)
-        referrals_max = REFERRALS + len(led)
+        self.depths = dict.fromkeys(roots, 0)
+        vias = {instance: context.discovery.get(instance) for instance in roots}
+        queue = deque(roots)
+        referrals_max = REFERRALS + len(roots)
         trusted = True
         refusals: list[Refusal] = []
         used: dict[str, Listing] = {}
@@ -154,7 +154,7 @@ class LogPages:
                 vias |= dict.fromkeys(queue)
                 # Workers of what was listed by who has gone since go on: with every new name there would be more.
                 room = min(room, ANNOUNCED) - sum(
-                    one.origin not in SOURCES and not any(asker.led for asker in wanted.asked.get(instance, ()))
+                    one.origin not in SOURCES and not any(by.trusted_parent for by in wanted.asked.get(instance, ()))
                     for instance, one in known.items()
                 )
                 continue
@@ -206,8 +206,8 @@ class LogPages:
             for origin in one.all_referrers:
                 if origin in referred and origin != unit:
                     referred[origin][unit] = one.target
-        led = _Led(known)
-        complete: dict[str, Answer] = {}
+        descendants = _Descendants(known)
+        authoritative: dict[str, Answer] = {}
         self.pending, self.waiting, self.listed = {}, {}, {}
         whole, settled = set(), set()
         for instance, listing in used.items():
@@ -226,16 +226,16 @@ class LogPages:
                 through = {
                     unit
                     for unit in units
-                    if unit in led.below and all(one.origin == instance for one in wanted.asked.get(unit, ()))
+                    if unit in descendants.below and all(one.origin == instance for one in wanted.asked.get(unit, ()))
                 }
-                return len(units) + led.count(set(units), through)
+                return len(units) + descendants.count(set(units), through)
 
             verdict = self._evidence[instance].judge(theirs, stays, weigh, share)
             read = self._pages[instance]
             # The page lists it, but another unit stands for that by now.
             targets = {one.target for one in wanted.of(instance)}
             moved = {unit for unit, target in theirs.items() if target in targets and unit not in wanted.asked}
-            complete[instance] = Answer(f"generation {read.page.generation}", verdict.absent | moved)
+            authoritative[instance] = Answer(f"generation {read.page.generation}", verdict.absent | moved)
             self.pending[instance], self.listed[instance] = verdict.pending, verdict.listed
             if verdict.waiting:
                 self.waiting[instance] = verdict.waiting
@@ -244,9 +244,9 @@ class LogPages:
                 settled.add(instance)
             if read.asked is Asked.ALL_PORTS and all_served and not verdict.pending:
                 whole.add(instance)
-        self.complete, self.whole, self.settled = complete, frozenset(whole), frozenset(settled)
-        self.doubts = {instance: listing.doubt for instance, listing in used.items() if listing.doubt}
-        self.closed = closed(known, wanted.asked, complete)
+        self.authoritative, self.whole, self.settled = authoritative, frozenset(whole), frozenset(settled)
+        self.inconclusive = {instance: listing.doubt for instance, listing in used.items() if listing.doubt}
+        self.closed = closed(known, wanted.asked, authoritative)
 
     def _read(self, instance: str, listing: Listing, wanted: Wanted, referred: Mapping[str, Target]) -> None:
         """Take a page that was read as evidence."""
@@ -279,22 +279,27 @@ class LogPages:
             refusals.append(Refusal(f"referral to {one.tid}", one.source, why))
         return near
 
-    def _list(self, instance: str, parent: Candidate, via: Connection | None, led: bool, context: Context) -> _Listed:
+    def _list(
+        self, instance: str, parent: Candidate, via: Connection | None, trusted: bool, context: Context
+    ) -> _Listed:
         read = self._pages[instance]
         last = self._listed.get(instance)
-        basis = (read.page, parent.tid, via, led)
-        if last and (last.page, last.tid, last.via, last.led) == basis and last.context is context:
+        basis = (read.page, parent.tid, via, trusted)
+        if last and (last.page, last.tid, last.via, last.trusted) == basis and last.context is context:
             return last
         io = _scope(context, via, "io", parent.tid.hostnqn)
         discovery = _scope(context, via, "discovery", parent.tid.hostnqn)
-        about = Parent(parent.tid, instance, io, discovery, context.give_up_after, read.time, led, context.ncc_attempts)
+        about = Parent(
+            parent.tid, instance, io, discovery, context.give_up_after, read.time, trusted, context.ncc_attempts
+        )
         listing = discovery_log.candidates(read.page, about, context.host)
-        self._listed[instance] = _Listed(read.page, context, parent.tid, via, led, listing)
+        self._listed[instance] = _Listed(read.page, context, parent.tid, via, trusted, listing)
         return self._listed[instance]
 
 
-class _Led:
-    """What log pages led to. ``below`` has the units that a discovery controller has listed."""
+class _Descendants:
+    """What log pages list, and what that lists in turn. ``below`` has the units that a discovery controller has
+    listed."""
 
     def __init__(self, known: Mapping[str, Known]) -> None:
         self._referrers: dict[str, frozenset[str]] = {}

@@ -19,8 +19,8 @@ log = logging.getLogger("discoverd")
 class _Said:
     """What origins said when it was looked at last; fields as in Facts."""
 
-    complete: Mapping[str, Answer] = field(default_factory=dict)
-    doubts: Mapping[str, str] = field(default_factory=dict)
+    authoritative: Mapping[str, Answer] = field(default_factory=dict)
+    inconclusive: Mapping[str, str] = field(default_factory=dict)
     pending: Mapping[str, Mapping[str, Pending]] = field(default_factory=dict)
     closed: frozenset[str] = frozenset()
     held_back: Mapping[str, HeldBack] = field(default_factory=dict)
@@ -39,8 +39,8 @@ class Answers:
         before, self._said = (
             self._said,
             _Said(
-                inventory.complete,
-                inventory.log_pages.doubts,
+                inventory.authoritative,
+                inventory.log_pages.inconclusive,
                 inventory.log_pages.pending,
                 inventory.log_pages.closed,
                 inventory.held_back,
@@ -66,15 +66,16 @@ class Answers:
 
 def _changed(before: _Said, now: _Said, known: Mapping[str, Known]) -> set[str]:
     """Return the instances about which an origin says something else, but for what is held back."""
-    origins = before.complete.keys() ^ now.complete.keys()
-    origins |= {one for one in now.doubts if now.doubts[one] != before.doubts.get(one)}
+    origins = before.authoritative.keys() ^ now.authoritative.keys()
+    origins |= {one for one in now.inconclusive if now.inconclusive[one] != before.inconclusive.get(one)}
     changed = set(before.closed ^ now.closed)
     origins |= changed
     changed |= before.confirming ^ now.confirming
     if origins:
         changed |= {one for one, its in known.items() if not origins.isdisjoint(its.all_referrers)}
-    for origin in now.complete.keys() & before.complete.keys():
-        changed |= (now.complete[origin].absent or frozenset()) ^ (before.complete[origin].absent or frozenset())
+    for origin in now.authoritative.keys() & before.authoritative.keys():
+        then, absent = before.authoritative[origin].absent, now.authoritative[origin].absent
+        changed |= (absent or frozenset()) ^ (then or frozenset())
         changed |= _differing(before.pending.get(origin, {}), now.pending.get(origin, {}))
     return changed
 

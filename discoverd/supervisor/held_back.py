@@ -31,7 +31,7 @@ def held_back(pages: LogPages, before: Mapping[str, HeldBack]) -> dict[str, Held
         known = before.get(instance)
         clock = known.clock if known and known.until == until else _clock(until)
         text = f"{len(waiting)} of {pages.listed[instance]} controllers that its log page listed are missing"
-        text += f" from it ({pages.complete[instance].text}), and stay until {clock} at least: {_WHY[wait]}"
+        text += f" from it ({pages.authoritative[instance].text}), and stay until {clock} at least: {_WHY[wait]}"
         found[instance] = HeldBack(wait, text, until, clock)
     return found
 

@@ -47,8 +47,8 @@ class Inventory:
 
     It has so many attributes because it is where all sources come together: the sources, what each was asked and has
     said last, so that an update costs as much as what has changed, and what follows for the planner: ``excluded`` has
-    the place that excludes a controller, ``complete`` the present answers of origins, ``held_back`` what of log pages
-    is not acted on yet, ``confirming`` the discovery controllers whose page has to be read every minute, and
+    the place that excludes a controller, ``authoritative`` the present answers of origins, ``held_back`` what of log
+    pages is not acted on yet, ``confirming`` the discovery controllers whose page has to be read every minute, and
     ``unasked`` what others connected and nobody asks for at that address, by the instance that its unit would have.
     """
 
@@ -76,7 +76,7 @@ class Inventory:
         self._ungranted: dict[str, tuple[Refusal, ...]] = {}
         self._refusals = Refusals()
         self.excluded: dict[str, str] = {}
-        self.complete: Mapping[str, Answer] = {}
+        self.authoritative: Mapping[str, Answer] = {}
         self.held_back: dict[str, HeldBack] = {}
         self.confirming: frozenset[str] = frozenset()
         self.unasked: dict[str, Candidate] = {}
@@ -258,13 +258,13 @@ class Inventory:
         """
         if self.strangers.found is None:
             return "", "nobody has looked yet, or disconnect-scope is not all"
-        if CONFIGURATION not in self.complete or any(self._ungranted.values()) or self._exclusions.problems:
+        if CONFIGURATION not in self.authoritative or any(self._ungranted.values()) or self._exclusions.problems:
             return "", "not all of the configuration can be used"
         asked = sorted(self.wanted.discovery - self.excluded.keys())
         for one in asked:
             report = reports.get(one)
-            if one not in self.complete:
-                return "", self.log_pages.doubts.get(one, f"nothing is known from {one}")
+            if one not in self.authoritative:
+                return "", self.log_pages.inconclusive.get(one, f"nothing is known from {one}")
             said = report.log_read if report is not None and report.state in (state.LIVE, state.PARKED) else ""
             if not self.log_pages.fresh(one, said):
                 return "", f"the log page of {one} may be another one by now"
@@ -275,13 +275,16 @@ class Inventory:
         if not asked:
             return "", "there is no discovery controller that could list it"
         more = f" and {len(asked) - 1} more" if asked[1:] else ""
-        return f"{self.complete[asked[0]].text} of {asked[0]}{more}", ""
+        return f"{self.authoritative[asked[0]].text} of {asked[0]}{more}", ""
 
     def _conclude(self) -> None:
-        self.complete = {**self.log_pages.complete, **({CONFIGURATION: Answer()} if self._configured.whole else {})}
+        self.authoritative = {
+            **self.log_pages.authoritative,
+            **({CONFIGURATION: Answer()} if self._configured.whole else {}),
+        }
         self.held_back = held_back(self.log_pages, self.held_back)
         # What others connected may go by the word of pages that have never listed it.
-        starting = self.log_pages.complete.keys() - self.log_pages.settled if self.strangers.found else frozenset()
+        starting = self.log_pages.authoritative.keys() - self.log_pages.settled if self.strangers.found else frozenset()
         self.confirming = frozenset(self.held_back) | starting
         refusals = (*self._configured.refusals, *self.mdns.refusals, *self.nbft.refusals, *self.fibre_channel.refusals)
         ungranted = (one for some in self._ungranted.values() for one in some)

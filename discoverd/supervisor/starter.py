@@ -41,7 +41,7 @@ def fair(decisions: Iterable[Decision], served: Mapping[str, float]) -> list[Dec
         if candidate is None or candidate.origin in AUTHORITIES or decision.action is not Action.START:
             return False, 0, 0
         ranks[candidate.origin] += 1
-        return not candidate.led, ranks[candidate.origin], served.get(candidate.origin, 0)
+        return not candidate.trusted_parent, ranks[candidate.origin], served.get(candidate.origin, 0)
 
     placed = [(place(decision), decision) for decision in decisions]
     return [decision for _, decision in sorted(placed, key=lambda pair: pair[0])]

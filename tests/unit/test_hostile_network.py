@@ -33,11 +33,11 @@ VOLUME = "nqn.2024-08.com.example:vol"
 
 
 def candidate(
-    role: str, origin: str, nqn: str, host_iface: str = "", led: bool = False, address: str = "192.0.2.1"
+    role: str, origin: str, nqn: str, host_iface: str = "", trusted_parent: bool = False, address: str = "192.0.2.1"
 ) -> Candidate:
     """A controller at one address and port, whatever its role."""
     tid = TransportId.make(role, "tcp", address, "8009", nqn, host_iface=host_iface)
-    return Candidate(tid, role, f"asked for by {origin}", origin, (), led=led)
+    return Candidate(tid, role, f"asked for by {origin}", origin, (), trusted_parent=trusted_parent)
 
 
 def put(*candidates: Candidate) -> Wanted:
@@ -71,7 +71,7 @@ def test_two_peers_that_list_one_path_of_a_configured_controller_make_no_unit_of
 
 
 def test_an_announcement_does_not_turn_a_controller_of_a_trusted_log_page_into_something_else() -> None:
-    listed = candidate(IO, "page", VOLUME, host_iface="eth0", led=True)
+    listed = candidate(IO, "page", VOLUME, host_iface="eth0", trusted_parent=True)
     lie = candidate(DISCOVERY, MDNS, VOLUME, host_iface="eth0")
     for order in ((listed, lie), (lie, listed)):
         assert first_of(put(*order)) == {listed.tid.instance: "page"}
@@ -79,7 +79,7 @@ def test_an_announcement_does_not_turn_a_controller_of_a_trusted_log_page_into_s
 
 def test_a_referral_of_a_trusted_log_page_is_connected_as_that_says() -> None:
     """An announcement is more special, because of its interface, and would be connected with other secrets."""
-    referral = candidate(DISCOVERY, "page", "nqn.dc", led=True)
+    referral = candidate(DISCOVERY, "page", "nqn.dc", trusted_parent=True)
     announced = candidate(DISCOVERY, MDNS, "nqn.dc", host_iface="eth0")
     assert first_of(put(announced, referral)) == {referral.tid.instance: "page"}
 
@@ -100,8 +100,8 @@ def test_what_a_configured_discovery_controller_leads_to_has_its_place_before_wh
     pages.put(next_one, PageRead(parse(page(entry(VOLUME, traddr="198.51.100.3"))), 0))
     pages.follow(wanted, CONTEXT, {}, {})
     (volume,) = wanted.asked[f"tcp:198.51.100.3:4420:{VOLUME}"]
-    assert volume.led
-    assert next_one in pages.complete
+    assert volume.trusted_parent
+    assert next_one in pages.authoritative
 
 
 def test_what_is_announced_waits_for_what_firmware_and_an_administrator_lead_to() -> None:
@@ -109,7 +109,7 @@ def test_what_is_announced_waits_for_what_firmware_and_an_administrator_lead_to(
         return Decision(f"{one.origin} {one.tid.instance}", Action.START, "", one)
 
     announced = [start(candidate(IO, f"hostile {number}", VOLUME)) for number in range(100)]
-    listed = [start(candidate(IO, "page", f"{VOLUME}{number}", led=True)) for number in range(3)]
+    listed = [start(candidate(IO, "page", f"{VOLUME}{number}", trusted_parent=True)) for number in range(3)]
     firmware = [start(candidate(IO, NBFT, f"{VOLUME}{number}")) for number in range(3)]
     assert fair([*announced, *listed, *firmware], {"page": 9.0}) == [*firmware, *listed, *announced]
 

@@ -290,11 +290,11 @@ def test_an_excluded_discovery_controller_leads_nowhere() -> None:
         house.inventory.put_page(DC, PageRead(listing("a", "b"), 0.0, "1", Asked.ALL_PORTS))
         house.inventory.update()
         assert len(house.asked) == 3
-        assert house.inventory.complete.keys() == {CONFIGURATION, DC}
+        assert house.inventory.authoritative.keys() == {CONFIGURATION, DC}
         house.exclude("trsvcid=8009")
         assert len(house.inventory.update()) == 3
         assert list(house.asked) == [DC]
-        assert house.inventory.complete.keys() == {CONFIGURATION}
+        assert house.inventory.authoritative.keys() == {CONFIGURATION}
         house.exclude()
         house.inventory.update()
         assert len(house.asked) == 3
@@ -523,13 +523,13 @@ def test_excluded_referral_that_has_left_a_page_leads_nowhere() -> None:
 
 def test_configuration_that_is_not_whole_proves_nothing() -> None:
     async def scenario(house: House) -> None:
-        house.inventory.log_pages = Pages(complete={DC: Answer("generation 1")})
+        house.inventory.log_pages = Pages(authoritative={DC: Answer("generation 1")})
         house.configure()
         house.inventory.update()
-        assert house.inventory.complete == {CONFIGURATION: Answer(), DC: Answer("generation 1")}
+        assert house.inventory.authoritative == {CONFIGURATION: Answer(), DC: Answer("generation 1")}
         house.configure(config(replace(connection("discovery"), problem="broken")))
         house.inventory.update()
-        assert house.inventory.complete == {DC: Answer("generation 1")}
+        assert house.inventory.authoritative == {DC: Answer("generation 1")}
 
     in_loop(scenario)
 
@@ -538,7 +538,7 @@ def test_configuration_that_is_not_whole_proves_nothing() -> None:
 def test_pages_of_which_more_is_to_come_are_read_every_minute(watched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(house: House) -> None:
         house.inventory.log_pages = Pages(
-            complete={"held": Answer("1"), "starting": Answer("2"), "settled": Answer("3")},
+            authoritative={"held": Answer("1"), "starting": Answer("2"), "settled": Answer("3")},
             settled=frozenset({"held", "settled"}),
             pending={"held": {"unit": Pending(Wait.DAMPING, "why", 9.0)}},
             waiting={"held": frozenset({"unit"})},
@@ -613,11 +613,11 @@ SAID = {DC: Report("live", log_read="5"), OTHER_DC: Report("parked", log_read="6
 def all_say(**but: Any) -> Pages:
     """Both discovery controllers have said everything, but for this."""
     said: dict[str, Any] = {
-        "complete": {DC: Answer("generation 7"), OTHER_DC: Answer("generation 8")},
+        "authoritative": {DC: Answer("generation 7"), OTHER_DC: Answer("generation 8")},
         "settled": frozenset({DC, OTHER_DC}),
         "whole": frozenset({DC, OTHER_DC}),
         "stamps": {DC: "5", OTHER_DC: "6"},
-        "doubts": {OTHER_DC: "its log page lists nothing"},
+        "inconclusive": {OTHER_DC: "its log page lists nothing"},
     }
     return Pages(**said | but)
 
@@ -626,8 +626,8 @@ def all_say(**but: Any) -> Pages:
     ("pages", "reports", "why"),
     [
         (all_say(), SAID, ""),
-        (all_say(complete={OTHER_DC: Answer("8")}), SAID, f"nothing is known from {DC}"),
-        (all_say(complete={DC: Answer("7")}), SAID, "its log page lists nothing"),
+        (all_say(authoritative={OTHER_DC: Answer("8")}), SAID, f"nothing is known from {DC}"),
+        (all_say(authoritative={DC: Answer("7")}), SAID, "its log page lists nothing"),
         (all_say(), {DC: SAID[DC]}, f"the log page of {OTHER_DC} may be another one by now"),
         (all_say(stamps={DC: "4", OTHER_DC: "6"}), SAID, f"the log page of {DC} may be another one by now"),
         (
@@ -658,7 +658,7 @@ def test_evidence_is_what_all_discovery_controllers_say(pages: Pages, reports: d
 def test_excluded_discovery_controller_need_not_say_anything() -> None:
     async def scenario(house: House) -> None:
         house.inventory.strangers.found = ()
-        house.inventory.log_pages = all_say(complete={DC: Answer("generation 7")})
+        house.inventory.log_pages = all_say(authoritative={DC: Answer("generation 7")})
         house.configure(config(connection("discovery"), connection("discovery", "192.0.2.2")))
         house.exclude("traddr=192.0.2.2")
         house.inventory.update()

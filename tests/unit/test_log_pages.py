@@ -72,7 +72,7 @@ class Found:
 
     candidates: tuple[Candidate, ...]
     refusals: tuple[Refusal, ...]
-    complete: frozenset[str]
+    authoritative: frozenset[str]
 
 
 class Site:
@@ -103,7 +103,7 @@ class Site:
             self.wanted.put(CONFIGURATION, self._configured.candidates)
         self.pages.follow(self.wanted, self._context, excluded or {}, old or {})
         listed = [one for origin in sorted(self.wanted.origins() - SOURCES) for one in self.wanted._origins[origin]]
-        return Found(tuple(listed), self.pages.refusals, frozenset(self.pages.complete))
+        return Found(tuple(listed), self.pages.refusals, frozenset(self.pages.authoritative))
 
 
 def names(found: Found, origin: str = DC1) -> list[str]:
@@ -131,19 +131,19 @@ def test_each_page_counts_for_its_discovery_controller(site: Site) -> None:
         ("nqn.b", DC1),
         ("nqn.c", DC2),
     ]
-    assert found.complete == {DC1, DC2}
+    assert found.authoritative == {DC1, DC2}
     assert found.refusals == ()
 
 
 def test_complete_is_only_what_has_a_page_and_is_configured(site: Site) -> None:
     site.put(DC1, listing("a"))
-    assert site.ask().complete == {DC1}
+    assert site.ask().authoritative == {DC1}
     site.put(DC2, listing("b"))
-    assert site.ask().complete == {DC1, DC2}
+    assert site.ask().authoritative == {DC1, DC2}
     # An empty page is what a controller sends that has not found its own configuration yet.
     site.put(DC2, listing())
-    assert site.ask().complete == {DC1}
-    assert site.pages.doubts == {DC2: "its log page lists nothing"}
+    assert site.ask().authoritative == {DC1}
+    assert site.pages.inconclusive == {DC2: "its log page lists nothing"}
     only = replace(CONFIG, connections=(connection(2),))
     assert site.ask(only) == Found((), (), frozenset())
 
@@ -169,7 +169,7 @@ def test_fresh_is_the_page_that_its_worker_has_on_this_connection(site: Site) ->
 def test_with_a_refused_entry_a_page_is_not_whole(site: Site) -> None:
     site.put(DC1, parse(page(entry("nqn.a,b"), entry("nqn.c"))))
     found = site.ask()
-    assert (names(found), found.complete) == (["c"], frozenset())
+    assert (names(found), found.authoritative) == (["c"], frozenset())
     (refusal,) = found.refusals
     assert refusal.source == f"in the log page of {DC1}"
 
@@ -194,13 +194,13 @@ def test_a_page_that_cannot_be_served_asks_for_nothing_and_says_nothing_is_gone(
     # Configured with the identity from before: the discovery controllers themselves are not in question.
     found = site.ask(config, host, configured_for=HOST)
     assert names(found) == []
-    assert DC1 not in found.complete
+    assert DC1 not in found.authoritative
     (refusal, *_) = found.refusals
     assert (refusal.what, refusal.source) == ("everything", f"in the log page of {DC1}")
     assert why in refusal.reason
     assert "NVMeTLSkey" not in repr(found)
     if host is HOST:
-        assert (names(found, DC2), found.complete, len(found.refusals)) == (["c"], frozenset({DC2}), 1)
+        assert (names(found, DC2), found.authoritative, len(found.refusals)) == (["c"], frozenset({DC2}), 1)
 
 
 # How many -------------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def test_beyond_the_limit_the_first_are_taken(site: Site) -> None:
     assert (refusal.what, refusal.source) == ("2 entries", f"in the log page of {DC1}")
     assert "can list 3 controllers" in refusal.reason
     # What is left out is not gone, but what is not in the page at all is.
-    assert found.complete == {DC1, DC2}
+    assert found.authoritative == {DC1, DC2}
 
 
 @pytest.mark.usefixtures("few")
@@ -362,11 +362,11 @@ def test_a_referral_is_followed_once_it_has_a_page(site: Site) -> None:
     found = site.ask(ROOT)
     assert controllers(site) == {DC1, dc(7)}
     # Its worker has not read it yet: what it lists is not known, and nothing is missing because of that.
-    assert found.complete == {DC1}
+    assert found.authoritative == {DC1}
     site.put(dc(7), leading(lists=("b",)))
     found = site.ask(ROOT)
     assert (names(found), names(found, dc(7))) == ([DISCOVERY_NQN.removeprefix("nqn."), "a"], ["b"])
-    assert found.complete == {DC1, dc(7)}
+    assert found.authoritative == {DC1, dc(7)}
     assert site.pages.depths == {DC1: 0, dc(7): 1}
 
 
@@ -404,7 +404,7 @@ def test_a_ring_is_gone_round_once(site: Site, derived: list[str]) -> None:
         site.put(dc(one), leading(other, one, lists=(f"v{one}",)))
     found = site.ask(ROOT)
     assert controllers(site) == {DC1, dc(7), dc(8)}
-    assert found.complete == {DC1, dc(7), dc(8)}
+    assert found.authoritative == {DC1, dc(7), dc(8)}
     assert derived == [DC1, dc(7), dc(8)]
 
 
@@ -417,7 +417,7 @@ def test_two_that_refer_to_each_other_do_not_keep_each_other(site: Site) -> None
     # The root refers to nobody any more.
     site.put(DC1, leading(lists=("c",)))
     found = site.ask(ROOT)
-    assert (set(site.wanted.discovery), found.complete) == ({DC1}, frozenset({DC1}))
+    assert (set(site.wanted.discovery), found.authoritative) == ({DC1}, frozenset({DC1}))
 
 
 def test_without_the_root_nothing_is_asked_for(site: Site) -> None:
@@ -426,7 +426,7 @@ def test_without_the_root_nothing_is_asked_for(site: Site) -> None:
     site.put(dc(8), leading(7, 1))
     site.ask(ROOT)
     found = site.ask(FabricsConfig())
-    assert (site.wanted.asked, found.complete, site.pages.depths) == ({}, frozenset(), {})
+    assert (site.wanted.asked, found.authoritative, site.pages.depths) == ({}, frozenset(), {})
     # It comes back, and the pages that are there still count.
     site.ask(replace(ROOT))
     assert controllers(site) == {DC1, dc(7), dc(8)}
@@ -449,7 +449,7 @@ def test_an_excluded_discovery_controller_lists_nothing_new(site: Site) -> None:
     found = site.ask(ROOT, excluded=where)
     assert (controllers(site), names(found, dc(7))) == ({DC1, dc(7)}, [])
     # It is not its word that what it listed is gone.
-    assert found.complete == {DC1}
+    assert found.authoritative == {DC1}
     assert site.ask(ROOT, excluded={DC1: "/etc/nvme/exclusions.conf:1"}) == Found((), (), frozenset())
     assert controllers(site) == {DC1}
     assert names(site.ask(ROOT), dc(7)) == ["b"]
@@ -530,7 +530,7 @@ def test_no_more_referrals_than_so_many(site: Site, monkeypatch: pytest.MonkeyPa
     refused = [one.what for one in found.refusals if "no more than 5 discovery controllers" in one.reason]
     assert [what.split()[3] for what in refused] == ["192.0.2.22", "192.0.2.23", "192.0.2.30"]
     # What was left out is listed all the same.
-    assert found.complete == {dc(10)}
+    assert found.authoritative == {dc(10)}
     left_out = known(dc(10), "x") | {dc(22): referral_of(dc(10))}
     site.put(dc(10), leading(20, 11, 1, 21, 22, 23, lists=("a",)), came=18.0)
     site.ask(ROOT, old=left_out)
@@ -551,7 +551,7 @@ def test_all_pages_together_have_a_limit(site: Site, monkeypatch: pytest.MonkeyP
     site.put(dc(7), leading(lists=("e",)))
     found = site.ask()
     assert [names(found, one) for one in (DC2, dc(7))] == [["c"], []]
-    assert found.complete == {DC1, DC2, dc(7)}
+    assert found.authoritative == {DC1, DC2, dc(7)}
     assert site.pages.whole == {DC1}
     assert [one.what for one in found.refusals] == ["1 entries", "1 entries"]
 
@@ -587,7 +587,7 @@ def test_two_referrals_to_the_same_count_together(site: Site) -> None:
     # One of them takes nothing with it that the other has not got.
     site.put(DC1, leading(7, lists=roots), came=18.0)
     site.ask(ROOT, old=old)
-    assert set(site.pages.complete[DC1].absent or ()) == {dc(8)}
+    assert set(site.pages.authoritative[DC1].absent or ()) == {dc(8)}
     site.put(DC1, leading(lists=roots), came=19.0)
     site.ask(ROOT, old=old)
     assert site.pages.pending[DC1].keys() == {dc(7)}

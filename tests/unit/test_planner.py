@@ -121,7 +121,7 @@ BOTH = replace(KNOWN, referrers=frozenset((DC, DC2)))
 
 
 @pytest.mark.parametrize(
-    ("complete", "known", "disconnect", "reason"),
+    ("authoritative", "known", "disconnect", "reason"),
     [
         (
             {DC: Answer("generation 7"), DC2: Answer("generation 9")},
@@ -137,11 +137,13 @@ BOTH = replace(KNOWN, referrers=frozenset((DC, DC2)))
     ],
 )
 def test_what_several_have_listed_is_withdrawn_on_the_word_of_each(
-    complete: dict[str, Answer], known: bool, disconnect: str, reason: str
+    authoritative: dict[str, Answer], known: bool, disconnect: str, reason: str
 ) -> None:
     there = {NAME: BOTH} | ({DC2: Known("", CONFIGURATION)} if known else {})
-    doubts = {DC2: "its log page lists nothing"}
-    (decision,) = plan(Facts(units={NAME: RUNNING}, known=there, complete=complete, doubts=doubts), [NAME])
+    inconclusive = {DC2: "its log page lists nothing"}
+    (decision,) = plan(
+        Facts(units={NAME: RUNNING}, known=there, authoritative=authoritative, inconclusive=inconclusive), [NAME]
+    )
     assert (decision.action, decision.disconnect) == (Action.KEEP, disconnect)
     assert reason in decision.reason
 
@@ -149,12 +151,12 @@ def test_what_several_have_listed_is_withdrawn_on_the_word_of_each(
 def test_what_an_administrator_took_out_needs_nobody_elses_word() -> None:
     """Referrals may lead from it in a ring back to it, and of those nobody asks for any more."""
     known = {NAME: Known("configured at f:1", CONFIGURATION, referrers=frozenset((CONFIGURATION, DC))), DC: KNOWN}
-    (decision,) = plan(Facts(units={NAME: RUNNING}, known=known, complete={CONFIGURATION: Answer()}), [NAME])
+    (decision,) = plan(Facts(units={NAME: RUNNING}, known=known, authoritative={CONFIGURATION: Answer()}), [NAME])
     assert (decision.note, decision.disconnect) == ("no longer configured at f:1", "")
 
 
 @pytest.mark.parametrize(
-    ("before", "complete", "after"),
+    ("before", "authoritative", "after"),
     [
         ((), {}, {CONFIGURATION}),
         ((DC, DC2), {DC: Answer("generation 7")}, {CONFIGURATION, DC2}),
@@ -162,11 +164,11 @@ def test_what_an_administrator_took_out_needs_nobody_elses_word() -> None:
     ],
 )
 def test_who_has_asked_for_it_and_owes_an_answer_is_remembered(
-    before: tuple[str, ...], complete: dict[str, Answer], after: set[str]
+    before: tuple[str, ...], authoritative: dict[str, Answer], after: set[str]
 ) -> None:
     known = {NAME: replace(KNOWN, referrers=frozenset(before)), DC: Known("", CONFIGURATION)}
     known[DC2] = Known("", CONFIGURATION)
-    (decision,) = plan(Facts(ASKED, units={NAME: RUNNING}, known=known, complete=complete), [NAME])
+    (decision,) = plan(Facts(ASKED, units={NAME: RUNNING}, known=known, authoritative=authoritative), [NAME])
     assert decision.referrers == after
 
 
@@ -174,7 +176,9 @@ def test_who_has_asked_for_it_and_owes_an_answer_is_remembered(
 def test_what_another_unit_stands_for_is_not_disconnected(withdrawn: str) -> None:
     """Who writes down one path of what a log page lists has not taken the other one away."""
     known = replace(KNOWN, withdrawn=withdrawn, target=A.target)
-    facts = Facts(units={NAME: RUNNING}, known={NAME: known}, complete={DC: Answer("generation 7")}, targets={A.target})
+    facts = Facts(
+        units={NAME: RUNNING}, known={NAME: known}, authoritative={DC: Answer("generation 7")}, targets={A.target}
+    )
     (decision,) = plan(facts, [NAME])
     assert (decision.action, decision.disconnect, decision.note) == (Action.KEEP, "", ELSEWHERE)
     (decision,) = plan(replace(facts, targets=()), [NAME])
@@ -200,19 +204,19 @@ def test_what_another_unit_stands_for_is_not_disconnected(withdrawn: str) -> Non
         ),
         # The configuration is whole, but it was not the configuration that asked.
         (
-            Facts(units={NAME: RUNNING}, known={NAME: KNOWN}, complete={CONFIGURATION: Answer()}),
+            Facts(units={NAME: RUNNING}, known={NAME: KNOWN}, authoritative={CONFIGURATION: Answer()}),
             Action.KEEP,
             f"it was listed in the log page of {DC}, and nothing newer is known",
             "",
         ),
         (
-            Facts(units={NAME: RUNNING}, known={NAME: KNOWN}, complete={DC: Answer("generation 7")}),
+            Facts(units={NAME: RUNNING}, known={NAME: KNOWN}, authoritative={DC: Answer("generation 7")}),
             Action.KEEP,
             f"no longer listed in the log page of {DC} (generation 7); it is disconnected unless it is in use",
             f"no longer listed in the log page of {DC} (generation 7)",
         ),
         (
-            Facts(units={NAME: STOPPED}, known={NAME: KNOWN}, complete={DC: Answer("generation 7")}),
+            Facts(units={NAME: STOPPED}, known={NAME: KNOWN}, authoritative={DC: Answer("generation 7")}),
             Action.LEAVE,
             f"no longer listed in the log page of {DC} (generation 7)",
             f"no longer listed in the log page of {DC} (generation 7)",
@@ -230,7 +234,7 @@ WHOLE = {OTHERS: Answer("generation 7 of x")}
 SAID = "connected by others, and in no log page (generation 7 of x)"
 BEFORE = "connected by others, and in no log page (generation 5 of x)"
 THEIRS = Known("connected by others", OTHERS, BEFORE)
-THERE = Facts(strangers={NAME: STRANGER}, complete=WHOLE)
+THERE = Facts(strangers={NAME: STRANGER}, authoritative=WHOLE)
 
 
 @pytest.mark.parametrize(
@@ -250,15 +254,15 @@ THERE = Facts(strangers={NAME: STRANGER}, complete=WHOLE)
         ),
         # A discovery controller has not answered, and says so or not.
         (
-            replace(THERE, complete={}, doubts={OTHERS: "nothing is known from y"}),
+            replace(THERE, authoritative={}, inconclusive={OTHERS: "nothing is known from y"}),
             Decision(NAME, Action.LEAVE, "connected by others, and nothing is known from y", STRANGER),
         ),
         (
-            replace(THERE, complete={DC: Answer("generation 7")}),
+            replace(THERE, authoritative={DC: Answer("generation 7")}),
             Decision(NAME, Action.LEAVE, "connected by others, and nothing newer is known", STRANGER),
         ),
         (
-            replace(THERE, complete={}, units={NAME: RUNNING}, known={NAME: THEIRS}),
+            replace(THERE, authoritative={}, units={NAME: RUNNING}, known={NAME: THEIRS}),
             Decision(
                 NAME,
                 Action.KEEP,
@@ -286,7 +290,7 @@ THERE = Facts(strangers={NAME: STRANGER}, complete=WHOLE)
         ),
         # It is asked for under another name meanwhile.
         (
-            Facts(units={NAME: RUNNING}, known={NAME: THEIRS}, complete=WHOLE),
+            Facts(units={NAME: RUNNING}, known={NAME: THEIRS}, authoritative=WHOLE),
             Decision(
                 NAME,
                 Action.KEEP,
@@ -362,7 +366,7 @@ CONFIGURED_ROOT = Known("configured at f:1", CONFIGURATION, target=OF_DISCOVERY)
 
 
 @pytest.mark.parametrize(
-    ("known", "complete", "gone"),
+    ("known", "authoritative", "gone"),
     [
         # The root has taken it back; it refers to itself.
         ({B: referred(ROOT, B)}, {ROOT: without(B)}, {B}),
@@ -376,7 +380,7 @@ CONFIGURED_ROOT = Known("configured at f:1", CONFIGURATION, target=OF_DISCOVERY)
         ({B: referred(ROOT, C), C: referred(B)}, {ROOT: without(C)}, set()),
         # Somebody else still leads to one of the ring.
         ({B: referred(ROOT, C), C: referred(B, MDNS)}, {ROOT: without(B)}, set()),
-        # Who led there has gone without a word.
+        # What listed it has gone without a word.
         ({B: referred(C)}, {ROOT: without(B)}, set()),
         # What an administrator took out stays, and what it leads to.
         (
@@ -389,20 +393,20 @@ CONFIGURED_ROOT = Known("configured at f:1", CONFIGURATION, target=OF_DISCOVERY)
     ],
 )
 def test_discovery_controller_that_nobody_leads_to(
-    known: dict[str, Known], complete: dict[str, Answer], gone: set[str]
+    known: dict[str, Known], authoritative: dict[str, Answer], gone: set[str]
 ) -> None:
-    assert closed({ROOT: CONFIGURED_ROOT, **known}, {ROOT: ()}, complete) == gone
+    assert closed({ROOT: CONFIGURED_ROOT, **known}, {ROOT: ()}, authoritative) == gone
 
 
 def test_what_only_a_self_referral_listed_is_withdrawn_with_it() -> None:
     known = {ROOT: CONFIGURED_ROOT, B: referred(ROOT, B), NAME: Known(f"listed in the log page of {B}", B)}
-    complete = {ROOT: without(B)}
+    authoritative = {ROOT: without(B)}
     facts = Facts(
         {ROOT: (candidate("root"),)},
         units={B: RUNNING, NAME: RUNNING},
         known=known,
-        complete=complete,
-        closed=closed(known, {ROOT: ()}, complete),
+        authoritative=authoritative,
+        closed=closed(known, {ROOT: ()}, authoritative),
     )
     second, volume = plan(facts, [B, NAME])
     assert (second.disconnect, second.note) == ("ours", "no longer a referral (generation 7)")
@@ -413,7 +417,7 @@ def test_what_only_a_self_referral_listed_is_withdrawn_with_it() -> None:
 def test_who_has_taken_it_back_is_not_asked_again() -> None:
     """Also when nothing is left of him: he must not look like one who has gone without a word."""
     known = {NAME: Known("listed", B, referrers=frozenset((B, C))), C: referred(ROOT), ROOT: CONFIGURED_ROOT}
-    facts = Facts(units={NAME: RUNNING}, known=known, closed={B}, doubts={C: "its log page lists nothing"})
+    facts = Facts(units={NAME: RUNNING}, known=known, closed={B}, inconclusive={C: "its log page lists nothing"})
     (decision,) = plan(facts, [NAME])
     assert not decision.disconnect
     assert set(decision.referrers) == {C}
@@ -581,8 +585,8 @@ def test_a_decision_depends_on_one_controller_only(facts: Facts) -> None:
             only(facts.units),
             only(facts.reports),
             only(facts.known),
-            facts.complete,
-            facts.doubts,
+            facts.authoritative,
+            facts.inconclusive,
             only(facts.excluded),
             facts.policy,
             only(facts.strangers),
@@ -600,7 +604,7 @@ def test_only_what_is_asked_for_and_does_not_run_is_started(facts: Facts) -> Non
             else:
                 # Only to be disconnected.
                 assert (decision.candidate, decision.disconnect) == (STRANGER, "all")
-                assert OTHERS in facts.complete
+                assert OTHERS in facts.authoritative
                 assert decision.note
             assert unit is None or not (unit.running or unit.load == "masked")
             assert decision.instance not in facts.excluded
@@ -614,7 +618,7 @@ def test_what_others_connected_goes_only_if_every_answer_is_there(facts: Facts) 
     for decision in decide(facts):
         known = facts.known.get(decision.instance)
         if decision.disconnect and (known is None or known.origin == OTHERS):
-            assert OTHERS in facts.complete
+            assert OTHERS in facts.authoritative
             assert decision.instance in facts.strangers
             assert decision.instance not in facts.excluded
             assert decision.instance not in facts.wanted
@@ -637,7 +641,7 @@ def test_missing_information_never_makes_a_note(facts: Facts) -> None:
         if decision.note and decision.instance not in facts.excluded:
             unit, report = facts.units.get(decision.instance), facts.reports.get(decision.instance)
             ended = not (unit and unit.running) and report is not None and report.state in state.ENDED
-            assert ended or facts.known[decision.instance].origin in facts.complete
+            assert ended or facts.known[decision.instance].origin in facts.authoritative
             assert decision.candidate is None
             assert not decision.disconnect or decision.action is Action.KEEP
         elif decision.note and decision.candidate is not None:

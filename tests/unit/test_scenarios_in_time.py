@@ -33,7 +33,7 @@ DC = "tcp:192.0.2.1:8009:nqn.2014-08.org.nvmexpress.discovery"
 
 def path(origin: str, iface: str = "", source: str = "") -> Candidate:
     tid = TransportId.make(IO, "tcp", "192.0.2.1", "", "nqn.a", host_traddr=source, host_iface=iface)
-    return Candidate(tid, IO, f"asked for by {origin}", origin, (("nqn", "nqn.a"),), led=True)
+    return Candidate(tid, IO, f"asked for by {origin}", origin, (("nqn", "nqn.a"),), trusted_parent=True)
 
 
 # A restart of the supervisor ------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ def pages(*waits: tuple[Wait, float], more: int = 0) -> LogPages:
     made.pending = {DC: {f"unit{number}": Pending(wait, "why", until) for number, (wait, until) in enumerate(waits)}}
     made.waiting = {DC: frozenset(made.pending[DC])}
     made.listed = {DC: len(waits) + more}
-    made.complete = {DC: Answer("generation 7")}
+    made.authoritative = {DC: Answer("generation 7")}
     return made
 
 
