@@ -16,9 +16,9 @@ NBFT = "nbft"
 MDNS = "mdns"
 FIBRE_CHANNEL = "fibre-channel"
 BOOT = "boot"
-# Nobody asks: others have connected it (sources/strangers.py).
-OTHERS = "others"
-SOURCES = frozenset((CONFIGURATION, NBFT, MDNS, FIBRE_CHANNEL, BOOT, OTHERS))
+# Nobody asks discoverd for it, and others have connected it (sources/unmanaged.py).
+UNMANAGED = "others"
+SOURCES = frozenset((CONFIGURATION, NBFT, MDNS, FIBRE_CHANNEL, BOOT, UNMANAGED))
 # Those whose word nobody on the network can forge.
 AUTHORITIES = frozenset((CONFIGURATION, NBFT, BOOT))
 

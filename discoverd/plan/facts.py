@@ -132,7 +132,7 @@ class Facts:
     minute.
 
     ``excluded`` has the place in the exclusion files that excludes a controller. ``targets`` has all targets that
-    anybody asks for. ``strangers`` has what others connected and no unit of ours asks for, and for OTHERS
+    anybody asks for. ``unmanaged`` has what others connected and no unit of ours asks for, and for UNMANAGED
     ``authoritative`` has the answer that does not list them.
     """
 
@@ -144,7 +144,7 @@ class Facts:
     inconclusive: Mapping[str, str] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
-    strangers: Mapping[str, Candidate] = field(default_factory=dict)
+    unmanaged: Mapping[str, Candidate] = field(default_factory=dict)
     targets: Container[Target] = ()
     pending: Mapping[str, Mapping[str, Pending]] = field(default_factory=dict)
     closed: Container[str] = ()

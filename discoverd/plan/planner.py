@@ -13,7 +13,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 
 from discoverd import state
-from discoverd.plan.candidate import OTHERS, SOURCES, Candidate
+from discoverd.plan.candidate import SOURCES, UNMANAGED, Candidate
 from discoverd.plan.facts import Action, Answer, Decision, Facts, Known, Report
 from discoverd.tid import DISCOVERY_NQN
 
@@ -32,9 +32,9 @@ def plan(facts: Facts, instances: Iterable[str]) -> list[Decision]:
             decision = _wanted(instance, asked, facts)
             decisions.append(replace(decision, referrers=referrers, held_back=held_back, confirm=confirm))
         elif known := facts.known.get(instance):
-            decisions.append((_stranger if known.origin == OTHERS else _unwanted)(instance, facts))
-        elif instance in facts.strangers:
-            decisions.append(_stranger(instance, facts))
+            decisions.append((_unmanaged if known.origin == UNMANAGED else _unwanted)(instance, facts))
+        elif instance in facts.unmanaged:
+            decisions.append(_unmanaged(instance, facts))
         elif instance in facts.units:
             decisions.append(_unwanted(instance, facts))
     return decisions
@@ -127,18 +127,18 @@ def _is_still_given_up(candidate: Candidate, report: Report) -> bool:
     return out_of_time or 0 < candidate.attempts <= report.attempt
 
 
-def _stranger(instance: str, facts: Facts) -> Decision:
-    """Decide about what others connected: a unit for it is made only to disconnect it, and ends with that."""
+def _unmanaged(instance: str, facts: Facts) -> Decision:
+    """Decide about an unmanaged controller: a unit for it is made only to disconnect it, and ends with that."""
     unit, known, report = facts.units.get(instance), facts.known.get(instance), facts.reports.get(instance)
-    candidate = facts.strangers.get(instance)
+    candidate = facts.unmanaged.get(instance)
     source = candidate.source if candidate else known.source if known else ""
-    answer = facts.authoritative.get(OTHERS, Answer())
+    answer = facts.authoritative.get(UNMANAGED, Answer())
     note = known.withdrawn if known and known.withdrawn else f"{source}, and in no log page ({answer.text})"
-    spared = _spared(instance, facts)
+    protected = _protected(instance, facts)
     excluded = facts.excluded.get(instance, "")
     if unit and unit.running:
-        if spared:
-            reason = f"{source}, {spared}; what runs is left as it is"
+        if protected:
+            reason = f"{source}, {protected}; what runs is left as it is"
             return Decision(instance, Action.KEEP, reason, note=note, excluded_by=excluded)
         return Decision(
             instance, Action.KEEP, f"{note}; it is disconnected unless it is in use", note=note, disconnect="all"
@@ -151,20 +151,20 @@ def _stranger(instance: str, facts: Facts) -> Decision:
     inactive = unit and (unit.load, unit.active) == ("loaded", "inactive")
     if inactive or said in (state.STOPPED, state.STOPPING, state.REFUSED):
         return Decision(instance, Action.LEAVE, f"{source}, but an administrator stopped its unit", candidate)
-    if candidate is None or spared:
+    if candidate is None or protected:
         # What is left of a unit that is no more goes when nothing comes of it.
         note = note if known else ""
-        return Decision(instance, Action.LEAVE, f"{source}, {spared}", candidate, note, excluded_by=excluded)
+        return Decision(instance, Action.LEAVE, f"{source}, {protected}", candidate, note, excluded_by=excluded)
     return Decision(instance, Action.START, note, candidate, note, "all")
 
 
-def _spared(instance: str, facts: Facts) -> str:
-    """Return why what others connected stays, '' if nothing speaks for it."""
+def _protected(instance: str, facts: Facts) -> str:
+    """Return why an unmanaged controller stays, '' if nothing speaks for it."""
     if where := facts.excluded.get(instance):
         return f"but excluded by {where}"
-    if OTHERS not in facts.authoritative:
-        return f"and {facts.inconclusive.get(OTHERS, 'nothing newer is known')}"
-    return "" if instance in facts.strangers else "and it is gone, or asked for by now"
+    if UNMANAGED not in facts.authoritative:
+        return f"and {facts.inconclusive.get(UNMANAGED, 'nothing newer is known')}"
+    return "" if instance in facts.unmanaged else "and it is gone, or asked for by now"
 
 
 def _unwanted(instance: str, facts: Facts) -> Decision:

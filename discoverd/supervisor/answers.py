@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from discoverd.plan.candidate import OTHERS
+from discoverd.plan.candidate import UNMANAGED
 from discoverd.plan.evidence import Pending
 from discoverd.plan.facts import Answer, HeldBack, Known, Report
 from discoverd.plan.planner import confirmable
@@ -53,7 +53,7 @@ class Answers:
         evidence = inventory.evidence(reports)
         if evidence != self.evidence:
             self.evidence = evidence
-            changed += [*inventory.unasked, *(one for one, its in known.items() if its.origin == OTHERS)]
+            changed += [*inventory.unmanaged, *(one for one, its in known.items() if its.origin == UNMANAGED)]
         return changed
 
     def _say_held_back(self, changed: set[str], before: Mapping[str, HeldBack]) -> None:

@@ -142,7 +142,13 @@ class Supervisor:
         await self._load()
         await self._find()
         inventory = self._inventory
-        sources = inventory.exclusions, inventory.mdns, inventory.nbft, inventory.fibre_channel, inventory.strangers
+        sources = (
+            inventory.exclusions,
+            inventory.mdns,
+            inventory.nbft,
+            inventory.fibre_channel,
+            inventory.unmanaged_source,
+        )
         for source in sources:
             self._tasks.create_task(source.run())
         self._tasks.create_task(self._connection.run(self._signalled))

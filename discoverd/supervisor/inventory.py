@@ -15,7 +15,7 @@ from discoverd.plan.candidate import (
     FIBRE_CHANNEL,
     MDNS,
     NBFT,
-    OTHERS,
+    UNMANAGED,
     Candidate,
     Refusal,
     Wish,
@@ -31,7 +31,7 @@ from discoverd.sources.log_pages import Context, LogPages
 from discoverd.sources.mdns import Mdns
 from discoverd.sources.names import Names
 from discoverd.sources.nbft import Nbft
-from discoverd.sources.strangers import Strangers
+from discoverd.sources.unmanaged import Unmanaged
 from discoverd.supervisor.held_back import held_back
 from discoverd.supervisor.refusals import Refusals
 from discoverd.tid import DISCOVERY
@@ -49,7 +49,7 @@ class Inventory:
     said last, so that an update costs as much as what has changed, and what follows for the planner: ``excluded`` has
     the place that excludes a controller, ``authoritative`` the present answers of origins, ``held_back`` what of log
     pages is not acted on yet, ``confirming`` the discovery controllers whose page has to be read every minute, and
-    ``unasked`` what others connected and nobody asks for at that address, by the instance that its unit would have.
+    ``unmanaged`` what others connected and nobody asks for at that address, by the instance that its unit would have.
     """
 
     def __init__(self, known: Mapping[str, Known], changed: Callable[[], None]) -> None:
@@ -64,7 +64,7 @@ class Inventory:
         self.nbft = Nbft(self._news)
         self.fibre_channel = FibreChannel(self._news)
         self.exclusions = ExclusionFiles(changed)
-        self.strangers = Strangers(self._news)
+        self.unmanaged_source = Unmanaged(self._news)
         self.log_pages = LogPages()
         self.wanted = Wanted(known.__contains__)
         self._boot: tuple[Candidate, ...] = ()
@@ -79,7 +79,7 @@ class Inventory:
         self.authoritative: Mapping[str, Answer] = {}
         self.held_back: dict[str, HeldBack] = {}
         self.confirming: frozenset[str] = frozenset()
-        self.unasked: dict[str, Candidate] = {}
+        self.unmanaged: dict[str, Candidate] = {}
 
     @property
     def refusals(self) -> tuple[Refusal, ...]:
@@ -99,7 +99,7 @@ class Inventory:
         self.mdns.configure(settings)
         self.nbft.configure(settings, host.hostnqn)
         self.fibre_channel.configure(settings)
-        self.strangers.configure(settings, host.hostnqn)
+        self.unmanaged_source.configure(settings, host.hostnqn)
         self._news()
 
     def remember(self, wishes: tuple[Wish, ...], addresses: frozenset[str]) -> None:
@@ -154,7 +154,7 @@ class Inventory:
         again = self._stale
         if self.exclusions.exclusions is not self._exclusions:
             self._exclusions = self.exclusions.exclusions
-            touched |= self._exclude(self.wanted.asked.keys() | self.excluded.keys() | self.unasked.keys())
+            touched |= self._exclude(self.wanted.asked.keys() | self.excluded.keys() | self.unmanaged.keys())
             again = True
         if self._stale:
             self._stale = False
@@ -169,7 +169,7 @@ class Inventory:
                 if not any(one in self.excluded and one in self.wanted.discovery for one in seen):
                     break
             self._conclude()
-            touched |= self._meet()
+            touched |= self._update_unmanaged()
         return touched
 
     def _ask(self) -> None:
@@ -226,7 +226,7 @@ class Inventory:
         changed: dict[str, None] = {}
         for instance in instances:
             asked = self.wanted.asked.get(instance)
-            one = asked[0] if asked else self.unasked.get(instance)
+            one = asked[0] if asked else self.unmanaged.get(instance)
             where = self._exclusions.match(dict(one.options)) if one else ""
             if where != self.excluded.get(instance, ""):
                 changed[instance] = None
@@ -236,19 +236,19 @@ class Inventory:
                     del self.excluded[instance]
         return changed
 
-    def _meet(self) -> dict[str, None]:
-        """Sort out what others connected that nobody asks for; return the instances for which that has changed.
+    def _update_unmanaged(self) -> dict[str, None]:
+        """Work out which controllers are unmanaged; return the instances for which that has changed.
 
         Whoever asks for a controller is content with any connection to it, as whichever host, and so is what is left
         of a unit of ours, which may have been stopped.
         """
-        before, self.unasked = self.unasked, {}
-        if found := self.strangers.found:
-            ours = {one.target for one in self._known.values() if one.origin != OTHERS}
+        before, self.unmanaged = self.unmanaged, {}
+        if found := self.unmanaged_source.found:
+            ours = {one.target for one in self._known.values() if one.origin != UNMANAGED}
             for one in found:
                 if one.target not in self.wanted.targets and one.target not in ours:
-                    self.unasked[one.tid.instance] = one
-        changed = dict.fromkeys(one for one in before | self.unasked if before.get(one) != self.unasked.get(one))
+                    self.unmanaged[one.tid.instance] = one
+        changed = dict.fromkeys(one for one in before | self.unmanaged if before.get(one) != self.unmanaged.get(one))
         self._exclude(changed)
         return changed
 
@@ -256,7 +256,7 @@ class Inventory:
         """Return the answer of all discovery controllers that what nobody asks for is not to be there, or why there is
         none: what any of them has not said, or not on this connection, may speak for it.
         """
-        if self.strangers.found is None:
+        if self.unmanaged_source.found is None:
             return "", "nobody has looked yet, or disconnect-scope is not all"
         if CONFIGURATION not in self.authoritative or any(self._ungranted.values()) or self._exclusions.problems:
             return "", "not all of the configuration can be used"
@@ -284,8 +284,8 @@ class Inventory:
         }
         self.held_back = held_back(self.log_pages, self.held_back)
         # What others connected may go by the word of pages that have never listed it.
-        starting = self.log_pages.authoritative.keys() - self.log_pages.settled if self.strangers.found else frozenset()
-        self.confirming = frozenset(self.held_back) | starting
+        starting = self.log_pages.authoritative.keys() - self.log_pages.settled
+        self.confirming = frozenset(self.held_back) | (starting if self.unmanaged_source.found else frozenset())
         refusals = (*self._configured.refusals, *self.mdns.refusals, *self.nbft.refusals, *self.fibre_channel.refusals)
         ungranted = (one for some in self._ungranted.values() for one in some)
         self._refusals.put((*refusals, *ungranted, *self.log_pages.refusals))

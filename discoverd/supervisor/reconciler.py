@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from discoverd import state
-from discoverd.plan.candidate import OTHERS
+from discoverd.plan.candidate import UNMANAGED
 from discoverd.plan.facts import Action, Answer, Decision, Facts
 from discoverd.plan.planner import confirmable, plan
 from discoverd.supervisor.answers import Answers
@@ -155,11 +155,11 @@ class Reconciler:
             self._observed.units_and(self._starter.masked),
             reports,
             known,
-            {**inventory.authoritative, OTHERS: Answer(answer)} if answer else inventory.authoritative,
-            {**inventory.log_pages.inconclusive, OTHERS: doubt},
+            {**inventory.authoritative, UNMANAGED: Answer(answer)} if answer else inventory.authoritative,
+            {**inventory.log_pages.inconclusive, UNMANAGED: doubt},
             inventory.excluded,
             self._configuration.current.policy,
-            inventory.unasked,
+            inventory.unmanaged,
             inventory.wanted.targets,
             inventory.log_pages.pending,
             inventory.log_pages.closed,
@@ -281,7 +281,7 @@ class Reconciler:
         if instance not in self._specifications.known or (report is not None and report.state == state.STOPPED):
             return
         if report is not None and report.state in state.ENDED:
-            self._inventory.strangers.forget(instance)
+            self._inventory.unmanaged_source.forget(instance)
         await self._specifications.forget(instance)
         self._observed.forget_report(instance)
         self._tally.failed(instance, "")

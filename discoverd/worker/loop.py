@@ -277,7 +277,7 @@ class Loop:
         elif not isinstance(error, OSError):
             raise error
         elif error.errno != _EALREADY or not self._adopt(self._machine.spec):
-            # Most workers never fail, and are spared the sentences.
+            # Most workers never fail, and do without the sentences.
             from discoverd.worker import cause
 
             self._tell(Event(machine.REFUSED, cause.sentence(error), errno=error.errno or 0))
@@ -389,7 +389,7 @@ class Loop:
 
     def _whose(self, spec: state.Spec) -> str:
         """Return why a stop leaves the controller, and what an administrator can do who wants it gone; '' if not."""
-        if not self._ownership.foreign and not self._ownership.spared:
+        if not self._ownership.foreign and not self._ownership.protected:
             return ""
         if self._ownership.firmware:
             why = "firmware asked for it"
@@ -433,7 +433,7 @@ class Loop:
         if self._ownership.firmware or spec.origin == "boot":
             return "it was connected before the boot"
         anybodys = operation == machine.WITHDRAW and spec.disconnect == "all"
-        return "others connected it" if self._ownership.spared and not anybodys else ""
+        return "others connected it" if self._ownership.protected and not anybodys else ""
 
     def _disconnect_ended(self, call: Call) -> None:
         if call.error is not None:
@@ -469,7 +469,7 @@ class Loop:
         if spec.role != "discovery" or self._ownership.foreign:
             return
         if self._discovery is None:
-            # An I/O controller's worker is spared the admin commands.
+            # An I/O controller's worker does without the admin commands.
             from discoverd.worker.discovery_controller import DiscoveryController
 
             self._discovery = DiscoveryController(self._directory, spec, _random, self._start)

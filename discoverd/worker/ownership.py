@@ -112,7 +112,7 @@ def _reported(instance: str) -> tuple[str, int]:
 class Ownership:
     """The registry's entry of the worker's controller.
 
-    ``foreign`` is who else has it, '' if it is ours. ``spared`` tells that it is ours to look after but not to
+    ``foreign`` is who else has it, '' if it is ours. ``protected`` tells that it is ours to look after but not to
     disconnect: firmware asked for it, or somebody connected it without a word to the registry, and no administrator
     asks us for it.
     """
@@ -122,7 +122,7 @@ class Ownership:
         self._unit = _unit_of(instance)
         self.device = ""
         self.foreign = ""
-        self.spared = False
+        self.protected = False
         # The owner that we have entered, '' as long as there is no entry of ours.
         self._entered = ""
         self._found = False
@@ -141,13 +141,13 @@ class Ownership:
         self.device = device
         # Lost and connected again, it is what it was, unless an administrator asks for it by now.
         firmwares = self._entered == registry.FIRMWARE_OWNER and origin != "configuration"
-        self.foreign, self.spared = "", False
+        self.foreign, self.protected = "", False
         self._entered, self._found = "", found
         if found:
             self.check(origin, taking=True)
         else:
-            self.spared = firmwares or origin == registry.FIRMWARE_OWNER
-            self._claim(registry.FIRMWARE_OWNER if self.spared else registry.OWNER)
+            self.protected = firmwares or origin == registry.FIRMWARE_OWNER
+            self._claim(registry.FIRMWARE_OWNER if self.protected else registry.OWNER)
 
     def check(self, origin: str, taking: bool = False) -> bool:
         """Look into the registry, and tell whether the controller has changed hands.
@@ -172,7 +172,7 @@ class Ownership:
         if other:
             self._entered = ""
         elif owner:
-            self.spared = owner == registry.FIRMWARE_OWNER or (unit == self._unit and adopted)
+            self.protected = owner == registry.FIRMWARE_OWNER or (unit == self._unit and adopted)
             if unit == self._unit:
                 self._entered = owner
             else:
@@ -180,7 +180,7 @@ class Ownership:
         else:
             erased = bool(self._entered)
             if not erased:
-                self.spared = origin == registry.FIRMWARE_OWNER or (self._found and origin != "configuration")
+                self.protected = origin == registry.FIRMWARE_OWNER or (self._found and origin != "configuration")
             firmware = registry.FIRMWARE_OWNER if origin == registry.FIRMWARE_OWNER else registry.OWNER
             if self._claim(self._entered or firmware) and erased:
                 notify.log(notify.NOTICE, f"another tool erased {self.device} from the registry: entered it again")
@@ -198,7 +198,7 @@ class Ownership:
     def _claim(self, owner: str) -> bool:
         """Enter the controller, and tell whether that worked."""
         try:
-            registry.claim(self.device, owner, self._unit, self.spared and owner == registry.OWNER)
+            registry.claim(self.device, owner, self._unit, self.protected and owner == registry.OWNER)
             self._entered, self._complaint = owner, ""
         except OSError as error:
             self._complain(f"cannot enter {self.device} into {registry.ROOT}: {error.strerror}")

@@ -42,9 +42,9 @@ class Registration:
         self.failures = 0
         self.cause = ""
         self._wanted = self._again_after = False
-        # Until when a controller that did not answer is spared, also on its next connection: what hung once would cost
-        # it that one, too.
-        self._spared_until = 0.0
+        # Until when a controller that did not answer is not asked again, also on its next connection: what hung once
+        # would cost it that one, too.
+        self._backoff_until = 0.0
         self._host: dim.Host | None = None
 
     def renew(self, now: float, fresh: bool = False) -> None:
@@ -56,8 +56,8 @@ class Registration:
             self.registered = False
         if self.under_way:
             self._again_after = True
-        elif now < self._spared_until:
-            self.retry_at = self._spared_until
+        elif now < self._backoff_until:
+            self.retry_at = self._backoff_until
         else:
             self.retry_at = 0.0
             self._wanted = True
@@ -103,7 +103,7 @@ class Registration:
         known, self.registered = self.registered, True
         self.failures = 0
         self.cause = ""
-        self._spared_until = 0.0
+        self._backoff_until = 0.0
         return notify.INFO, "" if known else "registered with the discovery controller"
 
     def _failed(self, now: float, error: Exception) -> tuple[int, str]:
@@ -111,7 +111,7 @@ class Registration:
         self.failures += 1
         self.retry_at = now + min(LONGEST_WAIT, SHORTEST_WAIT * 2 ** min(self.failures - 1, 10))
         if isinstance(error, OSError):
-            self._spared_until = self.retry_at
+            self._backoff_until = self.retry_at
         why = getattr(error, "strerror", None) or str(error)
         known, self.cause = self.cause == why, why
         text = f"cannot register with the discovery controller: {why}; trying again"

@@ -20,7 +20,7 @@ from discoverd.plan.candidate import (
     FIBRE_CHANNEL,
     MDNS,
     NBFT,
-    OTHERS,
+    UNMANAGED,
     Candidate,
     Refusal,
     Wish,
@@ -89,7 +89,7 @@ class House:
         self.calls = 0
         self.inventory = Inventory(self.known, self._changed)
         held = self.inventory
-        for source in (held.mdns, held.nbft, held.fibre_channel, held.strangers):
+        for source in (held.mdns, held.nbft, held.fibre_channel, held.unmanaged_source):
             # They would look for themselves.
             source.configure = lambda *_: None  # type: ignore[method-assign]
 
@@ -408,7 +408,7 @@ def test_configuration_goes_to_every_source(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(held.mdns, "configure", lambda *given: heard.update(mdns=(*given, held.mdns.unique_nqn)))
         monkeypatch.setattr(held.nbft, "configure", hears("nbft"))
         monkeypatch.setattr(held.fibre_channel, "configure", hears("fc"))
-        monkeypatch.setattr(held.strangers, "configure", hears("strangers"))
+        monkeypatch.setattr(held.unmanaged_source, "configure", hears("unmanaged"))
         named = config(connection("io", "array.example.com", "nqn.a"))
         held.configure(named, HOST, settings, unique_nqn=False)
         assert heard == {
@@ -416,7 +416,7 @@ def test_configuration_goes_to_every_source(monkeypatch: pytest.MonkeyPatch) -> 
             "mdns": (settings, False),
             "nbft": (settings, HOST.hostnqn),
             "fc": (settings,),
-            "strangers": (settings, HOST.hostnqn),
+            "unmanaged": (settings, HOST.hostnqn),
         }
         held.configure(named, HOST, settings)
         assert heard["mdns"] == (settings, True)
@@ -545,7 +545,7 @@ def test_pages_of_which_more_is_to_come_are_read_every_minute(watched: bool, mon
             listed={"held": 2},
         )
         house.configure()
-        house.inventory.strangers.found = (stranger("a"),) if watched else None
+        house.inventory.unmanaged_source.found = (unmanaged_one("a"),) if watched else None
         house.inventory.update()
         assert list(house.inventory.held_back) == ["held"]
         assert house.inventory.confirming == {"held"} | ({"starting"} if watched else set())
@@ -564,27 +564,27 @@ def test_pages_of_which_more_is_to_come_are_read_every_minute(watched: bool, mon
 # What others connected ------------------------------------------------------------------------------------
 
 
-def stranger(name: str) -> Candidate:
+def unmanaged_one(name: str) -> Candidate:
     tid = TransportId.make(IO, "tcp", "192.0.2.1", "4420", "nqn." + name)
     options = (("transport", "tcp"), ("traddr", "192.0.2.1"), ("trsvcid", "4420"), ("nqn", "nqn." + name))
-    return Candidate(tid, IO, "connected by others", OTHERS, options)
+    return Candidate(tid, IO, "connected by others", UNMANAGED, options)
 
 
 def test_connection_of_others_is_unmanaged_unless_somebody_asks_for_it_or_it_is_ours() -> None:
     async def scenario(house: House) -> None:
-        alone, asked, ours, dealt_with = (stranger(name) for name in "abcd")
+        alone, asked, ours, dealt_with = (unmanaged_one(name) for name in "abcd")
         house.configure(config(connection("io", nqn="nqn.b")))
         house.known["ours"] = Known("configured", CONFIGURATION, target=ours.target)
-        house.known["theirs"] = Known("connected by others", OTHERS, target=dealt_with.target)
-        house.inventory.strangers.found = (alone, asked, ours, dealt_with)
+        house.known["theirs"] = Known("connected by others", UNMANAGED, target=dealt_with.target)
+        house.inventory.unmanaged_source.found = (alone, asked, ours, dealt_with)
         touched = house.inventory.update()
         unmanaged = {one.tid.instance: one for one in (alone, dealt_with)}
-        assert house.inventory.unasked == unmanaged
+        assert house.inventory.unmanaged == unmanaged
         assert touched.keys() == {*unmanaged, asked.tid.instance}
         # Nothing is new, then one has gone.
         house.say(house.inventory.mdns)
         assert house.inventory.update() == {}
-        house.inventory.strangers.found = (asked, ours, dealt_with)
+        house.inventory.unmanaged_source.found = (asked, ours, dealt_with)
         house.say(house.inventory.mdns)
         assert house.inventory.update() == {alone.tid.instance: None}
 
@@ -593,10 +593,10 @@ def test_connection_of_others_is_unmanaged_unless_somebody_asks_for_it_or_it_is_
 
 def test_unmanaged_connection_is_excluded_by_its_first_look_and_by_an_edit() -> None:
     async def scenario(house: House) -> None:
-        one, other = stranger("a"), stranger("b")
+        one, other = unmanaged_one("a"), unmanaged_one("b")
         house.configure()
         house.exclude("nqn=nqn.a")
-        house.inventory.strangers.found = (one, other)
+        house.inventory.unmanaged_source.found = (one, other)
         house.inventory.update()
         assert house.inventory.excluded == {one.tid.instance: "x.conf:2"}
         house.exclude("nqn=nqn.b")
@@ -645,7 +645,7 @@ def all_say(**but: Any) -> Pages:
 )
 def test_evidence_is_what_all_discovery_controllers_say(pages: Pages, reports: dict[str, Report], why: str) -> None:
     async def scenario(house: House) -> None:
-        house.inventory.strangers.found = ()
+        house.inventory.unmanaged_source.found = ()
         house.inventory.log_pages = pages
         house.configure(config(connection("discovery"), connection("discovery", "192.0.2.2")))
         house.inventory.update()
@@ -657,7 +657,7 @@ def test_evidence_is_what_all_discovery_controllers_say(pages: Pages, reports: d
 
 def test_excluded_discovery_controller_need_not_say_anything() -> None:
     async def scenario(house: House) -> None:
-        house.inventory.strangers.found = ()
+        house.inventory.unmanaged_source.found = ()
         house.inventory.log_pages = all_say(authoritative={DC: Answer("generation 7")})
         house.configure(config(connection("discovery"), connection("discovery", "192.0.2.2")))
         house.exclude("traddr=192.0.2.2")
@@ -674,7 +674,7 @@ def test_excluded_discovery_controller_need_not_say_anything() -> None:
 def test_without_all_of_the_configuration_there_is_no_evidence(lacks: str) -> None:
     async def scenario(house: House) -> None:
         held = house.inventory
-        held.strangers.found = None if lacks == "look" else ()
+        held.unmanaged_source.found = None if lacks == "look" else ()
         held.log_pages = all_say()
         entries = [connection("discovery"), connection("discovery", "192.0.2.2")]
         if lacks == "entry":

@@ -40,15 +40,15 @@ OURS = (registry.OWNER, UNIT, False)
 def test_what_we_connected_is_ours_whatever_was_there() -> None:
     registry.claim("nvme0", "stas", "theirs")
     one = taken()
-    assert (one.foreign, one.spared, entry()) == ("", False, OURS)
+    assert (one.foreign, one.protected, entry()) == ("", False, OURS)
 
 
-@pytest.mark.parametrize(("origin", "spared"), [(CONFIGURATION, False), (DC, True), (MDNS, True), (BOOT, True)])
-def test_what_nobody_owned_is_disconnected_only_if_an_administrator_asks_for_it(origin: str, spared: bool) -> None:
+@pytest.mark.parametrize(("origin", "protected"), [(CONFIGURATION, False), (DC, True), (MDNS, True), (BOOT, True)])
+def test_unowned_controller_is_protected_unless_an_administrator_asks_for_it(origin: str, protected: bool) -> None:
     one = taken(found=True, origin=origin)
-    assert (one.foreign, one.spared, entry()) == ("", spared, (registry.OWNER, UNIT, spared))
+    assert (one.foreign, one.protected, entry()) == ("", protected, (registry.OWNER, UNIT, protected))
     # The next worker of the same unit knows.
-    assert taken(found=True, origin=origin).spared is spared
+    assert taken(found=True, origin=origin).protected is protected
 
 
 def test_an_entry_that_was_erased_is_made_again(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,11 +61,11 @@ def test_an_entry_that_was_erased_is_made_again(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == ""
 
 
-def test_an_erased_entry_of_an_adopted_one_stays_spared() -> None:
+def test_erased_entry_of_adopted_controller_stays_protected() -> None:
     one = taken(found=True, origin=DC)
     registry.delete("nvme0")
     assert not one.check(DC)
-    assert (one.spared, entry()) == (True, (registry.OWNER, UNIT, True))
+    assert (one.protected, entry()) == (True, (registry.OWNER, UNIT, True))
 
 
 def test_an_erased_entry_of_firmware_is_firmwares_again() -> None:
@@ -73,7 +73,7 @@ def test_an_erased_entry_of_firmware_is_firmwares_again() -> None:
     one = taken(found=True)
     registry.delete("nvme0")
     assert not one.check(CONFIGURATION)
-    assert (one.spared, entry()[:2]) == (True, (registry.FIRMWARE_OWNER, UNIT))
+    assert (one.protected, entry()[:2]) == (True, (registry.FIRMWARE_OWNER, UNIT))
 
 
 @pytest.mark.parametrize("owner", ["stas", "nvme-discoverd", "nvme-cli"])
@@ -99,24 +99,24 @@ def test_from_one_to_another() -> None:
     assert one.foreign == "other"
 
 
-def test_what_firmware_asked_for_keeps_its_name_and_is_spared() -> None:
+def test_firmware_entry_keeps_its_owner_and_is_protected() -> None:
     registry.claim("nvme0", registry.FIRMWARE_OWNER, "")
     one = taken(found=True)
-    assert (one.foreign, one.spared, entry()) == ("", True, (registry.FIRMWARE_OWNER, UNIT, False))
+    assert (one.foreign, one.protected, entry()) == ("", True, (registry.FIRMWARE_OWNER, UNIT, False))
 
 
-def test_what_we_connect_for_firmware_is_entered_under_its_name_and_spared() -> None:
+def test_connection_for_firmware_is_entered_as_firmware_and_protected() -> None:
     one = taken(origin=NBFT)
-    assert (one.foreign, one.spared, entry()) == ("", True, (registry.FIRMWARE_OWNER, UNIT, False))
+    assert (one.foreign, one.protected, entry()) == ("", True, (registry.FIRMWARE_OWNER, UNIT, False))
     # Erased, it is firmware's again.
     registry.delete("nvme0")
     assert not one.check(NBFT)
-    assert (one.spared, entry()) == (True, (registry.FIRMWARE_OWNER, UNIT, False))
+    assert (one.protected, entry()) == (True, (registry.FIRMWARE_OWNER, UNIT, False))
 
 
 def test_what_the_initial_ram_disk_connected_for_firmware_without_a_word_is_firmwares() -> None:
     one = taken(found=True, origin=NBFT)
-    assert (one.foreign, one.spared, entry()) == ("", True, (registry.FIRMWARE_OWNER, UNIT, False))
+    assert (one.foreign, one.protected, entry()) == ("", True, (registry.FIRMWARE_OWNER, UNIT, False))
 
 
 def test_another_unit_of_ours(kernel: Kernel) -> None:

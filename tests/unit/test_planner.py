@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from discoverd import state
 from discoverd.config.settings import DISCONNECT_SCOPES
-from discoverd.plan.candidate import CONFIGURATION, MDNS, OTHERS, Candidate
+from discoverd.plan.candidate import CONFIGURATION, MDNS, UNMANAGED, Candidate
 from discoverd.plan.facts import Action, Answer, Decision, Facts, Known, Policy, Report, UnitFact
 from discoverd.plan.planner import ELSEWHERE, closed, plan
 from discoverd.tid import DISCOVERY_NQN, IO, TransportId
@@ -34,7 +34,7 @@ ASKED = {NAME: (A,)}
 
 def decide(facts: Facts) -> list[Decision]:
     """Decide about everything that there is a fact about."""
-    facts_about = facts.wanted.keys() | facts.units.keys() | facts.known.keys() | facts.strangers.keys()
+    facts_about = facts.wanted.keys() | facts.units.keys() | facts.known.keys() | facts.unmanaged.keys()
     return plan(facts, sorted(facts_about))
 
 
@@ -229,18 +229,18 @@ def test_unwanted(facts: Facts, action: Action, reason: str, note: str) -> None:
     assert decision.candidate is None
 
 
-STRANGER = candidate(origin=OTHERS, source="connected by others")
-WHOLE = {OTHERS: Answer("generation 7 of x")}
+UNMANAGED_ONE = candidate(origin=UNMANAGED, source="connected by others")
+WHOLE = {UNMANAGED: Answer("generation 7 of x")}
 SAID = "connected by others, and in no log page (generation 7 of x)"
 BEFORE = "connected by others, and in no log page (generation 5 of x)"
-THEIRS = Known("connected by others", OTHERS, BEFORE)
-THERE = Facts(strangers={NAME: STRANGER}, authoritative=WHOLE)
+THEIRS = Known("connected by others", UNMANAGED, BEFORE)
+THERE = Facts(unmanaged={NAME: UNMANAGED_ONE}, authoritative=WHOLE)
 
 
 @pytest.mark.parametrize(
     ("facts", "decision"),
     [
-        (THERE, Decision(NAME, Action.START, SAID, STRANGER, SAID, "all")),
+        (THERE, Decision(NAME, Action.START, SAID, UNMANAGED_ONE, SAID, "all")),
         (
             replace(THERE, units={NAME: RUNNING}, known={NAME: THEIRS}),
             Decision(
@@ -250,16 +250,16 @@ THERE = Facts(strangers={NAME: STRANGER}, authoritative=WHOLE)
         # Its worker was killed, and systemd does not start it again.
         (
             replace(THERE, units={NAME: UnitFact("loaded", "failed")}, known={NAME: THEIRS}),
-            Decision(NAME, Action.START, BEFORE, STRANGER, BEFORE, "all"),
+            Decision(NAME, Action.START, BEFORE, UNMANAGED_ONE, BEFORE, "all"),
         ),
         # A discovery controller has not answered, and says so or not.
         (
-            replace(THERE, authoritative={}, inconclusive={OTHERS: "nothing is known from y"}),
-            Decision(NAME, Action.LEAVE, "connected by others, and nothing is known from y", STRANGER),
+            replace(THERE, authoritative={}, inconclusive={UNMANAGED: "nothing is known from y"}),
+            Decision(NAME, Action.LEAVE, "connected by others, and nothing is known from y", UNMANAGED_ONE),
         ),
         (
             replace(THERE, authoritative={DC: Answer("generation 7")}),
-            Decision(NAME, Action.LEAVE, "connected by others, and nothing newer is known", STRANGER),
+            Decision(NAME, Action.LEAVE, "connected by others, and nothing newer is known", UNMANAGED_ONE),
         ),
         (
             replace(THERE, authoritative={}, units={NAME: RUNNING}, known={NAME: THEIRS}),
@@ -272,7 +272,7 @@ THERE = Facts(strangers={NAME: STRANGER}, authoritative=WHOLE)
         ),
         (
             replace(THERE, excluded={NAME: "f:3"}),
-            Decision(NAME, Action.LEAVE, "connected by others, but excluded by f:3", STRANGER, excluded_by="f:3"),
+            Decision(NAME, Action.LEAVE, "connected by others, but excluded by f:3", UNMANAGED_ONE, excluded_by="f:3"),
         ),
         (
             replace(THERE, excluded={NAME: "f:3"}, units={NAME: RUNNING}, known={NAME: THEIRS}),
@@ -286,7 +286,7 @@ THERE = Facts(strangers={NAME: STRANGER}, authoritative=WHOLE)
         ),
         (
             replace(THERE, units={NAME: UnitFact("masked", "inactive")}),
-            Decision(NAME, Action.LEAVE, "connected by others, but its unit is masked", STRANGER),
+            Decision(NAME, Action.LEAVE, "connected by others, but its unit is masked", UNMANAGED_ONE),
         ),
         # It is asked for under another name meanwhile.
         (
@@ -318,7 +318,7 @@ def test_a_unit_of_what_others_connected_that_was_stopped_stays_stopped(said: st
     unit = UnitFact("loaded", "failed" if said == "refused" else "inactive")
     facts = replace(THERE, units={NAME: unit}, known={NAME: THEIRS}, reports={NAME: Report(said)})
     reason = "connected by others, but an administrator stopped its unit"
-    assert plan(facts, [NAME]) == [Decision(NAME, Action.LEAVE, reason, STRANGER)]
+    assert plan(facts, [NAME]) == [Decision(NAME, Action.LEAVE, reason, UNMANAGED_ONE)]
 
 
 def test_what_somebody_asks_for_is_not_what_others_connected() -> None:
@@ -518,7 +518,7 @@ def test_give_up_after_alone_does_not_stop_a_start() -> None:
 # Properties -----------------------------------------------------------------------------------------------
 
 names = st.sampled_from("abc")
-origins = st.sampled_from([CONFIGURATION, DC, OTHERS, "gone"])
+origins = st.sampled_from([CONFIGURATION, DC, UNMANAGED, "gone"])
 instances = names.map(lambda name: candidate(name).tid.instance)
 wishes = st.builds(
     lambda name, origins, give_up_after, asked: tuple(
@@ -554,7 +554,7 @@ facts_of_all_kinds = st.builds(
     st.dictionaries(origins, st.just("its log page lists nothing")),
     st.dictionaries(instances, st.just(WHERE)),
     st.builds(Policy, st.sampled_from(DISCONNECT_SCOPES), st.just(("tcp",))),
-    st.dictionaries(instances, st.just(STRANGER)),
+    st.dictionaries(instances, st.just(UNMANAGED_ONE)),
 )
 
 
@@ -567,7 +567,7 @@ def test_every_controller_gets_one_decision_and_a_reason(facts: Facts) -> None:
     decisions = decide(facts)
     instances = [decision.instance for decision in decisions]
     assert len(set(instances)) == len(instances)
-    assert set(instances) == facts.wanted.keys() | facts.units.keys() | facts.known.keys() | facts.strangers.keys()
+    assert set(instances) == facts.wanted.keys() | facts.units.keys() | facts.known.keys() | facts.unmanaged.keys()
     assert all(decision.reason for decision in decisions)
     assert decide(facts) == decisions
 
@@ -589,7 +589,7 @@ def test_a_decision_depends_on_one_controller_only(facts: Facts) -> None:
             facts.inconclusive,
             only(facts.excluded),
             facts.policy,
-            only(facts.strangers),
+            only(facts.unmanaged),
         )
         assert plan(alone, [name]) == [decision]
 
@@ -603,8 +603,8 @@ def test_only_what_is_asked_for_and_does_not_run_is_started(facts: Facts) -> Non
                 assert decision.candidate == facts.wanted[decision.instance][0]
             else:
                 # Only to be disconnected.
-                assert (decision.candidate, decision.disconnect) == (STRANGER, "all")
-                assert OTHERS in facts.authoritative
+                assert (decision.candidate, decision.disconnect) == (UNMANAGED_ONE, "all")
+                assert UNMANAGED in facts.authoritative
                 assert decision.note
             assert unit is None or not (unit.running or unit.load == "masked")
             assert decision.instance not in facts.excluded
@@ -617,9 +617,9 @@ def test_only_what_is_asked_for_and_does_not_run_is_started(facts: Facts) -> Non
 def test_what_others_connected_goes_only_if_every_answer_is_there(facts: Facts) -> None:
     for decision in decide(facts):
         known = facts.known.get(decision.instance)
-        if decision.disconnect and (known is None or known.origin == OTHERS):
-            assert OTHERS in facts.authoritative
-            assert decision.instance in facts.strangers
+        if decision.disconnect and (known is None or known.origin == UNMANAGED):
+            assert UNMANAGED in facts.authoritative
+            assert decision.instance in facts.unmanaged
             assert decision.instance not in facts.excluded
             assert decision.instance not in facts.wanted
 
@@ -636,7 +636,7 @@ def test_what_runs_and_is_asked_for_is_kept_unless_it_is_masked(facts: Facts) ->
 def test_missing_information_never_makes_a_note(facts: Facts) -> None:
     for decision in decide(facts):
         known = facts.known.get(decision.instance)
-        if decision.instance not in facts.wanted and (known is None or known.origin == OTHERS):
+        if decision.instance not in facts.wanted and (known is None or known.origin == UNMANAGED):
             continue  # What others connected has one from the beginning; see above for what may come of it.
         if decision.note and decision.instance not in facts.excluded:
             unit, report = facts.units.get(decision.instance), facts.reports.get(decision.instance)

@@ -100,15 +100,15 @@ def test_two_units_do_not_take_firmwares_controller_from_each_other(kernel: Kern
     assert (first.foreign, second.foreign) == ("", "nvme-ctrl@first.service")
 
 
-@pytest.mark.parametrize(("origin", "spared"), [(BOOT, True), (CONFIGURATION, False)])
-def test_firmwares_controller_stays_firmwares_when_it_is_lost(kernel: Kernel, origin: str, spared: bool) -> None:
+@pytest.mark.parametrize(("origin", "protected"), [(BOOT, True), (CONFIGURATION, False)])
+def test_firmwares_controller_stays_firmwares_when_it_is_lost(kernel: Kernel, origin: str, protected: bool) -> None:
     kernel.add("nvme0")
     registry.claim("nvme0", registry.FIRMWARE_OWNER, "")
     one = Ownership("one")
     one.take("nvme0", origin, found=True)
     one.take("nvme0", origin, found=False)
-    owner = registry.FIRMWARE_OWNER if spared else registry.OWNER
-    assert (one.spared, registry.retrieve("nvme0", "owner")) == (spared, owner)
+    owner = registry.FIRMWARE_OWNER if protected else registry.OWNER
+    assert (one.protected, registry.retrieve("nvme0", "owner")) == (protected, owner)
 
 
 @pytest.mark.parametrize(("origin", "claimed"), [(BOOT, True), (NBFT, False), ("", True)])

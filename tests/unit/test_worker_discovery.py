@@ -435,7 +435,7 @@ def test_a_setting_that_changes_is_a_reason_to_ask_anew(reader: Reader) -> None:
 
 
 @pytest.mark.parametrize("question", ["identity", "options"])
-def test_a_controller_that_hangs_over_a_question_is_spared_it(reader: Reader, question: str) -> None:
+def test_controller_that_hangs_over_a_question_is_not_asked_again(reader: Reader, question: str) -> None:
     """Each such question costs the connection, and the page must be read all the same."""
     reader.spec.pleo = True
     setattr(reader, question, OSError(errno.EINTR, os.strerror(errno.EINTR)))

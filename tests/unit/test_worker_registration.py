@@ -180,7 +180,7 @@ def test_a_refusal_of_one_connection_does_not_hold_up_the_next(host: Host) -> No
     assert host.registration.registered
 
 
-def test_one_that_hangs_is_spared_on_the_next_connection_too(host: Host) -> None:
+def test_registration_without_answer_waits_on_the_next_connection_too(host: Host) -> None:
     """Its silence has cost the connection, and would cost the next one."""
     for _ in range(3):
         host.register(INTERRUPTED)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""I/O controllers that others connected, by hand or with another tool, and that are nobody's: for what is to go where
-``disconnect-scope`` is ``all``. It asks for none of them; whether one is to go, the planner says.
+"""Unmanaged controllers: I/O controllers that others connected, by hand or with another tool, and that no tool manages.
+
+Where ``disconnect-scope`` is ``all`` they can be disconnected. This source asks for none of them; whether one is to go,
+the planner says.
 """
 
 import asyncio
@@ -11,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from discoverd import boot_record, registry
 from discoverd.config.settings import Settings
 from discoverd.kernel import controllers
-from discoverd.plan.candidate import OTHERS, Candidate
+from discoverd.plan.candidate import UNMANAGED, Candidate
 from discoverd.sources import udev
 from discoverd.sources.boot import existing
 from discoverd.tid import TidError
@@ -24,7 +26,7 @@ FIRST = 6
 SOAK = 1
 
 
-class Strangers:
+class Unmanaged:
     """``found`` has them as they are connected, None as long as nobody has looked. ``changed`` is called when it is
     another one.
     """
@@ -104,7 +106,7 @@ def connected(transports: Iterable[str], hostnqn: str) -> tuple[Candidate, ...]:
             continue
         try:
             if registry.retrieve(device, "owner") in (None, registry.OWNER):
-                found.append(existing(live, hostnqn, "connected by others", OTHERS))
+                found.append(existing(live, hostnqn, "connected by others", UNMANAGED))
         except (OSError, TidError):
             continue  # Whose, or which, it is cannot be told.
     return tuple(found)

@@ -12,10 +12,10 @@ from discoverd import boot_record, registry, state
 from discoverd.config.settings import Settings
 from discoverd.kernel import controllers
 from discoverd.plan import evidence
-from discoverd.plan.candidate import OTHERS
+from discoverd.plan.candidate import UNMANAGED
 from discoverd.plan.facts import UnitFact
-from discoverd.sources import strangers, udev
-from discoverd.sources.strangers import Strangers, connected
+from discoverd.sources import udev, unmanaged
+from discoverd.sources.unmanaged import Unmanaged, connected
 
 from .fake_host import DC, DISCOVERY, NQN, ONE, TWO, Host, leave_log, quiet, report, spec_of, until
 from .log_pages import entry
@@ -98,7 +98,7 @@ def test_nothing_of_the_boot(host: Host) -> None:
     fields = [("nvme1", str(controllers.sysfs_inode("nvme1")))]
     state.write(boot_record.PATH, state.encode(boot_record.KIND, fields))
     (one,) = connected(("tcp",), HOSTNQN)
-    assert (one.tid.instance, one.source, one.origin) == (THREE, "connected by others", OTHERS)
+    assert (one.tid.instance, one.source, one.origin) == (THREE, "connected by others", UNMANAGED)
 
 
 @pytest.mark.parametrize(
@@ -112,18 +112,18 @@ def test_nothing_of_the_boot(host: Host) -> None:
     ],
 )
 def test_where_is_looked(settings: Settings, transports: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strangers, "FIRST", 0)
+    monkeypatch.setattr(unmanaged, "FIRST", 0)
     looked: list[tuple[object, ...]] = []
 
     def look(*basis: object) -> tuple[()]:
         looked.append(basis)
         return ()
 
-    monkeypatch.setattr(strangers, "connected", look)
+    monkeypatch.setattr(unmanaged, "connected", look)
     monkeypatch.setattr(udev, "listening", Udev().listening)
 
     async def scenario() -> None:
-        source = Strangers(lambda: None)
+        source = Unmanaged(lambda: None)
         running = asyncio.create_task(source.run())
         source.configure(settings, HOSTNQN)
         await asyncio.sleep(0.05)
@@ -174,8 +174,8 @@ def watched(host: Host, monkeypatch: pytest.MonkeyPatch) -> Udev:
     # One reading is enough.
     monkeypatch.setattr(evidence, "CONFIRM_READINGS", 1)
     monkeypatch.setattr(evidence, "CONFIRM_SECONDS", 0)
-    monkeypatch.setattr(strangers, "FIRST", 0.01)
-    monkeypatch.setattr(strangers, "SOAK", 0.01)
+    monkeypatch.setattr(unmanaged, "FIRST", 0.01)
+    monkeypatch.setattr(unmanaged, "SOAK", 0.01)
     host.configure(DISCOVERY)
     host.set(ALL)
     return made
@@ -202,7 +202,7 @@ def test_it_gets_a_unit_that_disconnects_it_and_is_gone(host: Host, watched: Ude
         await listing(host, 1)
         await until(lambda: TWO in host.systemd.started)
         spec = spec_of(TWO)
-        assert (spec.withdrawn, spec.disconnect, spec.origin, spec.note) == (True, "all", OTHERS, NOTE)
+        assert (spec.withdrawn, spec.disconnect, spec.origin, spec.note) == (True, "all", UNMANAGED, NOTE)
         await until(lambda: reason(host, TWO) == f"{NOTE}; it is disconnected unless it is in use")
         # Another page without it is no other reason.
         await listing(host, 1, 4, generation=2)
@@ -358,7 +358,7 @@ def test_nor_is_what_the_configuration_does_not_say(host: Host, watched: Udev, t
     assert host.play(scenario) == 0
 
 
-def test_one_in_use_is_spared_again_when_a_discovery_controller_is_lost(host: Host, watched: Udev) -> None:
+def test_controller_in_use_is_protected_again_when_a_discovery_controller_is_lost(host: Host, watched: Udev) -> None:
     connect(host)
 
     async def scenario() -> None:
