@@ -193,7 +193,7 @@ def split(kind: str, data: bytes) -> tuple[list[tuple[str, str]], bytes]:
 
 
 class Spec:
-    """What a worker is asked to hold. ``options`` are the fabrics device's, in the order in which they are
+    """What a worker is asked to connect. ``options`` are the fabrics device's, in the order in which they are
     written.
 
     ``source``, ``origin`` and ``referrers`` are the supervisor's: what asked for the controller last, and its referrers
@@ -204,10 +204,10 @@ class Spec:
     so many seconds without a connection, 0 for never. ``attempts``: give up after so many failed attempts in a row, 0
     for never. ``source_optional``: ``host_traddr`` is left out if this host does not have it.
 
-    For a discovery controller, ``persistent`` is ``no``, ``auto`` or ``force``: whether it is held or read from time to
-    time. ``symname`` is the host symbolic name to register with, and with ``pleo`` only entries of the port that was
-    asked are asked for. ``confirm``: its log page is read every minute, because more readings are needed before
-    something is withdrawn.
+    For a discovery controller, ``persistent`` is ``no``, ``auto`` or ``force``: whether its connection is
+    persistent, or it is read from time to time. ``symname`` is the host symbolic name to register with, and with
+    ``pleo`` only entries of the port that was asked are asked for. ``confirm``: its log page is read every minute,
+    because more readings are needed before something is withdrawn.
     """
 
     __slots__ = (

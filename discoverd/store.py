@@ -25,7 +25,7 @@ BOOT = "discoverd-boot 1"
 CONFIRMATION = "discoverd-confirm 1"
 CONFIRMATION_LIMIT = 15
 _LOG_LIMIT = 1 << 25
-_HELD = "stopped-by-an-administrator"
+_KEEP_STOPPED = "stopped-by-an-administrator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,8 @@ def sweep() -> None:
     for folder in (state.ROOT, *(state.directory(instance) for instance in os.listdir(state.CONTROLLERS))):
         # What somebody else has put there is no directory, or has others below it.
         with contextlib.suppress(NotADirectoryError, IsADirectoryError):
-            if _HELD in os.listdir(folder):
-                os.unlink(f"{folder}/{_HELD}")
+            if _KEEP_STOPPED in os.listdir(folder):
+                os.unlink(f"{folder}/{_KEEP_STOPPED}")
             state.sweep(folder)
     registry.sweep()
 
@@ -179,20 +179,20 @@ def plan_row(decision: Decision) -> str:
     return json.dumps(row)
 
 
-def hold(instance: str) -> str:
+def keep_stopped(instance: str) -> str:
     """Make the file that keeps a unit from starting, and return its path. systemd shows it in the unit's status.
 
     Raises state.StateError.
     """
-    path = f"{state.directory(instance)}/{_HELD}"
+    path = f"{state.directory(instance)}/{_KEEP_STOPPED}"
     state.write(path, b"")
     return path
 
 
-def release(instance: str) -> None:
+def allow_start(instance: str) -> None:
     """Let the unit be started from now on. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(f"{state.directory(instance)}/{_HELD}")
+        os.unlink(f"{state.directory(instance)}/{_KEEP_STOPPED}")
 
 
 def read_spec(instance: str) -> state.Spec | None:

@@ -75,7 +75,8 @@ class Controller:
 
     @property
     def in_order(self) -> bool:
-        """Tell whether it is as it should be: live, or parked because its discovery controller is not to be held."""
+        """Tell whether it is as it should be: live, or parked because its discovery controller has no persistent
+        connection."""
         return self.live or self.state == state.PARKED
 
     @property

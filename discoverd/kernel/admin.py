@@ -193,7 +193,8 @@ class Log:
         self.data = data
 
     def persistent(self, transport: str, traddr: str, trsvcid: str) -> bool:
-        """Tell whether the entry of the discovery subsystem's port at this address says that it can be held (EPCSD).
+        """Tell whether the entry of the discovery subsystem's port at this address says that its connection can be
+        persistent (EPCSD).
 
         The page has an entry for each of its ports, and each speaks for itself.
         """

@@ -22,8 +22,7 @@ SOURCES = frozenset((CONFIGURATION, NBFT, MDNS, FIBRE_CHANNEL, BOOT, UNMANAGED))
 # Those whose word nobody on the network can forge.
 AUTHORITIES = frozenset((CONFIGURATION, NBFT, BOOT))
 
-# A discovery controller is held with this keep-alive time-out unless the configuration names another
-# (seconds).
+# The keep-alive time-out of a discovery controller, unless the configuration names another (seconds).
 DISCOVERY_KEEP_ALIVE = "30"
 
 # Our name of a tunable, and the kernel's, in the order in which libnvme writes them.
@@ -164,7 +163,7 @@ class Terms:
         hostnqn, hostid = identity_for(scope, host)
         tail = _tail(role, {**scope.params, **dict(params)}, scope.secrets)
         persona = canonical_nqn(hostnqn) if hostnqn != host.hostnqn else ""
-        return cls(hostnqn, hostid, persona, *held(role, scope), tail)
+        return cls(hostnqn, hostid, persona, *discovery_terms(role, scope), tail)
 
     def options(self, tid: TransportId, role: str) -> tuple[tuple[str, str], ...]:
         """Return the fabrics device's options for a controller."""
@@ -203,7 +202,7 @@ def as_host(scope: DiscoveredScope, hostnqn: str, identities: Mapping[str, str])
     return replace(scope, hostnqn=hostnqn, hostid="")
 
 
-def held(role: str, wanted: Connection | DiscoveredScope) -> tuple[str, str]:
+def discovery_terms(role: str, wanted: Connection | DiscoveredScope) -> tuple[str, str]:
     """Return ``persistent`` and ``symname`` of a candidate; an I/O controller has no use for them."""
     return (wanted.persistent or "auto", wanted.hostsymname) if role == DISCOVERY else ("auto", "")
 

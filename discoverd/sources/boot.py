@@ -19,7 +19,7 @@ _LEGACY_OWNER = "autoconnect"
 
 
 def claims(hostnqn: str) -> tuple[Candidate, ...]:
-    """Return the controllers of the boot that are there and nobody else's, to be held as they are. Blocks.
+    """Return the controllers of the boot that are there and nobody else's, to be kept as they are. Blocks.
 
     ``hostnqn`` is the host's own. One that nvme-cli's udev rule connected changes hands here.
     """

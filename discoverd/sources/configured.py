@@ -9,7 +9,7 @@ from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity, identity_for
 from discoverd.config.model import Connection, FabricsConfig
 from discoverd.kernel.controllers import canonical_nqn
-from discoverd.plan.candidate import CONFIGURATION, Candidate, Refusal, fabrics_options, held, refuse_tls
+from discoverd.plan.candidate import CONFIGURATION, Candidate, Refusal, discovery_terms, fabrics_options, refuse_tls
 from discoverd.tid import TidError, TransportId, canonical_address, unset
 
 # Which address a connection uses for a host name: the connection's key, the name, and 4 or 6 where the address must be
@@ -118,5 +118,5 @@ def _candidate(connection: Connection, host: HostIdentity, traddr: str) -> Candi
     spelled = replace(tid, subsysnqn=connection.subsysnqn)
     options = fabrics_options(spelled, connection.role, connection.params, connection.secrets, hostnqn, hostid)
     source = f"configured at {connection.file}:{connection.line}"
-    persistent, symname = held(connection.role, connection)
+    persistent, symname = discovery_terms(connection.role, connection)
     return Candidate(tid, connection.role, source, CONFIGURATION, options, persistent=persistent, symname=symname)

@@ -18,7 +18,7 @@ log = logging.getLogger("discoverd")
 
 
 class Specifications:
-    """What workers are asked to hold, and so which controllers are known.
+    """What workers are asked to connect, and so which controllers are known.
 
     ``blocking`` runs a function beside the loop, one at a time. ``known`` is a view of the controllers that there is
     state for, by instance, and always shows the present ones. Methods that write tell whether the worker has something
@@ -50,7 +50,7 @@ class Specifications:
             self._made_from.clear()
 
     async def write(self, decision: Decision) -> bool:
-        """Have a worker hold the candidate of a decision."""
+        """Have a worker connect the candidate of a decision."""
         instance, candidate = decision.instance, decision.candidate
         before = self._made_from.get(instance)
         if candidate is None:

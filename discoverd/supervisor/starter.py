@@ -77,7 +77,7 @@ class Starter:
         self._pending: dict[str, Decision] = {}
         self._starting: dict[str, asyncio.Event] = {}
         # Units that are made without running, and how many jobs for them have ended meanwhile.
-        self._holding: dict[str, int] = {}
+        self._kept_stopped: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
         # When one of an origin's controllers was started last.
         self._served: dict[str, float] = {}
@@ -111,8 +111,8 @@ class Starter:
 
     def job_ended(self, instance: str) -> None:
         """Take the news that a job of a unit has ended."""
-        if instance in self._holding:
-            self._holding[instance] += 1
+        if instance in self._kept_stopped:
+            self._kept_stopped[instance] += 1
         if instance in self._starting:
             self._starting[instance].set()
 
@@ -130,17 +130,17 @@ class Starter:
             instance = decision.instance
             if instance in self._starting or self._not_before.get(instance, 0) > now:
                 continue
-            held = decision.action is Action.HOLD
-            if held or len(self._starting) < most_at_once:
+            keep_stopped = decision.action is Action.HOLD
+            if keep_stopped or len(self._starting) < most_at_once:
                 del self._pending[instance]
                 self._starting[instance] = asyncio.Event()
-                self._tasks.create_task(self._start(decision, held))
+                self._tasks.create_task(self._start(decision, keep_stopped))
 
-    async def _start(self, decision: Decision, held: bool) -> None:
+    async def _start(self, decision: Decision, keep_stopped: bool) -> None:
         """Make or start a unit, and wait for the end of its first attempt, within bounds."""
         instance = decision.instance
         try:
-            await self._attempt(decision, held)
+            await self._attempt(decision, keep_stopped)
         except TimeoutError:
             pass  # It goes on; only its place is free for the next one.
         except (UnitError, state.StateError) as error:
@@ -149,15 +149,15 @@ class Starter:
             self._not_before[instance] = loop.time() + RETRY_START
             loop.call_later(RETRY_START, self._changes.add_unit, instance)
         finally:
-            if held:
-                await self._release(instance)
+            if keep_stopped:
+                await self._allow_start(instance)
             del self._starting[instance]
             self._changes.add_unit(instance)
-        if held:
+        if keep_stopped:
             await asyncio.sleep(HOLD_NEWS)
             await self._start_if_asked(instance)
 
-    async def _attempt(self, decision: Decision, held: bool) -> None:
+    async def _attempt(self, decision: Decision, keep_stopped: bool) -> None:
         """Raises UnitError, state.StateError, and TimeoutError if the attempt has no end."""
         instance, candidate = decision.instance, decision.candidate
         assert candidate is not None  # noqa: S101  # Only what a source asks for is started.
@@ -169,10 +169,10 @@ class Starter:
         properties = unit_properties(
             candidate.tid, candidate.role, self._worker, canonical_nqn(candidate.tid.subsysnqn) in self._system
         )
-        if held:
+        if keep_stopped:
             # There is no way to make a unit and not start it; with this the start does nothing.
-            properties.append(unless_exists(await asyncio.to_thread(store.hold, instance)))
-            self._holding[instance] = 0
+            properties.append(unless_exists(await asyncio.to_thread(store.keep_stopped, instance)))
+            self._kept_stopped[instance] = 0
         result = await units.start(instance, properties)
         self._tally.failed(instance, "")
         if result == "masked":
@@ -182,10 +182,10 @@ class Starter:
             async with asyncio.timeout(FIRST_ATTEMPT):
                 await self._starting[instance].wait()
 
-    async def _release(self, instance: str) -> None:
+    async def _allow_start(self, instance: str) -> None:
         """Let a unit that was made without running be started."""
         try:
-            await asyncio.to_thread(store.release, instance)
+            await asyncio.to_thread(store.allow_start, instance)
         except OSError as error:
             self._tally.failed(instance, f"{instance} cannot be started: {error.strerror}: {error.filename}")
 
@@ -193,7 +193,7 @@ class Starter:
         """Start a unit for which somebody asked, in vain, while it was made without running."""
         units = self._connection.units
         # One job was ours.
-        if self._holding.pop(instance, 0) > 1 and units is not None:
+        if self._kept_stopped.pop(instance, 0) > 1 and units is not None:
             log.info("starting %s: an administrator asked for it", instance, extra=about(instance))
             try:
                 await units.start(instance, [])

@@ -32,24 +32,25 @@ CONFIRM = 60
 # After so many visits in a row in which it left a question open that it could have refused, nothing but the log page is
 # asked for: a controller that hangs or drops the connection over a question would otherwise never get to the page.
 _PATIENT = 2
-# A controller that ends so many connections in a row, each within so many seconds, is not to be held, whatever it says.
-# It is let alone for so long the first time, as one may that fails over, and twice as long each time after that.
+# A controller that ends so many connections in a row, each within so many seconds, gets no persistent connection,
+# whatever it says. It is let alone for so long the first time, as one may that fails over, and twice as long each time
+# after that.
 _SHORT_LIVED = 3
 SHORT = 60
 FIRST_PAUSE = 60
 
 
 class Persistence:
-    """Whether the connection to a discovery controller is held: ``held``, None while that is not known.
+    """Whether the connection to a discovery controller is ``persistent``, None while that is not known.
 
     ``why_not`` is why it is not.
     """
 
     def __init__(self) -> None:
-        self.held: bool | None = None
+        self.persistent: bool | None = None
         self.why_not = ""
         self._short_lived = 0
-        # That it is not held because of that.
+        # That it is not persistent because of that.
         self._ends_connections = False
 
     def judge(self, spec: "state.Spec", answer: Interrogation) -> None:
@@ -60,19 +61,19 @@ class Persistence:
         if spec.persistent == "no":
             self.why_not = "persistent = no"
         elif spec.persistent == "force" or identity is None or answer.may_persist():
-            # It is to be held anyhow, its entry says so (EPCSD), or nothing speaks against it.
+            # It is to be persistent anyhow, its entry says so (EPCSD), or nothing speaks against it.
             pass
         elif not identity.keep_alive:
             self.why_not = "it takes no keep-alive"
         elif not identity.announces:
             self.why_not = "it announces no changes"
-        self.held = not self.why_not
+        self.persistent = not self.why_not
 
     def lost(self, spec: "state.Spec", seconds: float) -> None:
-        """Take note of a connection that was lost after it had held for so many ``seconds``."""
+        """Take note of a connection that was lost after it had lasted for so many ``seconds``."""
         self._short_lived = self._short_lived + 1 if seconds < SHORT else 0
         if self._short_lived >= _SHORT_LIVED and spec.persistent == "auto":
-            self.held = False
+            self.persistent = False
             self.why_not = "it ends each connection within a minute"
             self._ends_connections = True
 
@@ -126,7 +127,7 @@ class Discovery:
         if fresh:
             self._fresh = True
             self._connection = ""
-            self.persistence.held = None
+            self.persistence.persistent = None
             self.registration.put_off()
             self.log_read = ""
         self._again_after = self.under_way is not None
@@ -158,7 +159,7 @@ class Discovery:
 
     def forget(self) -> None:
         """The controller is no more: the next connection's log page decides anew."""
-        self.persistence.held = None
+        self.persistence.persistent = None
         self.registration.forget()
         self.under_way = None
         self.next = 0.0
@@ -271,11 +272,11 @@ class Discovery:
                 self.registration.renew(now)
 
     def verdict(self) -> str | None:
-        """Return why the connection is not to be held, '' if it is or that is not known; None: not yet decided.
+        """Return why the connection is not to be persistent, '' if it is or that is not known; None: not yet decided.
 
-        One that is not held is registered with before it is left.
+        One that is not persistent is registered with before it is left.
         """
-        if self.persistence.held is not False:
+        if self.persistence.persistent is not False:
             return ""
         return None if self.registration.busy else self.persistence.why_not
 

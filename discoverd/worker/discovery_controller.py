@@ -55,7 +55,7 @@ class DiscoveryController:
         self.discovery.respecify(time.monotonic(), spec)
 
     def lost(self, seconds: float) -> None:
-        """Take note of a connection that was lost after it had held for so many ``seconds``."""
+        """Take note of a connection that was lost after it had lasted for so many ``seconds``."""
         self.discovery.persistence.lost(self.discovery.spec, seconds)
 
     def abandon(self) -> None:
@@ -70,7 +70,7 @@ class DiscoveryController:
         self.discovery.forget()
 
     def attend(self, device: str, sysfs_inode: int, live: bool, told: str) -> str | None:
-        """Begin what there is to ask the controller now, and return why its connection is not to be held.
+        """Begin what there is to ask the controller now, and return why its connection is not to be persistent.
 
         '' if it is; None as long as that is not decided, or a reading is under way. Nothing is begun if that is news to
         who asks, who was ``told`` something else before.
@@ -128,7 +128,7 @@ class DiscoveryController:
         What was decided anew meanwhile is worth another look at once.
         """
         often = f"{self.discovery.interval(discovery.POLL) // 60:.0f} min"
-        return self.discovery.pause(discovery.POLL) if self.discovery.persistence.held is False else 0.0, often
+        return self.discovery.pause(discovery.POLL) if self.discovery.persistence.persistent is False else 0.0, often
 
 
 def _expect(error: Exception | None) -> None:

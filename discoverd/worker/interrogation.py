@@ -70,7 +70,7 @@ class Interrogation:
                 self._try_keep_alive(session)
 
     def may_persist(self) -> bool:
-        """Tell whether its entry in the page says that this connection can be held."""
+        """Tell whether its entry in the page says that this connection can be persistent."""
         return self.log is not None and self.log.persistent(*self._address)
 
     def _look(self, session: admin.Session, device: str) -> None:

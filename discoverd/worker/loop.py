@@ -476,7 +476,8 @@ class Loop:
         self._discovery.request(fresh=True)
 
     def _attend(self) -> None:
-        """Have a discovery controller asked what there is to ask, and tell whether its connection is to be held."""
+        """Have a discovery controller asked what there is to ask, and tell whether its connection is to be
+        persistent."""
         if self._discovery is None or not self._attends():
             return
         live, poll = self._machine.link == machine.LIVE, self._machine.poll

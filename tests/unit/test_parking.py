@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a worker does whose discovery controller is not to be held."""
+"""What a worker does whose discovery controller has no persistent connection."""
 
 import errno
 import os

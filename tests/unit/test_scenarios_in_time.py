@@ -222,16 +222,16 @@ def test_what_was_given_up_leaves_no_trace_also_if_the_supervisor_is_killed_mean
 # Holding --------------------------------------------------------------------------------------------------
 
 
-def test_a_supervisor_that_was_killed_while_it_made_a_held_unit_does_not_block_it(host: Host) -> None:
+def test_unit_kept_stopped_by_a_killed_supervisor_is_not_blocked(host: Host) -> None:
     """The file that keeps a unit from starting would have every later `systemctl start` do nothing, without a word."""
     host.leave_stopped()
-    held = store.hold(ONE)
+    path = store.keep_stopped(ONE)
     # It is loaded still when the next supervisor lists it.
     host.systemd.units[ONE] = UnitFact("loaded", "inactive")
 
     async def scenario() -> None:
         await until(lambda: "1 stopped" in host.status)
-        assert not state.exists(held)
+        assert not state.exists(path)
 
     assert host.play(scenario) == 0
 

@@ -94,7 +94,7 @@ class Systemd:
         self.calls: list[tuple[str, list[Property]]] = []
         self.answers: dict[str, str | Exception] = {}
         # Files that were there when a start of their unit came.
-        self.held: list[str] = []
+        self.files: list[str] = []
 
     @property
     def started(self) -> list[str]:
@@ -104,7 +104,7 @@ class Systemd:
         self._happened.append(f"start {instance}")
         self.calls.append((instance, properties))
         folder = state.directory(instance)
-        self.held += [name for name in (await asyncio.to_thread(_files, folder)) if name != "spec"]
+        self.files += [name for name in (await asyncio.to_thread(_files, folder)) if name != "spec"]
         answer = self.answers.get(instance, "started")
         if isinstance(answer, Exception):
             raise answer
@@ -178,7 +178,7 @@ Play = Callable[[Callable[[Room], Awaitable[None]]], Room]
 A, B, C = decision("a"), decision("b"), decision("c")
 
 
-def held(name: str) -> Decision:
+def keep_stopped(name: str) -> Decision:
     (Path(state.CONTROLLERS) / name).mkdir(exist_ok=True)
     return decision(name, action=Action.HOLD)
 
@@ -403,18 +403,18 @@ def test_connection_lost_before_the_start_is_told(play: Play) -> None:
 # Units that an administrator stopped ----------------------------------------------------------------------
 
 
-def test_held_unit_is_made_with_a_condition_that_fails_and_can_be_started_then(play: Play) -> None:
+def test_kept_stopped_unit_is_made_with_a_failing_condition_and_can_be_started_then(play: Play) -> None:
     path = ""
 
     async def scenario(room: Room) -> None:
         nonlocal path
-        one = held("a")
+        one = keep_stopped("a")
         # It takes nobody's place.
         room.begin(one, most_at_once=0)
         await until(lambda: room.systemd.calls)
         room.starter.job_ended("a")
         await room.ended("a")
-        path = f"{state.directory('a')}/{room.systemd.held[0]}"
+        path = f"{state.directory('a')}/{room.systemd.files[0]}"
         assert _files(state.directory("a")) == []
 
     room = play(scenario)
@@ -423,11 +423,11 @@ def test_held_unit_is_made_with_a_condition_that_fails_and_can_be_started_then(p
 
 
 @pytest.mark.parametrize(("jobs", "again"), [(1, False), (2, True), (3, True)])
-def test_start_in_vain_of_held_unit_is_made_up_for(play: Play, jobs: int, again: bool) -> None:
+def test_start_in_vain_of_kept_stopped_unit_is_made_up_for(play: Play, jobs: int, again: bool) -> None:
     """One job is that which makes the unit."""
 
     async def scenario(room: Room) -> None:
-        room.begin(held("a"))
+        room.begin(keep_stopped("a"))
         await until(lambda: room.systemd.calls)
         for _ in range(jobs):
             room.starter.job_ended("a")
@@ -448,7 +448,7 @@ def test_jobs_of_unit_that_is_started_are_not_made_up_for(play: Play) -> None:
 
 def test_start_that_cannot_be_made_up_for_is_told(play: Play) -> None:
     async def scenario(room: Room) -> None:
-        room.begin(held("a"))
+        room.begin(keep_stopped("a"))
         await until(lambda: room.systemd.calls)
         room.systemd.answers["a"] = UnitError("No")
         room.starter.job_ended("a")
@@ -460,7 +460,7 @@ def test_start_that_cannot_be_made_up_for_is_told(play: Play) -> None:
 
 def test_start_is_not_made_up_for_without_a_connection(play: Play) -> None:
     async def scenario(room: Room) -> None:
-        room.begin(held("a"))
+        room.begin(keep_stopped("a"))
         await until(lambda: room.systemd.calls)
         room.starter.job_ended("a")
         room.starter.job_ended("a")
@@ -469,28 +469,28 @@ def test_start_is_not_made_up_for_without_a_connection(play: Play) -> None:
     assert play(scenario).systemd.started == ["a"]
 
 
-def test_refused_held_unit_can_be_started(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_kept_stopped_unit_can_be_started(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starter, "RETRY_START", 0.01)
 
     async def scenario(room: Room) -> None:
         room.systemd.answers["a"] = UnitError("No")
-        room.begin(held("a"))
+        room.begin(keep_stopped("a"))
         await room.ended("a")
-        assert room.systemd.held
+        assert room.systemd.files
         assert _files(state.directory("a")) == []
         assert room.failures == "cannot start a: No"
 
     play(scenario)
 
 
-def test_held_unit_that_cannot_be_let_go_is_told(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_stopped_unit_that_cannot_be_let_go_is_told(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: str) -> None:
         raise PermissionError(1, "Operation not permitted", "/run/x")
 
-    monkeypatch.setattr(store, "release", refuse)
+    monkeypatch.setattr(store, "allow_start", refuse)
 
     async def scenario(room: Room) -> None:
-        room.begin(held("a"))
+        room.begin(keep_stopped("a"))
         await until(lambda: room.systemd.calls)
         room.starter.job_ended("a")
         await room.ended("a")
@@ -499,12 +499,12 @@ def test_held_unit_that_cannot_be_let_go_is_told(play: Play, monkeypatch: pytest
     play(scenario)
 
 
-def test_end_of_the_daemon_lets_a_held_unit_go(play: Play) -> None:
+def test_end_of_the_daemon_lets_a_kept_stopped_unit_go(play: Play) -> None:
     class EndError(Exception):
         pass
 
     async def scenario(room: Room) -> None:
-        room.begin(held("a"))
+        room.begin(keep_stopped("a"))
         await until(lambda: room.systemd.calls)
         raise EndError
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a discovery controller's worker reads its log page, what else it asks, and whether it holds the connection."""
+"""When a discovery controller's worker reads its log page, what else it asks, and whether the connection is
+persistent."""
 
 import copy
 import errno
@@ -92,10 +93,10 @@ class Reader:
 
     @property
     def verdict(self) -> tuple[bool | None, str]:
-        """Whether it is held, and why not; None as long as that is not decided."""
+        """Whether it is persistent, and why not; None as long as that is not decided."""
         persistence = self.discovery.persistence
         decided = self.discovery.verdict() is not None
-        return (persistence.held, persistence.why_not) if decided else (None, "")
+        return (persistence.persistent, persistence.why_not) if decided else (None, "")
 
     def identify(self, _: object) -> admin.Identity:
         self.asked.append("identify")
@@ -363,7 +364,7 @@ def test_a_page_is_read_again_from_time_to_time(reader: Reader) -> None:
 @pytest.mark.parametrize(
     ("dctype", "persistent", "listed", "asked"),
     [
-        # The kernel knows what it is, and its entry says that it can be held.
+        # The kernel knows what it is, and its entry says that it can be persistent.
         ("cdc", "auto", HELD_SELF, ["page"]),
         ("ddc", "auto", HELD_SELF, ["page"]),
         ("ddc", "force", SELF, ["page"]),
@@ -446,7 +447,7 @@ def test_controller_that_hangs_over_a_question_is_not_asked_again(reader: Reader
     reader.page = page()
     for _ in range(5):
         assert reader.visited(fresh=True) == ["page"]
-        assert reader.discovery.persistence.held
+        assert reader.discovery.persistence.persistent
 
 
 def test_one_lost_connection_does_not_count(reader: Reader) -> None:
@@ -521,11 +522,11 @@ def test_a_failed_registration_is_tried_again_while_there_is_a_connection(reader
     assert len(reader.reads) == 1
 
 
-# Whether it is held ---------------------------------------------------------------------------------------
+# Whether it is persistent ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("persistent", "listed", "what", "held", "why_not"),
+    ("persistent", "listed", "what", "is_persistent", "why_not"),
     [
         ("force", SELF, identity(kas=0, oaes=0), True, ""),
         ("no", HELD_SELF, identity(), False, "persistent = no"),
@@ -545,18 +546,18 @@ def test_what_a_controller_is_held_for(
     persistent: str,
     listed: bytes,
     what: admin.Identity | Exception,
-    held: bool,
+    is_persistent: bool,
     why_not: str,
 ) -> None:
     reader.dctype, reader.spec.persistent, reader.page, reader.identity = dctype, persistent, page(listed), what
     reader.visited(fresh=True)
     reader.registered()
-    assert reader.verdict == (held, why_not)
-    assert (reader.discovery.persistence.held, reader.discovery.persistence.why_not) == (held, why_not)
+    assert reader.verdict == (is_persistent, why_not)
+    assert (reader.discovery.persistence.persistent, reader.discovery.persistence.why_not) == (is_persistent, why_not)
 
 
 @pytest.mark.parametrize(
-    ("answer", "held", "why_not"),
+    ("answer", "is_persistent", "why_not"),
     [
         (True, True, ""),
         (False, False, "it takes no keep-alive"),
@@ -565,13 +566,13 @@ def test_what_a_controller_is_held_for(
     ],
 )
 def test_one_that_says_it_takes_no_keep_alive_is_tried(
-    reader: Reader, answer: bool | Exception, held: bool, why_not: str
+    reader: Reader, answer: bool | Exception, is_persistent: bool, why_not: str
 ) -> None:
     """The Linux target takes it, and says that it does not."""
     reader.dctype, reader.page, reader.identity, reader.takes_keep_alive = "ddc", page(SELF), identity(kas=0), answer
     assert reader.visited(fresh=True) == ["page", "identify", "keep-alive"]
     reader.registered()
-    assert reader.verdict == (held, why_not)
+    assert reader.verdict == (is_persistent, why_not)
 
 
 @pytest.mark.parametrize(("kas", "oaes"), [(10, 1 << 31), (10, 0), (0, 0)])
@@ -581,7 +582,7 @@ def test_keep_alive_is_tried_where_it_matters_only(reader: Reader, kas: int, oae
 
 
 @pytest.mark.parametrize(
-    ("persistent", "held_for", "held"),
+    ("persistent", "held_for", "is_persistent"),
     [
         ("auto", [1, 59, 1], False),
         ("auto", [1, 1, 61], None),
@@ -592,13 +593,16 @@ def test_keep_alive_is_tried_where_it_matters_only(reader: Reader, kas: int, oae
     ],
 )
 def test_one_that_ends_each_connection_is_not_held(
-    reader: Reader, persistent: str, held_for: list[float], held: bool | None
+    reader: Reader, persistent: str, held_for: list[float], is_persistent: bool | None
 ) -> None:
     reader.spec.persistent = persistent
     for seconds in held_for:
         reader.lost(seconds)
-    assert reader.discovery.persistence.held is held
-    assert reader.verdict == (held, "it ends each connection within a minute" if held is False else "")
+    assert reader.discovery.persistence.persistent is is_persistent
+    assert reader.verdict == (
+        is_persistent,
+        "it ends each connection within a minute" if is_persistent is False else "",
+    )
 
 
 def test_one_that_has_ended_them_once_more_is_not_held_at_once(reader: Reader) -> None:
@@ -607,16 +611,16 @@ def test_one_that_has_ended_them_once_more_is_not_held_at_once(reader: Reader) -
     for _ in range(3):
         reader.lost(1)
     reader.visited(fresh=True)
-    assert reader.discovery.persistence.held
+    assert reader.discovery.persistence.persistent
     reader.lost(1)
-    assert reader.discovery.persistence.held is False
+    assert reader.discovery.persistence.persistent is False
 
 
 def test_a_failed_reading_decides_nothing(reader: Reader) -> None:
     reader.spec.persistent, reader.page = "no", admin.AdminError("garbage")
     reader.visited(fresh=True)
     assert reader.verdict[0] is None
-    assert reader.discovery.persistence.held is None
+    assert reader.discovery.persistence.persistent is None
 
 
 def test_a_page_that_nobody_will_see_decides_nothing(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -627,7 +631,7 @@ def test_a_page_that_nobody_will_see_decides_nothing(reader: Reader, monkeypatch
     reader.spec.persistent = "no"
     reader.visited(fresh=True)
     assert reader.verdict[0] is None
-    assert reader.discovery.persistence.held is None
+    assert reader.discovery.persistence.persistent is None
 
 
 def test_one_that_is_not_held_is_registered_with_before_it_is_left(reader: Reader) -> None:
@@ -717,7 +721,7 @@ def test_one_that_ends_its_connections_is_let_alone_longer_each_time(reader: Rea
         pauses.append(reader.discovery.persistence.away)
         reader.visited(fresh=True)
     assert pauses == [60, 120, 240, 480]
-    # It is held again, and a connection that lasts ends the series.
+    # It is is_persistent again, and a connection that lasts ends the series.
     assert reader.discovery.persistence.away == 0
     reader.lost(61)
     for _ in range(3):
