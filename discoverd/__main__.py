@@ -15,7 +15,7 @@ from discoverd.systemd import journal
 
 LIBEXEC = "/usr/libexec/discoverd"
 # A service that is restarted begins when the one before has ended; one that an administrator is just ending need not.
-PATIENCE = 5.0
+LOCK_TIMEOUT_SECONDS = 5.0
 SERVICE = "discoverd.service"
 SEE, START, RESTART = (f"systemctl {verb} discoverd" for verb in ("status", "start", "restart"))
 
@@ -61,7 +61,7 @@ def _supervise(libexec: str) -> int:
         if not managed and (os.isatty(0) or os.isatty(2)):
             lock.check()
             raise StartError(f"discoverd is a service and does not run in a terminal; to start it: {START}")
-        lock.take(PATIENCE if managed else 0.0)
+        lock.take(LOCK_TIMEOUT_SECONDS if managed else 0.0)
     except lock.HeldError as error:
         raise StartError(_running_already(error.pid)) from None
     except OSError as error:

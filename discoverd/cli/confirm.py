@@ -15,7 +15,7 @@ from discoverd.cli.overview import Controller
 from discoverd.cli.plan_file import PlanFile
 
 # Seconds that the daemon has to take it; less than store.CONFIRMATION_LIMIT.
-_LIMIT = 10.0
+_TIMEOUT_SECONDS = 10.0
 
 
 def confirm(chosen: list[Controller], plan: PlanFile, dry_run: bool) -> Exit:
@@ -47,9 +47,9 @@ def _tell(instance: str, pending: tuple[str, ...]) -> None:
         raise CliError(f"cannot tell discoverd: {error}; free space there, and try again") from None
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wake:
-            wake.settimeout(_LIMIT)
+            wake.settimeout(_TIMEOUT_SECONDS)
             wake.sendto(instance.encode(), state.WAKE_SOCKET)
-        deadline = time.monotonic() + _LIMIT
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
         while os.path.exists(path):
             if time.monotonic() > deadline:
                 raise TimeoutError

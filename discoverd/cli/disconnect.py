@@ -103,7 +103,9 @@ def _disconnect(device: Device, force: bool) -> disconnecting.Answer:
         text.remark(f"{device.name}: cannot tell who uses it ({error.strerror or error}); disconnected all the same")
 
     try:
-        return disconnecting.disconnect(device.name, device.sysfs_inode, disconnecting.TURN, judge, lambda: None, doubt)
+        return disconnecting.disconnect(
+            device.name, device.sysfs_inode, disconnecting.TURN_TIMEOUT_SECONDS, judge, lambda: None, doubt
+        )
     except FileNotFoundError:
         return disconnecting.Answer(disconnecting.DISCONNECTED)  # It went by itself.
     except OSError as error:

@@ -12,7 +12,7 @@ from discoverd.cli import files
 from discoverd.cli.exits import CliError, Exit
 from discoverd.kernel import locks
 
-_LOCK_LIMIT = 10.0
+_LOCK_TIMEOUT_SECONDS = 10.0
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 # nvme-cli's for its temporary files, which it leaves out.
 _TEMPORARY = ".excl.tmp."
@@ -94,7 +94,7 @@ def _lock() -> Iterator[None]:
     """Hold the lock that all our writers of lists take."""
     try:
         who = f"fuser {locks.DIRECTORY}/exclusions"
-        fd = locks.take("exclusions", _LOCK_LIMIT, f"another process edits the lists; see who: {who}")
+        fd = locks.take("exclusions", _LOCK_TIMEOUT_SECONDS, f"another process edits the lists; see who: {who}")
     except OSError as error:
         raise CliError(str(error.strerror)) from None
     try:

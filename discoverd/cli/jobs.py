@@ -13,10 +13,10 @@ from discoverd.cli.systemd import Systemd, UnitMasked, UnitNotLoaded
 from discoverd.systemd.unit_properties import STOP_TIMEOUT
 
 # Seconds. A unit has started after 30 at the latest, when nothing it waits for holds it up.
-START_LIMIT = 120
-STOP_LIMIT = STOP_TIMEOUT + 30
+START_JOB_TIMEOUT_SECONDS = 120
+STOP_JOB_TIMEOUT_SECONDS = STOP_TIMEOUT + 30
 # A wait that takes longer than this is shown.
-_PATIENCE = 2.0
+_SHOW_WAIT_SECONDS = 2.0
 _POLL_FIRST, _POLL_MOST = 0.02, 0.25
 
 
@@ -34,7 +34,7 @@ def start(chosen: list[Controller], systemd: Systemd) -> Exit:
             # The other paths of a subsystem are wanted all the same.
             text.remark(str(error))
             worst = max(worst, error.exit_status)
-    _wait(queued, systemd, START_LIMIT)
+    _wait(queued, systemd, START_JOB_TIMEOUT_SECONDS)
     return max([worst, *(_started(overviews.refreshed(one, systemd)) for one in queued.values())])
 
 
@@ -96,7 +96,7 @@ def queue_stop(chosen: list[Controller], systemd: Systemd) -> None:
                 queued[systemd.stop(one.unit_name)] = one
             except UnitNotLoaded:
                 pass  # It has just ended by itself.
-    _wait(queued, systemd, STOP_LIMIT)
+    _wait(queued, systemd, STOP_JOB_TIMEOUT_SECONDS)
 
 
 def _stopped(controller: Controller) -> Exit:
@@ -128,7 +128,7 @@ def _wait(queued: dict[int, Controller], systemd: Systemd, limit: float) -> None
                     "goes on without this command; see: systemctl list-jobs",
                     Exit.TIMED_OUT,
                 )
-            if waited > _PATIENCE and sys.stderr.isatty():
+            if waited > _SHOW_WAIT_SECONDS and sys.stderr.isatty():
                 shown = True
                 text.progress(f"{waited:.0f} s: {len(left)} of {len(queued)} not done, {first.name} among them")
             time.sleep(pause)

@@ -23,9 +23,9 @@ _LOG_SUPPORTED = 0x00
 _LOG_DISCOVERY = 0x70
 # Seconds for one command. The kernel takes a command that is not answered for a lost connection, and resets it: so
 # less would harm a controller that is only slow.
-_PATIENCE = 30
+_TIMEOUT_SECONDS = 30
 # And for the questions that a controller can do without.
-_OPTIONAL_PATIENCE = 10
+_OPTIONAL_TIMEOUT_SECONDS = 10
 
 HEADER_SIZE = 1024
 ENTRY_SIZE = 1024
@@ -42,7 +42,7 @@ MAX_ENTRIES = 16_384
 READ_ENTRIES = 2048
 # Seconds before a page that has changed meanwhile is read again, each time, until it is given up. One that changes all
 # the time costs no more readings than one that is announced all the time.
-CHANGED_PAUSES = (1, 2, 2, 2, 2)
+CHANGED_RETRY_SECONDS = (1, 2, 2, 2, 2)
 
 # Discovery log page: what Supported Log Pages announces, and the same bits ask for.
 EXTENDED, PORT_LOCAL, ALL_SUBSYSTEMS = 1, 2, 4
@@ -119,20 +119,22 @@ class Session:
     def __exit__(self, *_: object) -> None:
         posix.close(self._fd)
 
-    def send(self, opcode: int, data: bytearray, *cdw: int, patience: float = _PATIENCE) -> int:
-        """Issue a command as :func:`command`, which ends after ``patience`` seconds or with the session's time."""
+    def send(self, opcode: int, data: bytearray, *cdw: int, timeout: float = _TIMEOUT_SECONDS) -> int:
+        """Issue a command as :func:`command`, which ends after ``timeout`` seconds or with the session's time."""
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise AdminError(f"the controller took more than {self._seconds:g} s to answer")
-        return command(self._fd, opcode, data, cdw, max(1, int(min(patience, left) * 1000)))
+        return command(self._fd, opcode, data, cdw, max(1, int(min(timeout, left) * 1000)))
 
-    def log_page(self, page: int, offset: int, size: int, specific: int = 0, patience: float = _PATIENCE) -> bytearray:
+    def log_page(
+        self, page: int, offset: int, size: int, specific: int = 0, timeout: float = _TIMEOUT_SECONDS
+    ) -> bytearray:
         """Return ``size`` bytes of a log page; ``specific`` is the log specific parameter."""
         data = bytearray(size)
         dwords = size // 4 - 1
         # Retain Asynchronous Event stays 0: reading the page is what makes the controller send the next event.
         cdw10 = page | specific << 8 | (dwords & 0xFFFF) << 16
-        self.send(_GET_LOG_PAGE, data, cdw10, dwords >> 16, offset & 0xFFFFFFFF, offset >> 32, patience=patience)
+        self.send(_GET_LOG_PAGE, data, cdw10, dwords >> 16, offset & 0xFFFFFFFF, offset >> 32, timeout=timeout)
         return data
 
 
@@ -154,7 +156,7 @@ class Identity:
 def identify(session: Session) -> Identity:
     """Ask a controller what it is. Raises AdminError and OSError. Blocks."""
     data = bytearray(_IDENTIFY_SIZE)
-    session.send(_IDENTIFY, data, _CNS_CONTROLLER, patience=_OPTIONAL_PATIENCE)
+    session.send(_IDENTIFY, data, _CNS_CONTROLLER, timeout=_OPTIONAL_TIMEOUT_SECONDS)
     return Identity(data)
 
 
@@ -165,7 +167,7 @@ def takes_keep_alive(session: Session) -> bool:
     was no time for an answer, and OSError as :func:`command`. Blocks.
     """
     try:
-        session.send(_KEEP_ALIVE, bytearray(), patience=_OPTIONAL_PATIENCE)
+        session.send(_KEEP_ALIVE, bytearray(), timeout=_OPTIONAL_TIMEOUT_SECONDS)
     except RefusedError:
         return False
     return True
@@ -176,7 +178,7 @@ def discovery_options(session: Session) -> int:
 
     Raises AdminError for a controller without Supported Log Pages, OSError as :func:`command`. Blocks.
     """
-    data = session.log_page(_LOG_SUPPORTED, 0, _SUPPORTED_SIZE, patience=_OPTIONAL_PATIENCE)
+    data = session.log_page(_LOG_SUPPORTED, 0, _SUPPORTED_SIZE, timeout=_OPTIONAL_TIMEOUT_SECONDS)
     supported: int = unpack_from("<I", data, _LOG_DISCOVERY * 4)[0]
     # Bit 0 says that the page is there at all; the upper half is the page's own.
     return supported >> 16 & (EXTENDED | PORT_LOCAL | ALL_SUBSYSTEMS) if supported & 1 else 0
@@ -221,7 +223,7 @@ def read_discovery_log(session: Session, specific: int = 0) -> Log:
     which were not asked for and which some controller may send all the same, lose what they have more than basic ones.
     Raises AdminError if the page changes each time, or cannot be right, and OSError as :func:`command`. Blocks.
     """
-    for pause in (0, *CHANGED_PAUSES):
+    for pause in (0, *CHANGED_RETRY_SECONDS):
         time.sleep(pause)
         header = _Header(session, specific)
         fault: AdminError | None = None
@@ -235,7 +237,7 @@ def read_discovery_log(session: Session, specific: int = 0) -> Log:
         if fault is not None:
             raise fault
         return Log(header.fields[0], header.fields[1], bytes(page))
-    raise AdminError(f"its discovery log page changed during each of {1 + len(CHANGED_PAUSES)} readings")
+    raise AdminError(f"its discovery log page changed during each of {1 + len(CHANGED_RETRY_SECONDS)} readings")
 
 
 class _Header:

@@ -24,7 +24,7 @@ _ANA_USABLE = ("", "optimized", "non-optimized")
 _LOOP_STATUS, _LOOP_INFO_SIZE, _LOOP_INFO = 0x4C05, 232, "=QQQ"
 _EIO = 5
 # Seconds that the file system under a loop device has to answer.
-_ANSWER = 1
+_ANSWER_TIMEOUT_SECONDS = 1
 
 
 def namespaces(device: str) -> list[str]:
@@ -224,10 +224,10 @@ def _number_under(loop: str, backing: str) -> str:
     The kernel knows it, whatever has become of the path of the backing file: removed, or another mount namespace's.
     """
     try:
-        return timeout.call(_ANSWER, _ask_loop, loop)
+        return timeout.call(_ANSWER_TIMEOUT_SECONDS, _ask_loop, loop)
     except PermissionError:
         # Only workers may open block devices. The others have the path to go by.
-        status = timeout.call(_ANSWER, posix.stat, backing)
+        status = timeout.call(_ANSWER_TIMEOUT_SECONDS, posix.stat, backing)
     number = status.st_rdev if status.st_mode & 0o170000 == BLOCK else status.st_dev
     return f"{posix.major(number)}:{posix.minor(number)}"
 

@@ -80,10 +80,10 @@ def payload(host: Host, name: str, version: str) -> bytearray:
     return data
 
 
-def send(session: admin.Session, task: int, host: Host, patience: float) -> None:
+def send(session: admin.Session, task: int, host: Host, timeout: float) -> None:
     """Register a host, or take it out. Raises AdminError for a refusal, OSError as admin.command. Blocks."""
     data = payload(host, posix.uname().nodename, _version())
-    session.send(_DIM, data, task, patience=patience)
+    session.send(_DIM, data, task, timeout=timeout)
 
 
 def _put(data: bytearray, at: int, value: bytes) -> None:

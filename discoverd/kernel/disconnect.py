@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from discoverd.kernel.usage import User
 
 # Seconds that another path of the subsystem has for its disconnect.
-TURN = 120
+TURN_TIMEOUT_SECONDS = 120
 # Seconds that udev has to end what it is at.
-QUIET = 2
+UDEV_TIMEOUT_SECONDS = 2
 # Seconds that a target has to take what was written, and then to make it lasting.
 WRITE_BACK, FLUSH = 30, 5
-_PAUSE = 0.005
+_POLL_INTERVAL_SECONDS = 0.005
 # BLKFLSBUF of linux/fs.h: write back what is in the page cache, as the last close does.
 _WRITE_BACK = 0x1261
 _EAGAIN, _ETIMEDOUT = 11, 110
@@ -183,7 +183,7 @@ def _wait(done: "Callable[[], bool]", seconds: float) -> bool:
     while not done():
         if time.monotonic() > deadline:
             return False
-        time.sleep(_PAUSE)
+        time.sleep(_POLL_INTERVAL_SECONDS)
     return True
 
 
@@ -253,13 +253,14 @@ def _lock_subsystem(device: str, seconds: float) -> list[int]:
 
 
 def _keep_udev_out(namespaces: list[str], claims: Claims) -> list[int]:
-    """Lock the disks, and return what was opened for it; what is not locked within QUIET seconds is left unlocked.
+    """Lock the disks, and return what was opened for it; what is not locked within UDEV_TIMEOUT_SECONDS is left
+    unlocked.
 
     udev reads a disk that was just released, under a shared lock, and what it reads of one that goes away meanwhile is
     an I/O error in the kernel's log. Of a disk that somebody else has locked it keeps away (systemd's rules for locking
     block devices).
     """
-    deadline = time.monotonic() + QUIET
+    deadline = time.monotonic() + UDEV_TIMEOUT_SECONDS
     opened: list[int] = []
     for namespace in namespaces:
         disk = claims.descriptor(namespace)

@@ -13,8 +13,8 @@ from struct import Struct
 log = logging.getLogger("discoverd.interfaces")
 
 # News come in bursts (seconds).
-SETTLE = 0.5
-RETRY = 30
+DEBOUNCE_SECONDS = 0.5
+RETRY_SECONDS = 30
 
 _GROUP_LINK = 1
 _RTM_NEWLINK = 16
@@ -120,9 +120,9 @@ async def follow(report: Callable[[tuple[Link, ...]], None]) -> None:
             await _follow(report)
         except OSError as error:
             if not complained:
-                log.warning("cannot hear of network interfaces: %s; trying again every %d s", error, RETRY)
+                log.warning("cannot hear of network interfaces: %s; trying again every %d s", error, RETRY_SECONDS)
             complained = True
-        await asyncio.sleep(RETRY)
+        await asyncio.sleep(RETRY_SECONDS)
 
 
 async def _follow(report: Callable[[tuple[Link, ...]], None]) -> None:
@@ -139,7 +139,7 @@ async def _follow(report: Callable[[tuple[Link, ...]], None]) -> None:
                     report(found)
                 last = found
                 await news.wait()
-                await asyncio.sleep(SETTLE)
+                await asyncio.sleep(DEBOUNCE_SECONDS)
         finally:
             loop.remove_reader(netlink)
 

@@ -12,7 +12,7 @@ import time
 from discoverd import state
 
 DIRECTORY = state.ROOT + "/locks"
-_PAUSE = 0.02
+_POLL_INTERVAL_SECONDS = 0.02
 _ETIMEDOUT = 110
 
 
@@ -43,4 +43,4 @@ def take(name: str, seconds: float, meaning: str) -> int:
             if time.monotonic() > deadline:
                 posix.close(fd)
                 raise LockError(_ETIMEDOUT, meaning) from None
-        time.sleep(_PAUSE)
+        time.sleep(_POLL_INTERVAL_SECONDS)

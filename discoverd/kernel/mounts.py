@@ -23,10 +23,10 @@ NO_DEVICES = ("fuse", "nfs", "cifs", "smb", "9p", "ceph", "afs", "autofs", "proc
 # anything that a user wrote there, and it is not asked for.
 _ON_DEVICES = ("btrfs", "bcachefs")
 # Seconds that a swap file has to answer. One on a server that is gone does not.
-_ANSWER = 1
+_ANSWER_TIMEOUT_SECONDS = 1
 # Seconds for one table of mounts among those of all processes. A user can make it as long as he likes, and slow to read
 # (mounts on top of each other).
-_TABLE = 0.5
+_TABLE_TIMEOUT_SECONDS = 0.5
 
 
 class Mount:
@@ -109,7 +109,7 @@ def of_others(seen: set[bytes], deadline: float) -> tuple[list[Mount], bool]:
         if now >= deadline:
             return found, False
         if _number(_head(f"{PROC}/{entry}/mountinfo")) not in seen:
-            until = min(deadline, now + _TABLE)
+            until = min(deadline, now + _TABLE_TIMEOUT_SECONDS)
             found += of(table(entry, until), int(entry), seen)
             complete = complete and time.monotonic() < until
     return found, complete
@@ -135,7 +135,7 @@ def swaps() -> list[tuple[str, str]]:
     for line in whole(f"{PROC}/swaps").decode("utf-8", "surrogateescape").split("\n")[1:]:
         path = unescape(line.partition(" ")[0].rstrip("\t"))
         try:
-            status = timeout.call(_ANSWER, posix.stat, path)
+            status = timeout.call(_ANSWER_TIMEOUT_SECONDS, posix.stat, path)
         except OSError as error:
             if error.errno in SHORTAGES:
                 raise

@@ -24,13 +24,13 @@ _STATE, _FLAGS, _THREADS, _KERNEL_THREAD = 0, 6, 17, 0x00200000
 # one when the kernel says that it is removed.
 _NO_USERS = ("/system.slice/systemd-udevd.service", "/system.slice/multipathd.service")
 # Seconds for a look at all processes: who has rights to little can have millions of descriptors.
-LIMIT = 20
+LOOK_TIMEOUT_SECONDS = 20
 # The part of a look that may go to tables of mounts, which users can make as long as they like.
-_TABLES = 0.25
+_TABLES_SHARE = 0.25
 # File systems that answer from memory. Others, such as one that lies over file systems of others, may not answer.
 _LOCAL = ("devtmpfs", "tmpfs", "ramfs", "rootfs", "devpts", "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs")
 # Seconds that those have to answer.
-_ANSWER = 1
+_ANSWER_TIMEOUT_SECONDS = 1
 _ETIMEDOUT = 110
 
 
@@ -54,7 +54,7 @@ def find(names: list[str], deadline: float = 0) -> list[Opener]:
     """Return who has one of these block devices open, or the generic character device of a namespace among them.
 
     Neither this process nor those that are no users of what they open. Raises UnknownError, also when it is not done
-    by ``deadline``, of the monotonic clock: LIMIT seconds from now if not given.
+    by ``deadline``, of the monotonic clock: LOOK_TIMEOUT_SECONDS from now if not given.
     """
     wanted = {}
     for name in names:
@@ -62,7 +62,7 @@ def find(names: list[str], deadline: float = 0) -> list[Opener]:
             wanted[kind, number] = path
     if not wanted:
         return []
-    look = _Look(wanted, deadline or time.monotonic() + LIMIT)
+    look = _Look(wanted, deadline or time.monotonic() + LOOK_TIMEOUT_SECONDS)
     found = []
     own = str(posix.getpid())
     for process in posix.listdir(mounts.PROC):
@@ -80,7 +80,7 @@ class _Look:
         self._wanted = wanted
         self._deadline = deadline
         now = time.monotonic()
-        self._tables_until = now + _TABLES * (deadline - now)
+        self._tables_until = now + _TABLES_SHARE * (deadline - now)
         # The type of each mount by its number, which is its own in the whole system, and whose tables were read.
         self._types: dict[str, str] = {}
         self._namespaces: set[str] = set()
@@ -141,7 +141,7 @@ class _Look:
             return None
         # It may be of somebody's making who wants us to hang, or to fail.
         try:
-            return timeout.call(_ANSWER, posix.stat, link)
+            return timeout.call(_ANSWER_TIMEOUT_SECONDS, posix.stat, link)
         except TimeoutError:
             if mount:
                 self._silent.add(mount)
@@ -173,7 +173,7 @@ class _Look:
         count, process = self._most
         return UnknownError(
             _ETIMEDOUT,
-            f"processes have too many files open to look at all of them in {LIMIT} s; process {process} "
+            f"processes have too many files open to look at all of them in {LOOK_TIMEOUT_SECONDS} s; process {process} "
             f"({_program(process)}) has {count}: end it, or try again later",
         )
 

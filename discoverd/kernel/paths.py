@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from discoverd.kernel.usage import User
 
 # The kernel calls a path live until the keep-alive time-out. One that works answers within so many seconds.
-ANSWER = 5
+ANSWER_TIMEOUT_SECONDS = 5
 # The kernel waits for as long as it does for any command: it would reset a controller that does not answer in less, and
 # may only be slow.
-_PATIENCE = 60
-_PAUSE = 0.01
+_SESSION_TIMEOUT_SECONDS = 60
+_POLL_INTERVAL_SECONDS = 0.01
 _IDENTIFY, _CNS_CONTROLLER = 0x06, 0x01
 
 
@@ -41,8 +41,8 @@ def _usable(namespace: str, users: "list[User]") -> set[str]:
 def fault(others: list[set[str]]) -> str | None:
     """Tell whether each namespace can do with its other paths: None if one of them answers.
 
-    Otherwise, what is wrong, to be added to who uses it; '' if there is no other path. Blocks, for ANSWER seconds at
-    most.
+    Otherwise, what is wrong, to be added to who uses it; '' if there is no other path. Blocks, for
+    ANSWER_TIMEOUT_SECONDS at most.
     """
     if not all(others):
         return ""
@@ -60,17 +60,17 @@ def _answering(others: list[set[str]]) -> set[str]:
     for device in asked:
         # It may be left behind: nothing ends a command that is under way.
         _thread.start_new_thread(_ask, (device, outcome))
-    deadline = time.monotonic() + ANSWER
+    deadline = time.monotonic() + ANSWER_TIMEOUT_SECONDS
     while len(outcome) < len(asked) and time.monotonic() < deadline:
         if all(any(outcome.get(device) for device in paths) for paths in others):
             break
-        time.sleep(_PAUSE)
+        time.sleep(_POLL_INTERVAL_SECONDS)
     return {device for device in asked if outcome.get(device)}
 
 
 def _ask(device: str, outcome: dict[str, bool]) -> None:
     try:
-        with admin.Session(device, _PATIENCE) as session:
+        with admin.Session(device, _SESSION_TIMEOUT_SECONDS) as session:
             session.send(_IDENTIFY, bytearray(4096), _CNS_CONTROLLER)
         outcome[device] = True
     except admin.RefusedError:

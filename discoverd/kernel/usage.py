@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from discoverd.kernel.claims import Claims
 
 # How long a look of others keeps us from claiming a device, and an unmount its claim, with a good margin.
-_MOMENT = 0.2
+_LOOK_SECONDS = 0.2
 # Those who look at a device in turn, such as lsblk, are waited for so often.
-_MOMENTS = 5
+_LOOKS_MAX = 5
 _ETIMEDOUT = 110
 # Seconds that another disconnect has, where a device lies on namespaces of two subsystems.
-_OTHERS = 30
+_OTHER_DISCONNECT_SECONDS = 30
 # Seconds of a look that are spent on the names of who has a claim, beyond the host's own mounts. What users do, such as
 # mount very much, can make them hard to find, and the claim says enough.
-_NAMES = 2
+_NAMES_TIMEOUT_SECONDS = 2
 
 
 class User:
@@ -49,7 +49,8 @@ class User:
         if self.kind == "swap":
             return f"swap on {name}"
         if self.unread:
-            return f"{name}, which somebody has claimed (processes have too many mounts to find out who in {_NAMES} s)"
+            why = f"processes have too many mounts to find out who in {_NAMES_TIMEOUT_SECONDS} s"
+            return f"{name}, which somebody has claimed ({why})"
         if self.kind == "claim":
             return f"{name}, which a detached mount or another program has claimed"
         if self.kind == "process":
@@ -68,7 +69,7 @@ def users(namespaces: list[str], claims: "Claims") -> dict[str, list[User]]:
     What is in use, the kernel's claims say; who that is may remain unknown, except that the host's mounts and swap are
     always among the users.
     """
-    deadline = time.monotonic() + _OTHERS
+    deadline = time.monotonic() + _OTHER_DISCONNECT_SECONDS
     again = False
     while True:
         stacks = {namespace: block.stack(namespace) for namespace in namespaces}
@@ -93,7 +94,7 @@ def users(namespaces: list[str], claims: "Claims") -> dict[str, list[User]]:
         # Somebody has looked at the same moment, a file system has just been unmounted, or another worker has claimed
         # what lies on its namespaces too: who waits for others must not keep them waiting.
         claims.keep(set())
-        time.sleep(_MOMENT + posix.getrandom(1)[0] / 2048)
+        time.sleep(_LOOK_SECONDS + posix.getrandom(1)[0] / 2048)
         again = True
 
 
@@ -106,7 +107,7 @@ def _named(stacks: dict[str, dict[str, list[str]]]) -> tuple[dict[str, list[User
         return {}, True
     seen: set[bytes] = set()
     host, swaps = mounts.of_host(seen), mounts.swaps()
-    others, complete = mounts.of_others(seen, time.monotonic() + _NAMES)
+    others, complete = mounts.of_others(seen, time.monotonic() + _NAMES_TIMEOUT_SECONDS)
     mounted = _with_numbers([*host, *others])
     found = {}
     for namespace, stack in stacks.items():
@@ -139,7 +140,7 @@ def _rival(busy: list[str]) -> str:
     It is in use then, too, and nobody waits for its end.
     """
     try:
-        return next((one.path for one in openers.find(busy, time.monotonic() + _NAMES) if one.ours), "")
+        return next((one.path for one in openers.find(busy, time.monotonic() + _NAMES_TIMEOUT_SECONDS) if one.ours), "")
     except openers.UnknownError:
         return ""
 
@@ -150,10 +151,10 @@ def processes(names: list[str]) -> list[User]:
     They need not have claimed it: databases and virtual machines do not. A namespace's generic device counts as well,
     and so does the kernel's own NVMe target, which claims nothing either.
     """
-    deadline = time.monotonic() + openers.LIMIT
+    deadline = time.monotonic() + openers.LOOK_TIMEOUT_SECONDS
     before: set[tuple[int, str]] = set()
     found: list[openers.Opener] = []
-    for _ in range(_MOMENTS):
+    for _ in range(_LOOKS_MAX):
         found = [one for one in openers.find(names, deadline) if not one.ours]
         lasting = [one for one in found if (one.process, one.path) in before]
         if lasting or not found:
@@ -161,7 +162,7 @@ def processes(names: list[str]) -> list[User]:
             break
         # It may only have a look.
         before = {(one.process, one.path) for one in found}
-        time.sleep(_MOMENT)
+        time.sleep(_LOOK_SECONDS)
     return [*(User("process", one.path, one.process, one.program) for one in found), *_exported(names)]
 
 

@@ -21,9 +21,9 @@ from discoverd.mounts.units import MountUnits
 UTAB = "/run/mount/utab"
 # Mounts come in bursts, at boot and when a host starts containers; the table is read once for a burst. The kernel
 # writes all of it out each time, so a long one is read less often: at most a twentieth of a processor goes into it.
-SETTLE = 0.05
-SETTLE_SHARE = 20
-SETTLE_MAX = 1
+DEBOUNCE_SECONDS = 0.05
+DEBOUNCE_FACTOR = 20
+DEBOUNCE_MAX_SECONDS = 1
 _REMOTE = ("tcp", "rdma")
 
 
@@ -136,7 +136,7 @@ def main() -> int:
     while True:
         notify.status(f"{table.count} mounts on NVMe over TCP or RDMA")
         poll.poll()
-        time.sleep(min(SETTLE_MAX, max(SETTLE, SETTLE_SHARE * table.took)))
+        time.sleep(min(DEBOUNCE_MAX_SECONDS, max(DEBOUNCE_SECONDS, DEBOUNCE_FACTOR * table.took)))
         table.look()
 
 

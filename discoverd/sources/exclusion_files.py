@@ -13,11 +13,11 @@ from discoverd.kernel.inotify import Event, Inotify
 log = logging.getLogger("discoverd.exclusions")
 
 # An administrator's edit often comes in several steps, and a script's always; each step restarts the wait (seconds).
-SOAK = 1.0
+DEBOUNCE_SECONDS = 1.0
 # What is edited without end counts after this long all the same.
-LONGEST_SOAK = 10.0
+DEBOUNCE_MAX_SECONDS = 10.0
 # Where the files cannot be watched, they are read this often.
-POLL = 60.0
+POLL_INTERVAL_SECONDS = 60.0
 # A directory of garbage must not become a journal of garbage.
 PROBLEMS_SAID = 100
 
@@ -78,11 +78,11 @@ class ExclusionFiles:
     async def _settle(self) -> None:
         """Wait until the edits have ended."""
         loop = asyncio.get_running_loop()
-        latest = loop.time() + LONGEST_SOAK
+        latest = loop.time() + DEBOUNCE_MAX_SECONDS
         while (left := latest - loop.time()) > 0:
             self._edited.clear()
             try:
-                async with asyncio.timeout(min(SOAK, left)):
+                async with asyncio.timeout(min(DEBOUNCE_SECONDS, left)):
                     await self._edited.wait()
             except TimeoutError:
                 break
@@ -94,9 +94,9 @@ class ExclusionFiles:
             text = (
                 "exclusions cannot be watched (%s), so edits take up to %d s to be seen; see inotify(7) for the limits"
             )
-            log.warning(text, self._watch_fault, POLL)
+            log.warning(text, self._watch_fault, POLL_INTERVAL_SECONDS)
             self._fault_said = self._watch_fault
-        await asyncio.sleep(POLL)
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)
         await self.load()
 
     def _read(self) -> None:

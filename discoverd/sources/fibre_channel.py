@@ -23,7 +23,7 @@ log = logging.getLogger("discoverd.fibre_channel")
 # There as long as the nvme_fc module is, which the driver of a Fibre Channel adapter loads.
 ANNOUNCE_AGAIN = Path("/sys/class/fc/fc_udev_device/nvme_discovery")
 # At least so many seconds from one request for announcements to the next: each is answered for the whole fabric.
-PAUSE = 5
+REQUEST_INTERVAL_SECONDS = 5
 MOST_WISHES = 1024
 MOST_REFUSALS = 16
 
@@ -95,7 +95,7 @@ class FibreChannel:
                     await self._again.wait()
             self._again.clear()
             await self._announce_again()
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(REQUEST_INTERVAL_SECONDS)
 
     async def _announce_again(self) -> None:
         try:

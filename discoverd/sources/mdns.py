@@ -23,14 +23,14 @@ from discoverd.tid import DISCOVERY, TidError, TransportId
 
 log = logging.getLogger("discoverd.mdns")
 
-# Seconds in which changes are gathered into one.
-SETTLE = 0.5
+# Changes are gathered into one for so long.
+DEBOUNCE_SECONDS = 0.5
 # A service that is heard of again within so many seconds was never gone: Avahi was restarted, or its host was.
-GRACE = 5.0
+LOST_TIMEOUT_SECONDS = 5.0
 # Where there is no room for what is announced, what is not announced is kept for so many seconds without a connection.
-CROWDED = 60
+CROWDED_GIVE_UP_SECONDS = 60
 # Seconds until Avahi, or the bus, is tried again.
-RETRY = 5
+RETRY_SECONDS = 5
 
 # With those that were lost a moment ago, the first of which goes where there are more: names can come and go fast.
 _HEARD_MAX = 2 * SERVICES_MAX
@@ -60,14 +60,14 @@ class Mdns:
         self._unasked = 0
         self._wishes: dict[TransportId, Wish] = {}
         # Until then (loop time) nothing ends: who is announced has not been heard yet.
-        self._patience = 0.0
+        self._unsettled_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._said = ""
 
     def remember(self, wishes: tuple[Wish, ...]) -> None:
         """Take over what earlier supervisors knew. Call it once, at the start."""
         self._wishes = {wish.tid: wish for wish in wishes}
-        self._patience = asyncio.get_running_loop().time() + GRACE
+        self._unsettled_until = asyncio.get_running_loop().time() + LOST_TIMEOUT_SECONDS
         self._refresh()
 
     def forget(self, instance: str) -> None:
@@ -87,7 +87,7 @@ class Mdns:
             self._heard.clear()
             self._lost.clear()
             self._unasked = 0
-            self._patience = 0.0
+            self._unsettled_until = 0.0
         self._refresh()
 
     async def run(self) -> None:
@@ -118,8 +118,8 @@ class Mdns:
                 # The D-Bus client raises all kinds; the answer to each is to try again.
                 why = str(error) or repr(error)
             self._lose_all()
-            self._say(logging.WARNING, f"no news from Avahi: {why}; trying again every {RETRY} s")
-            await asyncio.sleep(RETRY)
+            self._say(logging.WARNING, f"no news from Avahi: {why}; trying again every {RETRY_SECONDS} s")
+            await asyncio.sleep(RETRY_SECONDS)
 
     def _say(self, level: int, text: str) -> None:
         if text != self._said:
@@ -153,7 +153,7 @@ class Mdns:
                     self._lose_all()
                     text = "Avahi is not running: nothing is discovered by mDNS; start avahi-daemon, or set mdns = no"
                     self._say(logging.INFO, text)
-        self._refresh_in(SETTLE)
+        self._refresh_in(DEBOUNCE_SECONDS)
 
     def _hear(self, service: Service, news: Announced) -> None:
         if not (interface := _interface_name(service.interface)):
@@ -173,7 +173,7 @@ class Mdns:
         for service in self._heard:
             self._lose(service)
         self._unasked = 0
-        self._refresh_in(SETTLE)
+        self._refresh_in(DEBOUNCE_SECONDS)
 
     # Wishes ------------------------------------------------------------------------------------------------
 
@@ -192,7 +192,7 @@ class Mdns:
             self._timer.cancel()
             self._timer = None
         now = asyncio.get_running_loop().time()
-        for service in [service for service, when in self._lost.items() if when + GRACE <= now]:
+        for service in [service for service, when in self._lost.items() if when + LOST_TIMEOUT_SECONDS <= now]:
             del self._lost[service], self._heard[service]
         announced, refusals = self._understand()
         beyond = self._unasked + self._update(announced, now)
@@ -202,11 +202,11 @@ class Mdns:
                 "in all; find out who announces so many, or set mdns-ignore-interfaces"
             )
             refusals.append(Refusal(f"{beyond} more discovery controllers", "announced by mDNS", reason))
-        waits = [when + GRACE - now for when in self._lost.values()]
-        if self._patience > now:
-            waits.append(self._patience - now)
+        waits = [when + LOST_TIMEOUT_SECONDS - now for when in self._lost.values()]
+        if self._unsettled_until > now:
+            waits.append(self._unsettled_until - now)
         if waits:
-            self._refresh_in(max(SETTLE, min(waits)))
+            self._refresh_in(max(DEBOUNCE_SECONDS, min(waits)))
         news = (tuple(self._wishes.values()), tuple(refusals))
         if news != (self.wishes, self.refusals):
             self.wishes, self.refusals = news
@@ -255,10 +255,12 @@ class Mdns:
                 continue
             source, asked = wish.source, wish.asked
             if _is_announced(wish):
-                if now < self._patience:
+                if now < self._unsettled_until:
                     continue
                 source, asked = source + time.strftime(" until %Y-%m-%d %H:%M"), boottime
-            give_up_after = CROWDED if _interface_of(wish) in crowded else self._settings.mdns_persistence
+            give_up_after = (
+                CROWDED_GIVE_UP_SECONDS if _interface_of(wish) in crowded else self._settings.mdns_persistence
+            )
             self._wishes[tid] = replace(wish, source=source, give_up_after=give_up_after, asked=asked)
         return beyond
 

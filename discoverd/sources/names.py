@@ -19,8 +19,8 @@ from discoverd.tid import TidError, canonical_address
 log = logging.getLogger("discoverd.names")
 
 # Seconds until a name is looked up again: after an answer, and after a failure or at a worker's wish.
-REFRESH = 300
-RETRY = 15
+REFRESH_INTERVAL_SECONDS = 300
+RETRY_SECONDS = 15
 # So that names that were wanted together are not looked up together for ever.
 JITTER = 0.1
 # A look-up can hang for half a minute for each name server that is silent. That many names can do so before others
@@ -28,7 +28,7 @@ JITTER = 0.1
 AT_ONCE = 8
 # A connection goes through all addresses at once, and then once in so many seconds: each time another unit starts, and
 # begins anew with its attempts.
-ROUND = 30
+ROUND_SECONDS = 30
 # An answer is not bounded by anybody else.
 ADDRESSES_MAX = 64
 
@@ -108,8 +108,8 @@ class Names:
     def refused(self, connection: str, name: str, address: str) -> None:
         """Take note that a connection could not be made at an address.
 
-        The connection gets the next address of the last answer, unless it has been to all of them in the last ROUND
-        seconds, and the name is looked up again.
+        The connection gets the next address of the last answer, unless it has been to all of them in the last
+        ROUND_SECONDS, and the name is looked up again.
         """
         choice = self._choices.get((connection, name))
         if choice is None or choice.address != address or name not in self._names:
@@ -121,7 +121,7 @@ class Names:
         # Resolvers give the same addresses in a new order each time: each has its turn all the same.
         choice.tried.add(address)
         now = asyncio.get_running_loop().time()
-        if choice.tried.issuperset(others) and now >= choice.began + ROUND:
+        if choice.tried.issuperset(others) and now >= choice.began + ROUND_SECONDS:
             choice.tried = {address}
             choice.began = now
         following = next((one for one in others if one not in choice.tried), None)
@@ -159,11 +159,11 @@ class Names:
             wanted.asked = loop.time()
             found = await self._look_up(name)
             self._answered(name, wanted, found)
-            delay = REFRESH if isinstance(found, tuple) else RETRY
+            delay = REFRESH_INTERVAL_SECONDS if isinstance(found, tuple) else RETRY_SECONDS
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_scattered(delay)):
                     await wanted.again.wait()
-            await asyncio.sleep(wanted.asked + _scattered(RETRY) - loop.time())
+            await asyncio.sleep(wanted.asked + _scattered(RETRY_SECONDS) - loop.time())
 
     def _look_up(self, name: str) -> asyncio.Future[tuple[str, ...] | str]:
         """Return the addresses, or why there are none. Frees the caller's slot when it has ended, and not before."""
@@ -193,7 +193,7 @@ class Names:
             if found not in wanted.complaints:
                 wanted.complaints.add(found)
                 what = "what is connected stays" if name in self.addresses else "check the name, or the host's resolver"
-                log.warning("host name %r: %s; looking it up again every %d s; %s", name, found, RETRY, what)
+                log.warning("host name %r: %s; looking it up again every %d s; %s", name, found, RETRY_SECONDS, what)
             return
         wanted.complaints.clear()
         before = self.addresses.get(name, ())

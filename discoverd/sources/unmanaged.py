@@ -21,9 +21,9 @@ from discoverd.tid import TidError
 log = logging.getLogger("discoverd")
 
 # Before the first look, sources that answer at all have done so (seconds).
-FIRST = 6
+FIRST_LOOK_DELAY_SECONDS = 6
 # From the kernel's news to a look: it announces a controller before all about it stands in sysfs.
-SOAK = 1
+DEBOUNCE_SECONDS = 1
 
 
 class Unmanaged:
@@ -77,7 +77,7 @@ class Unmanaged:
                     "is there",
                     error,
                 )
-            await asyncio.sleep(FIRST)
+            await asyncio.sleep(FIRST_LOOK_DELAY_SECONDS)
             while True:
                 self._again.clear()
                 found = await asyncio.to_thread(connected, *self._basis)
@@ -85,7 +85,7 @@ class Unmanaged:
                     self.found = found
                     self._changed()
                 await self._again.wait()
-                await asyncio.sleep(SOAK)
+                await asyncio.sleep(DEBOUNCE_SECONDS)
 
     def _heard(self, event: Mapping[str, str]) -> None:
         if event.get("ACTION") in ("add", "remove") or event.get("NVME_EVENT") == "connected":

@@ -16,7 +16,7 @@ from discoverd.systemd.units import UnitError, Units
 log = logging.getLogger("discoverd")
 
 # Seconds.
-RECONNECT = 1
+RECONNECT_SECONDS = 1
 
 
 class _EndedError(Exception):
@@ -52,7 +52,7 @@ class Connection:
             # And it loses one that comes while the group ends: the group's error has priority.
             if task is not None and task.cancelling():
                 raise asyncio.CancelledError
-            await asyncio.sleep(RECONNECT)
+            await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _listen(self, heard: Callable[[unit_signals.Signal], None], flowing: asyncio.Event) -> Never:
         try:
@@ -63,7 +63,7 @@ class Connection:
             # The client raises all kinds; whatever it is, the answer is to try again, and to have said so once.
             if not self._complained:
                 why = str(error) or repr(error)
-                log.warning("cannot talk to the bus: %s; trying again every %d s", why, RECONNECT)
+                log.warning("cannot talk to the bus: %s; trying again every %d s", why, RECONNECT_SECONDS)
             self._complained = True
         raise _EndedError
 

@@ -37,12 +37,12 @@ T = TypeVar("T")
 
 # News come in bursts; a round waits this long (seconds) for the rest of one, and begins after the last one not before
 # four times as long as that took, so that a storm costs a fifth of a processor at most.
-SETTLE = 0.05
-SETTLE_MAX = 1.0
+DEBOUNCE_SECONDS = 0.05
+DEBOUNCE_MAX_SECONDS = 1.0
 # Mounts that need a network wait for the first attempts, but no longer than this.
-READY_AFTER = 30
+READY_TIMEOUT_SECONDS = 30
 # A restart waits so long for the first look-ups of host names.
-NAMES_FIRST = 5
+FIRST_LOOKUP_TIMEOUT_SECONDS = 5
 EXIT_SOFTWARE = 70
 
 
@@ -165,7 +165,7 @@ class Supervisor:
         if found.known:
             # What a name stands for has a unit already; what others ask for must not get one beside it meanwhile.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(NAMES_FIRST):
+                async with asyncio.timeout(FIRST_LOOKUP_TIMEOUT_SECONDS):
                     await self._inventory.names.answered()
         self._inventory.booted(await self._blocking(boot.claims, self._configuration.current.host.hostnqn))
 
@@ -226,18 +226,18 @@ class Supervisor:
 
     async def _rounds(self) -> Never:
         loop = asyncio.get_running_loop()
-        loop.call_later(READY_AFTER, self._become_ready)
+        loop.call_later(READY_TIMEOUT_SECONDS, self._become_ready)
         not_before = 0.0
         while True:
             await self._changes.wait()
-            await asyncio.sleep(max(SETTLE, not_before - loop.time()))
+            await asyncio.sleep(max(DEBOUNCE_SECONDS, not_before - loop.time()))
             began = loop.time()
             await self._reconciler.round()
             self._notifier.status(self._reconciler.status)
             if self._reconciler.settled:
                 self._become_ready()
             ended = loop.time()
-            not_before = ended + min(SETTLE_MAX, 4 * (ended - began))
+            not_before = ended + min(DEBOUNCE_MAX_SECONDS, 4 * (ended - began))
 
     def _become_ready(self) -> None:
         if not self._ready:

@@ -16,7 +16,7 @@ from discoverd import state
 
 # struct flock of fcntl(2): type, whence, start, length, process.
 _FLOCK = "hhqqi"
-_EVERY = 0.1
+_POLL_INTERVAL_SECONDS = 0.1
 
 
 class HeldError(Exception):
@@ -32,14 +32,14 @@ def path() -> str:
     return state.ROOT + "/supervisor.lock"
 
 
-def take(patience: float = 0.0) -> int:
+def take(timeout: float = 0.0) -> int:
     """Take the lock for as long as the process lives, and return the file's descriptor, which is never closed.
 
-    Blocks for ``patience`` seconds at most. Raises HeldError, and OSError where there can be no such file.
+    Blocks for ``timeout`` seconds at most. Raises HeldError, and OSError where there can be no such file.
     """
     os.makedirs(state.ROOT, mode=0o700, exist_ok=True)
     fd = os.open(path(), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    end = time.monotonic() + patience
+    end = time.monotonic() + timeout
     while True:
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -51,7 +51,7 @@ def take(patience: float = 0.0) -> int:
         if time.monotonic() >= end:
             os.close(fd)
             raise HeldError(pid)
-        time.sleep(_EVERY)
+        time.sleep(_POLL_INTERVAL_SECONDS)
 
 
 def check() -> None:

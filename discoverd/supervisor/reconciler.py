@@ -29,11 +29,11 @@ from discoverd.systemd.units import UnitError, Units
 
 log = logging.getLogger("discoverd")
 
-RETRY_SYSTEMD = 5
+SYSTEMD_RETRY_SECONDS = 5
 # News of what was asked for less than so many seconds ago are not worth an attempt out of turn: workers wait no longer.
-HURRY = 8
+NEWS_INTERVAL_SECONDS = 8
 # A worker's last report comes so long before its unit is inactive, or longer.
-LAST_WORD = 1
+LAST_REPORT_DELAY_SECONDS = 1
 
 
 class Reconciler:
@@ -85,7 +85,7 @@ class Reconciler:
             except UnitError as error:
                 log.warning("systemd: %s", error)
                 self._changes.put_back(touched, None)
-                asyncio.get_running_loop().call_later(RETRY_SYSTEMD, self._changes.wake)
+                asyncio.get_running_loop().call_later(SYSTEMD_RETRY_SECONDS, self._changes.wake)
             else:
                 await self._decide(touched)
         self._starter.go(self._configuration.current.settings.max_connecting)
@@ -193,7 +193,7 @@ class Reconciler:
                 report = self._observed.reports.get(instance)
                 if report is not None and report.state in state.ENDED:
                     # It ends without a job, so systemd has no signal for it.
-                    asyncio.get_running_loop().call_later(LAST_WORD, self._changes.add_unit, instance)
+                    asyncio.get_running_loop().call_later(LAST_REPORT_DELAY_SECONDS, self._changes.add_unit, instance)
             elif decision.note and instance not in self._starter:
                 await self._forget(instance)
         self._tally.count(instance, self._state_of(decision))
@@ -242,7 +242,7 @@ class Reconciler:
             if decision.candidate is not None:
                 before = self._specifications.asked(instance)
                 written = await self._specifications.write(decision)
-                if before is not None and before + HURRY <= decision.candidate.asked:
+                if before is not None and before + NEWS_INTERVAL_SECONDS <= decision.candidate.asked:
                     # It was announced again, and who waits for the next attempt need not. A log page that changes all
                     # the time must not have hundreds of workers try all the time.
                     written = written or self._tally.state(instance) in (state.WAITING, state.PARKED)

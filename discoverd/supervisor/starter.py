@@ -21,10 +21,10 @@ from discoverd.systemd.units import UnitError
 log = logging.getLogger("discoverd")
 
 # A first attempt that takes longer gives its place to the next controller, and goes on.
-FIRST_ATTEMPT = 10
-RETRY_START = 5
+FIRST_ATTEMPT_TIMEOUT_SECONDS = 10
+START_RETRY_SECONDS = 5
 # The end of a job is heard of within this many seconds.
-HOLD_NEWS = 1
+JOB_NEWS_TIMEOUT_SECONDS = 1
 
 
 def fair(decisions: Iterable[Decision], served: Mapping[str, float]) -> list[Decision]:
@@ -146,15 +146,15 @@ class Starter:
         except (UnitError, state.StateError) as error:
             self._tally.failed(instance, f"cannot start {instance}: {error}")
             loop = asyncio.get_running_loop()
-            self._not_before[instance] = loop.time() + RETRY_START
-            loop.call_later(RETRY_START, self._changes.add_unit, instance)
+            self._not_before[instance] = loop.time() + START_RETRY_SECONDS
+            loop.call_later(START_RETRY_SECONDS, self._changes.add_unit, instance)
         finally:
             if keep_stopped:
                 await self._allow_start(instance)
             del self._starting[instance]
             self._changes.add_unit(instance)
         if keep_stopped:
-            await asyncio.sleep(HOLD_NEWS)
+            await asyncio.sleep(JOB_NEWS_TIMEOUT_SECONDS)
             await self._start_if_asked(instance)
 
     async def _attempt(self, decision: Decision, keep_stopped: bool) -> None:
@@ -179,7 +179,7 @@ class Starter:
             self._masked.add(instance)
         elif result == "started":
             # Not wait_for: before Python 3.12 it can lose a cancellation, and with it the end of the daemon.
-            async with asyncio.timeout(FIRST_ATTEMPT):
+            async with asyncio.timeout(FIRST_ATTEMPT_TIMEOUT_SECONDS):
                 await self._starting[instance].wait()
 
     async def _allow_start(self, instance: str) -> None:

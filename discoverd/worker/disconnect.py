@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 # The regular order of a shutdown has this many seconds before systemd is asked to unmount out of order, and each
 # unmount as many before it is asked again.
-URGE_AFTER = 3
+URGE_INTERVAL_SECONDS = 3
 # systemd kills the worker after 300 seconds; it says what it leaves behind before that.
-LAST_LOOK = 285
+LAST_LOOK_SECONDS = 285
 # Processes that have a device open without a claim have so many seconds to end: as many as systemd gives them
 # (DefaultTimeoutStopSec=).
-PROCESSES = 90
+PROCESSES_TIMEOUT_SECONDS = 90
 # Unmounts that one look asks for.
 _URGED = 16
 _EBUSY = 16
@@ -57,7 +57,7 @@ class Progress:
         self.shutdown = False
         self.given_up = ""
         self.silent_since = 0.0
-        self.urge_at = began + URGE_AFTER
+        self.urge_at = began + URGE_INTERVAL_SECONDS
 
     def copy(self) -> "Progress":
         """Return another of the same content."""
@@ -159,14 +159,14 @@ def _wait(look: "_Look", used: "Used") -> Answer | None:
     said = kernel_disconnect.phrase(users)
     # Other units are stopped from the moment when the shutdown began, as far as we were told.
     began = min(progress.began, look.request.going_down or progress.began)
-    if all(user.kind in ("process", "target") for user in users) and now > began + PROCESSES:
+    if all(user.kind in ("process", "target") for user in users) and now > began + PROCESSES_TIMEOUT_SECONDS:
         look.give_up(notify.WARNING, f"{device} is not waited for any longer by a shutdown: in use by {said}")
         return None
     if look.silent():
         return None if progress.given_up else Answer(kernel_disconnect.WAIT, f"{said}, and its target is silent")
     if now > progress.urge_at:
         _urge(users)
-        progress.urge_at = time.monotonic() + URGE_AFTER
+        progress.urge_at = time.monotonic() + URGE_INTERVAL_SECONDS
     return Answer(kernel_disconnect.WAIT, said)
 
 
@@ -231,7 +231,7 @@ class _Look:
 
     def turn(self) -> float:
         """Return for how many seconds the disconnect of another path of the subsystem is waited for."""
-        turn = float(kernel_disconnect.TURN)
+        turn = float(kernel_disconnect.TURN_TIMEOUT_SECONDS)
         # At shutdown systemd kills whoever waits for longer.
         return max(1, min(turn, self._left())) if self.progress.shutdown else turn
 
@@ -274,8 +274,10 @@ class _Look:
             progress.silent_since = 0.0
             return False
         progress.silent_since = progress.silent_since or now
-        if now >= progress.silent_since + machine.SILENCE:
-            text = f"{device} has been silent for {machine.SILENCE} s, and the system goes down: given up"
+        if now >= progress.silent_since + machine.SILENCE_TIMEOUT_SECONDS:
+            text = (
+                f"{device} has been silent for {machine.SILENCE_TIMEOUT_SECONDS} s, and the system goes down: given up"
+            )
             self.give_up(notify.ERROR, text)
         return True
 
@@ -314,7 +316,7 @@ class _Look:
     def _wait(self, users: str) -> Outcome:
         if self._left() > 0:
             return self.outcome_of(machine.KEPT, users)
-        text = f"{self.request.device} is still in use by {users} after {LAST_LOOK} s: left connected"
+        text = f"{self.request.device} is still in use by {users} after {LAST_LOOK_SECONDS} s: left connected"
         return self._refused(text, f"in use by {users}")
 
     def _refused(self, text: str, cause: str) -> Outcome:
@@ -328,7 +330,7 @@ class _Look:
         return made
 
     def _left(self) -> float:
-        return self.progress.began + LAST_LOOK - time.monotonic()
+        return self.progress.began + LAST_LOOK_SECONDS - time.monotonic()
 
     def _goes_with_network(self) -> bool:
         """Tell whether what others connected goes as well, because the system goes down.

@@ -17,27 +17,27 @@ if TYPE_CHECKING:
     Said = list[tuple[int, str]]
 
 # Seconds until a failed reading is tried again; the last one for ever.
-RETRY = (1, 2, 5, 10, 30)
+RETRY_SECONDS = (1, 2, 5, 10, 30)
 # A storm of events costs one reading per so many seconds, and the last event is never lost.
-INTERVAL = 1
+EVENT_INTERVAL_SECONDS = 1
 # Of events without end so many are read about in a row, and then one in so many seconds: a page that changes all the
 # time must not have hundreds of others connected and disconnected all the time, nor fill the journal.
-BURST, SLOW = 20, 10
+BURST, STORM_INTERVAL_SECONDS = 20, 10
 # A page is read again after so many seconds without an event, less up to an eighth: events can be lost on their way.
-REREAD = 900
+REREAD_INTERVAL_SECONDS = 900
 # So often is read, less up to an eighth, what is disconnected in between, so that hosts do not come in step.
-POLL = 900
+POLL_INTERVAL_SECONDS = 900
 # And so often while the supervisor needs more readings (discoverd.plan.evidence).
-CONFIRM = 60
+CONFIRM_INTERVAL_SECONDS = 60
 # After so many visits in a row in which it left a question open that it could have refused, nothing but the log page is
 # asked for: a controller that hangs or drops the connection over a question would otherwise never get to the page.
-_PATIENT = 2
+_UNANSWERED_VISITS_MAX = 2
 # A controller that ends so many connections in a row, each within so many seconds, gets no persistent connection,
 # whatever it says. It is let alone for so long the first time, as one may that fails over, and twice as long each time
 # after that.
-_SHORT_LIVED = 3
-SHORT = 60
-FIRST_PAUSE = 60
+_SHORT_LIVED_MAX = 3
+SHORT_LIVED_SECONDS = 60
+FIRST_BACKOFF_SECONDS = 60
 
 
 class Persistence:
@@ -71,8 +71,8 @@ class Persistence:
 
     def lost(self, spec: "state.Spec", seconds: float) -> None:
         """Take note of a connection that was lost after it had lasted for so many ``seconds``."""
-        self._short_lived = self._short_lived + 1 if seconds < SHORT else 0
-        if self._short_lived >= _SHORT_LIVED and spec.persistent == "auto":
+        self._short_lived = self._short_lived + 1 if seconds < SHORT_LIVED_SECONDS else 0
+        if self._short_lived >= _SHORT_LIVED_MAX and spec.persistent == "auto":
             self.persistent = False
             self.why_not = "it ends each connection within a minute"
             self._ends_connections = True
@@ -80,7 +80,7 @@ class Persistence:
     @property
     def away(self) -> float:
         """For how many seconds it is let alone when it ends its connections; 0 if it does not."""
-        return FIRST_PAUSE << (self._short_lived - _SHORT_LIVED) if self._ends_connections else 0
+        return FIRST_BACKOFF_SECONDS << (self._short_lived - _SHORT_LIVED_MAX) if self._ends_connections else 0
 
 
 class Discovery:
@@ -101,14 +101,14 @@ class Discovery:
         self.under_way: Interrogation | None = None
         self._random = random
         self._failures = 0
-        self._read_at = float(-INTERVAL)
+        self._read_at = float(-EVENT_INTERVAL_SECONDS)
         self._before: Interrogation | None = None
         self._fresh = True
         self._again_after = False
         # Tells the present connection from others, '' until it is read on.
         self._connection = ""
         self._silent = 0
-        # Readings, of which one is forgotten every SLOW seconds, and when they were counted.
+        # Readings, of which one is forgotten every STORM_INTERVAL_SECONDS, and when they were counted.
         self._readings = 0.0
         self._counted_at = 0.0
 
@@ -132,11 +132,11 @@ class Discovery:
             self.log_read = ""
         self._again_after = self.under_way is not None
         # After the pause.
-        soon = self._read_at + (INTERVAL if self._recent(now) < BURST else SLOW)
+        soon = self._read_at + (EVENT_INTERVAL_SECONDS if self._recent(now) < BURST else STORM_INTERVAL_SECONDS)
         self.next = 0.0 if self._again_after else max(now, soon)
 
     def _recent(self, now: float) -> float:
-        return max(0.0, self._readings - (now - self._counted_at) / SLOW)
+        return max(0.0, self._readings - (now - self._counted_at) / STORM_INTERVAL_SECONDS)
 
     def begin(self, now: float) -> Interrogation | None:
         """Return what is to be asked now, None for nothing. What is returned has to be ended."""
@@ -145,7 +145,7 @@ class Discovery:
         self.next = 0.0
         self._readings, self._counted_at = self._recent(now) + 1, now
         self._connection = self._connection or str(int(now * 1e9))
-        ask = self._silent < _PATIENT
+        ask = self._silent < _UNANSWERED_VISITS_MAX
         self.under_way = Interrogation(self.spec, self._before, self._fresh, self._connection, ask)
         self._fresh = False
         return self.under_way
@@ -154,7 +154,7 @@ class Discovery:
         """Do not wait for the reading that is under way, and make it anew: its event may not come again."""
         if self.under_way is not None:
             self._fresh = self._fresh or self.under_way.fresh
-            self.next = now + RETRY[0]
+            self.next = now + RETRY_SECONDS[0]
         self.under_way = None
 
     def forget(self) -> None:
@@ -223,7 +223,7 @@ class Discovery:
         page = f", {count} in its log page (generation {log.generation})"
         known, self.page = page == self.page and not answer.fresh, page
         self.log_read = str(int(now * 1e9))
-        self.next = now + self.pause(REREAD)
+        self.next = now + self.pause(REREAD_INTERVAL_SECONDS)
         self.persistence.judge(self.spec, answer)
         only = ", of the port that was asked only" if answer.specific & admin.PORT_LOCAL else ""
         text = f"discovery log page: {count}, generation {log.generation}{only}"
@@ -232,7 +232,7 @@ class Discovery:
     def _failed(self, now: float, why: str) -> "Said":
         self._failures += 1
         self.log_read = ""
-        self.next = now + RETRY[min(self._failures, len(RETRY)) - 1]
+        self.next = now + RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS)) - 1]
         known, self.cause = why == self.cause, why
         text = f"cannot read the discovery log page: {why}; trying again"
         return [] if known else [(notify.WARNING, text)]
@@ -246,12 +246,12 @@ class Discovery:
         if away := self.persistence.away:
             # It is to be let alone.
             return min(usual, away)
-        return min(usual, CONFIRM) if self.spec.confirm else usual
+        return min(usual, CONFIRM_INTERVAL_SECONDS) if self.spec.confirm else usual
 
     def pause(self, usual: float) -> float:
         """Return the same less up to an eighth at random, unless the readings are for confirmation."""
         seconds = self.interval(usual)
-        return seconds if seconds <= CONFIRM else seconds * (1 - self._random() / 8)
+        return seconds if seconds <= CONFIRM_INTERVAL_SECONDS else seconds * (1 - self._random() / 8)
 
     def respecify(self, now: float, spec: "state.Spec") -> None:
         """Take a new specification, and do what it changes."""
@@ -260,7 +260,7 @@ class Discovery:
             self.request(now, fresh=True)
             return
         if spec.confirm and not before.confirm and self.log_read and self.next:
-            self.next = min(self.next, now + CONFIRM)
+            self.next = min(self.next, now + CONFIRM_INTERVAL_SECONDS)
         if self.registration.outdated(spec):
             self.registration.renew(now)
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from discoverd.state import Spec
 
 # What one visit may cost (seconds), whatever the controller does.
-VISIT = 60
+VISIT_TIMEOUT_SECONDS = 60
 
 
 class Interrogation:
@@ -50,7 +50,7 @@ class Interrogation:
 
     def run(self, device: str, sysfs_inode: int) -> None:
         """Ask. Raises AdminError and OSError, as admin.read_discovery_log."""
-        with admin.Session(device, VISIT) as session:
+        with admin.Session(device, VISIT_TIMEOUT_SECONDS) as session:
             if controllers.sysfs_inode(device) != sysfs_inode:
                 # The name is given again, and another's page would have what this one lists disconnected. It was opened
                 # before: while the name is this one's, so is what was opened.

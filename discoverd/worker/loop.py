@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from discoverd.worker.links import Links
 
 # An absent target never holds up boot: the unit counts as started after this many seconds, whatever the kernel is at.
-READY_AFTER = 30
+READY_TIMEOUT_SECONDS = 30
 # The kernel sends no event when it loses a connection and begins to reconnect, so a live controller is looked at every
 # LIVE_CHECK seconds, and one that the kernel reconnects every RECONNECT_CHECK.
 LIVE_CHECK = 10
@@ -128,7 +128,7 @@ class Loop:
         now = time.monotonic()
         deadlines = [self._next_look, self._report.retry_at]
         if not self._ready:
-            deadlines.append(self._started + READY_AFTER)
+            deadlines.append(self._started + READY_TIMEOUT_SECONDS)
         if self._machine.due < machine.NEVER:
             deadlines.append(self._machine.due)
         if self._discovery is not None and self._attends():
@@ -138,7 +138,7 @@ class Loop:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        if not self._ready and now >= self._started + READY_AFTER:
+        if not self._ready and now >= self._started + READY_TIMEOUT_SECONDS:
             self._say_ready()
         if self._report.retry_at and now >= self._report.retry_at:
             self._report.wake()

@@ -38,20 +38,20 @@ WAITING, PARKED, GONE = state.WAITING, state.PARKED, state.GONE
 # below).
 SHORTEST_WAIT, LONGEST_WAIT = 1, 8
 # A connection that lasted less was none: the wait before the next one grows as after failures.
-BRIEF = 10
+BRIEF_CONNECTION_SECONDS = 10
 # What a look has found out and the event that is about the same are not so far apart.
-SAME_NEWS = 1
+SAME_EVENT_SECONDS = 1
 # Links that flap must not make waiting workers hammer the target.
 LINK_PAUSE = 2
 # And one that is parked rests for so long: an address that a router has only renewed is announced as well.
-LINK_REST = 60
+PARKED_LINK_INTERVAL_SECONDS = 60
 # A log page that is another one a moment later, such as while a zone is being changed, costs no connection.
-WITHDRAW_AFTER = 1.5
+WITHDRAW_DEBOUNCE_SECONDS = 1.5
 # A target that is silent for so long while the system goes down is given up, so that what waits for it ends. Less than
 # the 90 seconds after which systemd gives up an unmount.
-SILENCE = 60
+SILENCE_TIMEOUT_SECONDS = 60
 # When a disconnect is tried again that something spoke against.
-RETRY = {STOP: 1, WITHDRAW: 60, POLL: 60, GIVE_UP: 2}
+DISCONNECT_RETRY_SECONDS = {STOP: 1, WITHDRAW: 60, POLL: 60, GIVE_UP: 2}
 
 NEVER = float("inf")
 
@@ -137,7 +137,8 @@ class Attempts:
     """Failed attempts to connect in a row, and for how long there has been no connection.
 
     ``wait`` (whole seconds) and ``cause`` are shown. ``brief`` counts connections in a row that the kernel gave up
-    after less than BRIEF seconds. ``since`` is when there was one last; CLOCK_BOOTTIME goes on while the host sleeps.
+    after less than BRIEF_CONNECTION_SECONDS. ``since`` is when there was one last; CLOCK_BOOTTIME goes on while
+    the host sleeps.
     """
 
     __slots__ = ("brief", "cause", "connected_at", "count", "since", "wait", "was_live")
@@ -284,7 +285,7 @@ class Machine:
         self.pause = self.kept = ""
         self.changed_at = self._now
         self._came_up = False
-        self.due = self._now + WITHDRAW_AFTER if self.goal == WITHDRAW else 0.0
+        self.due = self._now + WITHDRAW_DEBOUNCE_SECONDS if self.goal == WITHDRAW else 0.0
         attempts = self.attempts
         attempts.count, attempts.cause = 0, ""
         attempts.connected_at = self._now
@@ -338,7 +339,7 @@ class Machine:
         self._log(WARNING, f"{self.device}: lost the connection; the kernel reconnects")
 
     def _remade(self, _: Event) -> None:
-        if self._now > self.changed_at + SAME_NEWS:
+        if self._now > self.changed_at + SAME_EVENT_SECONDS:
             self._do(LOST, seconds=self._now - self.changed_at)
             self.changed_at = self._now
 
@@ -359,7 +360,7 @@ class Machine:
             return
         # A quarter of a second at most, so that a whole array's controllers do not come back in step.
         self.due = self._now + self._random() / 4
-        attempts.brief = attempts.brief + 1 if self._now < attempts.connected_at + BRIEF else 0
+        attempts.brief = attempts.brief + 1 if self._now < attempts.connected_at + BRIEF_CONNECTION_SECONDS else 0
         if attempts.brief > 1:
             # With a ctrl-loss-tmo of 0 the kernel does not wait either, and a target may end each connection.
             self.due += min(LONGEST_WAIT, 2 ** min(attempts.brief - 2, 10))
@@ -401,7 +402,7 @@ class Machine:
 
     def _kept(self, event: Event) -> None:
         said, self.kept = self.kept, event.text
-        self.due = self._now + RETRY[self.operation]
+        self.due = self._now + DISCONNECT_RETRY_SECONDS[self.operation]
         if self.operation == GIVE_UP:
             self.kept = said
         elif self.operation != self.goal:
@@ -424,7 +425,7 @@ class Machine:
 
     def _begin(self) -> float:
         """Return when to begin with what is wanted now of a controller that is there."""
-        return self._now + WITHDRAW_AFTER if self.goal == WITHDRAW else 0.0
+        return self._now + WITHDRAW_DEBOUNCE_SECONDS if self.goal == WITHDRAW else 0.0
 
     def _aim(self, before: str) -> None:
         if self.goal != before:
@@ -483,7 +484,7 @@ class Machine:
             # At different moments in different workers.
             soon = self._now + LINK_PAUSE * (0.25 + self._random() / 2)
             if self.pause == PARKED:
-                soon = max(soon, self._parked_at + LINK_REST)
+                soon = max(soon, self._parked_at + PARKED_LINK_INTERVAL_SECONDS)
             self.due = min(self.due, soon)
 
     def _look(self, _: Event) -> None:
@@ -505,7 +506,7 @@ class Machine:
 
     def _give_up_dead(self) -> None:
         """The system goes down, and what is mounted here waits for a target that does not answer."""
-        silent = self._now > max(self.going_down, self.changed_at) + SILENCE
+        silent = self._now > max(self.going_down, self.changed_at) + SILENCE_TIMEOUT_SECONDS
         if self.going_down and self.link == RECONNECTING and silent and self._now >= self.due:
             self._disconnect(GIVE_UP)
 

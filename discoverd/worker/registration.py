@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from discoverd.state import Spec
 
 # Seconds for an answer. The kernel resets the connection of a controller that has none after them.
-PATIENCE = 10
+ANSWER_TIMEOUT_SECONDS = 10
 # The wait after a failed attempt doubles from the first to the last of these.
 SHORTEST_WAIT, LONGEST_WAIT = 5, 300
 # What deregistering may cost all together.
-DEREGISTER_WITHIN = 3
+DEREGISTER_TIMEOUT_SECONDS = 3
 
 
 def host_of(spec: "Spec") -> dim.Host:
@@ -148,7 +148,7 @@ class Record:
     def register(self, device: str, sysfs_inode: int, host: dim.Host) -> None:
         """Have the controller take the host on its record. Blocks; raises OSError and AdminError."""
         try:
-            with self._speaking, admin.Session(device, 2 * PATIENCE) as session:
+            with self._speaking, admin.Session(device, 2 * ANSWER_TIMEOUT_SECONDS) as session:
                 if self._left == sysfs_inode or controllers.sysfs_inode(device) != sysfs_inode:
                     raise FileNotFoundError(2, "the controller is gone")
                 self._register(session, host)
@@ -159,14 +159,14 @@ class Record:
         before = self._host
         if before is not None and before.hostnqn != host.hostnqn:
             try:
-                dim.send(session, dim.DEREGISTER, before, PATIENCE)
+                dim.send(session, dim.DEREGISTER, before, ANSWER_TIMEOUT_SECONDS)
             except admin.AdminError:
                 pass  # It has no record of it any more, or keeps it: nothing more can be done.
             before = None
         # Without an answer it may have been taken in.
         self._host = host
         try:
-            dim.send(session, dim.REGISTER, host, PATIENCE)
+            dim.send(session, dim.REGISTER, host, ANSWER_TIMEOUT_SECONDS)
         except admin.AdminError:
             self._host = before
             raise
@@ -174,8 +174,8 @@ class Record:
     def deregister(self, device: str, sysfs_inode: int) -> bool:
         """Take this host off the controller's record, for it leaves for good; no registration follows.
 
-        Blocks for DEREGISTER_WITHIN seconds at most. Raises nothing; says in the journal how it went. Tells whether
-        there was anything to take off.
+        Blocks for DEREGISTER_TIMEOUT_SECONDS at most. Raises nothing; says in the journal how it went. Tells
+        whether there was anything to take off.
         """
         self._left = sysfs_inode
         if not self.possible:
@@ -191,10 +191,10 @@ class Record:
         try:
             _thread.start_new_thread(leave, ())
             # A command that the kernel cannot send has no time-out.
-            over.acquire(timeout=DEREGISTER_WITHIN)
+            over.acquire(timeout=DEREGISTER_TIMEOUT_SECONDS)
         except RuntimeError:
             outcome.append("no thread can be started")
-        why = outcome[0] if outcome else f"no answer within {DEREGISTER_WITHIN} s"
+        why = outcome[0] if outcome else f"no answer within {DEREGISTER_TIMEOUT_SECONDS} s"
         if why is None:
             return False
         if why:
@@ -205,8 +205,8 @@ class Record:
 
     def _leave(self, device: str, sysfs_inode: int) -> str | None:
         """Return why it did not work, '' if it did, None if there was no need to."""
-        deadline = time.monotonic() + DEREGISTER_WITHIN
-        if not self._speaking.acquire(timeout=DEREGISTER_WITHIN):
+        deadline = time.monotonic() + DEREGISTER_TIMEOUT_SECONDS
+        if not self._speaking.acquire(timeout=DEREGISTER_TIMEOUT_SECONDS):
             return "a registration has had no answer yet"
         try:
             if self._host is None:
@@ -216,7 +216,7 @@ class Record:
             with admin.Session(device, max(0.1, deadline - time.monotonic())) as session:
                 if controllers.sysfs_inode(device) != sysfs_inode:
                     return "it is gone"
-                dim.send(session, dim.DEREGISTER, self._host, DEREGISTER_WITHIN)
+                dim.send(session, dim.DEREGISTER, self._host, DEREGISTER_TIMEOUT_SECONDS)
             self._host = None
         except (OSError, admin.AdminError) as error:
             return getattr(error, "strerror", None) or str(error)

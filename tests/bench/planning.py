@@ -158,7 +158,7 @@ def events(count: int) -> tuple[float, dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         host = Host(Path(folder))
         install(host, patch)
-        patch.setattr(daemon, "SETTLE_MAX", 0.005)
+        patch.setattr(daemon, "DEBOUNCE_MAX_SECONDS", 0.005)
         rounds = 0
         wait = Changes.wait
 

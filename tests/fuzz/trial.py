@@ -74,7 +74,7 @@ def run(answers: Answers) -> str:
     outcome = "read"
     with (
         mock.patch.object(admin, "command", controller.command),
-        mock.patch.object(admin, "CHANGED_PAUSES", (0,) * len(admin.CHANGED_PAUSES)),
+        mock.patch.object(admin, "CHANGED_RETRY_SECONDS", (0,) * len(admin.CHANGED_RETRY_SECONDS)),
         mock.patch.object(controllers, "attribute", return_value=answers.dctype),
         mock.patch.object(controllers, "sysfs_inode", return_value=1),
     ):

@@ -242,5 +242,5 @@ def install(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage, "processes", lambda _: [])
     monkeypatch.setattr(paths, "_answering", lambda others: set().union(*others) - desk.silent)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(jobs, "START_LIMIT", 0.1)
-    monkeypatch.setattr(jobs, "STOP_LIMIT", 0.1)
+    monkeypatch.setattr(jobs, "START_JOB_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(jobs, "STOP_JOB_TIMEOUT_SECONDS", 0.1)

@@ -69,7 +69,7 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Target]
     """Open a target."""
     (tmp_path / "nvme3").touch()
     opened = os.open
-    monkeypatch.setattr(admin, "CHANGED_PAUSES", (0,) * 5)
+    monkeypatch.setattr(admin, "CHANGED_RETRY_SECONDS", (0,) * 5)
     monkeypatch.setattr("posix.open", lambda path, flags: opened(tmp_path / path.rpartition("/")[2], flags))
 
     def connect(target: Target) -> admin.Session:
@@ -116,7 +116,7 @@ def test_a_page_that_always_changes_is_read_now_and_then_and_given_up(
     target = Target(*(page(*entries(1), generation=number) for number in range(50)))
     slept: list[float] = []
     with device(target) as session:
-        monkeypatch.setattr(admin, "CHANGED_PAUSES", (1, 2, 2, 2, 2))
+        monkeypatch.setattr(admin, "CHANGED_RETRY_SECONDS", (1, 2, 2, 2, 2))
         monkeypatch.setattr("time.sleep", slept.append)
         with pytest.raises(admin.AdminError, match="changed during each of 6 readings"):
             admin.read_discovery_log(session)

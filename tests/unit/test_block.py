@@ -178,7 +178,7 @@ def test_loop_on_file_system_that_never_answers_cannot_be_told(
     number = storage.loop("loop7", "/data/image")
     gate = threading.Event()
     monkeypatch.setattr(block, "fcntl", SimpleNamespace(ioctl=lambda *_: gate.wait(20)))
-    monkeypatch.setattr(block, "_ANSWER", 0.05)
+    monkeypatch.setattr(block, "_ANSWER_TIMEOUT_SECONDS", 0.05)
     began = time.monotonic()
     with pytest.raises(OSError, match=r"on what /dev/loop7 lies \(no answer in 0.05 s\); detach it"):
         block.stack("nvme0n1")

@@ -125,7 +125,7 @@ def test_a_job_that_does_not_end(desk: Desk) -> None:
 def test_a_long_wait_is_shown_on_a_terminal(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     name = desk.controller(1, "nvme0")
     desk.bus.slow = True
-    monkeypatch.setattr(jobs, "_PATIENCE", 0.0)
+    monkeypatch.setattr(jobs, "_SHOW_WAIT_SECONDS", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     _, _, errors = desk.run("stop", "nvme0")
     shown = errors.split("\r\x1b[K")

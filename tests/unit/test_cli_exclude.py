@@ -285,7 +285,7 @@ def test_no_edit_is_lost_among_many_writers(desk: Desk, main_list: Path) -> None
 
 
 def test_a_lock_that_is_held_for_ever(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exclusion_lists, "_LOCK_LIMIT", 0.1)
+    monkeypatch.setattr(exclusion_lists, "_LOCK_TIMEOUT_SECONDS", 0.1)
     fd = locks.take("exclusions", 0, "")
     try:
         began = time.monotonic()

@@ -107,8 +107,8 @@ class Session:
     def __init__(self) -> None:
         self.sent: list[tuple[int, bytes, tuple[int, ...], float]] = []
 
-    def send(self, opcode: int, data: bytearray, *cdw: int, patience: float) -> int:
-        self.sent.append((opcode, bytes(data), cdw, patience))
+    def send(self, opcode: int, data: bytearray, *cdw: int, timeout: float) -> int:
+        self.sent.append((opcode, bytes(data), cdw, timeout))
         return 0
 
 

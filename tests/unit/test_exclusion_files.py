@@ -55,7 +55,7 @@ class Desk:
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    monkeypatch.setattr(exclusion_files, "SOAK", SOAK)
+    monkeypatch.setattr(exclusion_files, "DEBOUNCE_SECONDS", SOAK)
     (tmp_path / "etc" / "nvme").mkdir(parents=True)
     made = Desk(tmp_path / "etc" / "nvme")
     look = made.source._look
@@ -109,7 +109,7 @@ def test_each_list_is_watched_also_one_that_comes_later(desk: Desk, name: str) -
 
 def test_a_burst_of_edits_is_read_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     # Longer than a busy machine keeps two edits apart.
-    monkeypatch.setattr(exclusion_files, "SOAK", 10 * SOAK)
+    monkeypatch.setattr(exclusion_files, "DEBOUNCE_SECONDS", 10 * SOAK)
 
     async def story(desk: Desk) -> None:
         for number in range(20):
@@ -124,7 +124,7 @@ def test_a_burst_of_edits_is_read_once(desk: Desk, monkeypatch: pytest.MonkeyPat
 
 
 def test_edits_without_end_count_after_a_while(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exclusion_files, "LONGEST_SOAK", 4 * SOAK)
+    monkeypatch.setattr(exclusion_files, "DEBOUNCE_MAX_SECONDS", 4 * SOAK)
 
     async def story(desk: Desk) -> None:
         number = 0
@@ -245,7 +245,7 @@ def test_a_directory_of_garbage_is_no_journal_of_garbage(desk: Desk, caplog: pyt
 def test_without_inotify_the_lists_are_read_now_and_then(
     desk: Desk, where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(exclusion_files, "POLL", 0.05)
+    monkeypatch.setattr(exclusion_files, "POLL_INTERVAL_SECONDS", 0.05)
 
     def refused(*_: object) -> bool:
         raise OSError(errno.ENOSPC, "No space left on device", "/etc/nvme")

@@ -117,7 +117,7 @@ class Fabric:
 def fabric(monkeypatch: pytest.MonkeyPatch) -> Fabric:
     made = Fabric()
     monkeypatch.setattr(fibre_channel, "ANNOUNCE_AGAIN", made)
-    monkeypatch.setattr(fibre_channel, "PAUSE", 0.05)
+    monkeypatch.setattr(fibre_channel, "REQUEST_INTERVAL_SECONDS", 0.05)
     monkeypatch.setattr(udev, "_open", made.open)
     return made
 

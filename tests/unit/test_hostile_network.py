@@ -220,7 +220,7 @@ def test_more_services_than_can_be_remembered_are_no_fault(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("word", ["waiting", "parked"])
-@pytest.mark.parametrize(("later", "times"), [(1, 0), (reconciler.HURRY + 1, 1)])
+@pytest.mark.parametrize(("later", "times"), [(1, 0), (reconciler.NEWS_INTERVAL_SECONDS + 1, 1)])
 def test_a_log_page_that_changes_all_the_time_does_not_have_workers_try_all_the_time(
     host: Host, monkeypatch: pytest.MonkeyPatch, later: int, times: int, word: str
 ) -> None:

@@ -96,7 +96,7 @@ def test_a_message_that_ends_early_is_read_so_far(cut: int) -> None:
 
 
 def test_all_are_told_at_once_and_when_one_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interfaces, "SETTLE", 0)
+    monkeypatch.setattr(interfaces, "DEBOUNCE_SECONDS", 0)
     answers = [(ETH,), (ETH,), (ETH, VLAN)]
     monkeypatch.setattr(interfaces, "links", lambda: answers.pop(0) if answers[1:] else answers[0])
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -119,7 +119,7 @@ def test_all_are_told_at_once_and_when_one_changes(monkeypatch: pytest.MonkeyPat
 def test_a_failure_is_said_once_and_tried_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(interfaces, "RETRY", 0)
+    monkeypatch.setattr(interfaces, "RETRY_SECONDS", 0)
     tries: list[int] = []
 
     def fail() -> tuple[Link, ...]:

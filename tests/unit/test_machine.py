@@ -81,7 +81,7 @@ class World:
             assert one.spec.disconnect, "disconnected though the setting says not to"
         if operation == machine.GIVE_UP:
             assert one.going_down
-            assert self.now - one.going_down > machine.SILENCE
+            assert self.now - one.going_down > machine.SILENCE_TIMEOUT_SECONDS
 
     def answer(self) -> None:
         """The operation under way ends."""

@@ -182,14 +182,14 @@ class Source:
         }
 
     async def settle(self) -> None:
-        await asyncio.sleep(mdns.SETTLE * 3)
+        await asyncio.sleep(mdns.DEBOUNCE_SECONDS * 3)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mdns, "SETTLE", 0.01)
-    monkeypatch.setattr(mdns, "GRACE", 0.4)
-    monkeypatch.setattr(mdns, "RETRY", 0.01)
+    monkeypatch.setattr(mdns, "DEBOUNCE_SECONDS", 0.01)
+    monkeypatch.setattr(mdns, "LOST_TIMEOUT_SECONDS", 0.4)
+    monkeypatch.setattr(mdns, "RETRY_SECONDS", 0.01)
 
     def name(index: int) -> str:
         try:
@@ -305,13 +305,13 @@ def test_a_flap_is_no_change(scenario: Scenario) -> None:
         await source.settle()
         before = source.mdns.wishes
         source.tell(Withdrawn(announced().service))
-        await asyncio.sleep(mdns.GRACE / 2)
+        await asyncio.sleep(mdns.LOST_TIMEOUT_SECONDS / 2)
         source.hear(announced())
         source.tell(Running(False))
         await source.settle()
         source.tell(Running(True))
         source.hear(announced(), announced(interface=3))
-        await asyncio.sleep(mdns.GRACE * 2)
+        await asyncio.sleep(mdns.LOST_TIMEOUT_SECONDS * 2)
         assert source.mdns.wishes is before
         assert source.changes == 1
 
@@ -357,7 +357,7 @@ def test_the_bus_goes_and_comes(scenario: Scenario, caplog: pytest.LogCaptureFix
         source.error = None
         await until(lambda: not source.ended.is_set())
         source.hear(announced())
-        await asyncio.sleep(mdns.GRACE * 2)
+        await asyncio.sleep(mdns.LOST_TIMEOUT_SECONDS * 2)
         assert source.shown() == {"192.0.2.1 eth0": "eth0 as 'dc-one'"}
 
     scenario(story)
@@ -444,7 +444,7 @@ def test_a_later_supervisor_remembers(scenario: Scenario) -> None:
         source.hear(announced(*txt, name="dc three", address="192.0.2.3"))
         await source.settle()
         assert not until_text(source.shown()["192.0.2.2 eth0"])
-        await asyncio.sleep(mdns.GRACE * 2)
+        await asyncio.sleep(mdns.LOST_TIMEOUT_SECONDS * 2)
         shown = source.shown()
         assert shown["192.0.2.1 eth0"] == "eth0 as 'dc'"
         assert shown["192.0.2.3 eth0"] == "eth0 as 'dc three'"
@@ -504,14 +504,14 @@ def test_a_flood_is_one_refusal(scenario: Scenario) -> None:
         for one in controllers(2, 70):
             source.tell(Withdrawn(one.service))
         source.tell(Unasked(0))
-        await asyncio.sleep(mdns.GRACE * 2)
+        await asyncio.sleep(mdns.LOST_TIMEOUT_SECONDS * 2)
         assert not source.mdns.refusals
         source.hear(*controllers(2, 20, first=100))
         await source.settle()
         assert [wish.tid for wish in source.mdns.wishes] == [wish.tid for wish in kept]
         assert [refusal.what for refusal in source.mdns.refusals] == ["20 more discovery controllers"]
         # Those that are not connected give up soon.
-        give_up_after = {"eth0": mdns.CROWDED, "eth1": 0}
+        give_up_after = {"eth0": mdns.CROWDED_GIVE_UP_SECONDS, "eth1": 0}
         assert all(wish.give_up_after == give_up_after[wish.tid.host_iface] for wish in source.mdns.wishes)
         # A place that falls free is given to one of the others.
         source.mdns.forget(kept[0].tid.instance)

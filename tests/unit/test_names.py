@@ -55,7 +55,7 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "RETRY", 0.01)
+    monkeypatch.setattr(names, "RETRY_SECONDS", 0.01)
 
 
 class Watched(Names):
@@ -111,7 +111,7 @@ def test_an_answer_is_bounded(resolver: Resolver) -> None:
 def test_a_connection_keeps_its_address_whatever_later_answers_say(
     resolver: Resolver, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(names, "REFRESH", 0.01)
+    monkeypatch.setattr(names, "REFRESH_INTERVAL_SECONDS", 0.01)
     resolver.answers["array"] = [A, B]
 
     async def scenario(made: Watched) -> None:
@@ -135,7 +135,7 @@ def test_a_connection_keeps_its_address_whatever_later_answers_say(
 
 
 def test_addresses_take_turns_for_one_connection_alone(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "ROUND", 0)
+    monkeypatch.setattr(names, "ROUND_SECONDS", 0)
     resolver.answers["array"] = [A, B, C]
 
     async def scenario(made: Watched) -> None:
@@ -154,7 +154,7 @@ def test_addresses_take_turns_for_one_connection_alone(resolver: Resolver, monke
 
 
 def test_a_second_round_has_time(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "ROUND", 0.05)
+    monkeypatch.setattr(names, "ROUND_SECONDS", 0.05)
     resolver.answers["array"] = [A, B]
 
     async def scenario(made: Watched) -> None:
@@ -208,7 +208,7 @@ def test_old_news_move_nothing(resolver: Resolver) -> None:
 def test_the_only_address_is_tried_again_and_left_once_the_name_has_another(
     resolver: Resolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(names, "RETRY", 0.05)
+    monkeypatch.setattr(names, "RETRY_SECONDS", 0.05)
     resolver.answers["array"] = [A]
 
     async def scenario(made: Watched) -> None:
@@ -247,7 +247,7 @@ def test_a_failure_ends_the_wish_for_another_address(resolver: Resolver, quick: 
 
 
 def test_no_more_look_ups_than_one_in_a_while(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "RETRY", 0.1)
+    monkeypatch.setattr(names, "RETRY_SECONDS", 0.1)
     resolver.answers["array"] = [A, B]
 
     async def scenario(made: Watched) -> None:

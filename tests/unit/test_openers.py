@@ -88,7 +88,7 @@ def test_what_may_not_answer_is_not_waited_for(storage: Storage, monkeypatch: py
         raise OSError
 
     monkeypatch.setattr(openers, "posix", SimpleNamespace(**{**vars(vars(openers)["posix"]), "stat": hang}))
-    monkeypatch.setattr(openers, "_ANSWER", 0.05)
+    monkeypatch.setattr(openers, "_ANSWER_TIMEOUT_SECONDS", 0.05)
     assert find() == []
     # One that does not answer is not asked again.
     assert len(asked) == 1

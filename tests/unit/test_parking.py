@@ -65,7 +65,7 @@ def test_it_is_read_disconnected_and_not_reconnected(kernel: Kernel, capsys: pyt
 
 
 def test_it_is_read_again_and_again(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "POLL", 0.05)
+    monkeypatch.setattr(discovery, "POLL_INTERVAL_SECONDS", 0.05)
 
     def act() -> None:
         until(lambda: "generation 3" in kernel.status)
@@ -138,7 +138,7 @@ def test_a_stop_while_it_is_disconnected(kernel: Kernel, monkeypatch: pytest.Mon
 
 def test_a_link_that_comes_up_wakes_it(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network that failed three times looks like a controller that ends each connection."""
-    monkeypatch.setattr(machine, "LINK_REST", 0.3)
+    monkeypatch.setattr(machine, "PARKED_LINK_INTERVAL_SECONDS", 0.3)
 
     def act() -> None:
         until(lambda: is_parked(kernel))
@@ -210,7 +210,7 @@ def test_what_pretends_to_be_a_discovery_controller_and_is_in_use_stays(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     users = [User("mount", "/data")]
-    monkeypatch.setattr(machine, "RETRY", dict.fromkeys(machine.RETRY, 0.05))
+    monkeypatch.setattr(machine, "DISCONNECT_RETRY_SECONDS", dict.fromkeys(machine.DISCONNECT_RETRY_SECONDS, 0.05))
     monkeypatch.setattr(usage, "users", lambda *_: {"nvme0n1": users} if users else {})
     monkeypatch.setattr(block, "namespaces", lambda _: ["nvme0n1"])
 
@@ -229,7 +229,7 @@ def test_what_pretends_to_be_a_discovery_controller_and_is_in_use_stays(
 def test_a_kernel_that_refuses_is_asked_again(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(machine, "RETRY", dict.fromkeys(machine.RETRY, 0.05))
+    monkeypatch.setattr(machine, "DISCONNECT_RETRY_SECONDS", dict.fromkeys(machine.DISCONNECT_RETRY_SECONDS, 0.05))
     kernel.delete_fails = errno.EPERM
 
     def act() -> None:
@@ -249,7 +249,7 @@ def test_one_that_ends_each_connection(
     persistent: str,
     ends: str,
 ) -> None:
-    monkeypatch.setattr(machine, "SAME_NEWS", 0)
+    monkeypatch.setattr(machine, "SAME_EVENT_SECONDS", 0)
 
     def act() -> None:
         until(lambda: "generation 1" in kernel.status)

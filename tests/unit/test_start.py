@@ -37,7 +37,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "argv", ["discoverd"])
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "isatty", lambda _: False)
-    monkeypatch.setattr(command, "PATIENCE", 0.3)
+    monkeypatch.setattr(command, "LOCK_TIMEOUT_SECONDS", 0.3)
     for name in ("NOTIFY_SOCKET", "JOURNAL_STREAM"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path / "discoverd"
@@ -124,7 +124,7 @@ def test_a_service_waits_for_one_that_is_ending(
     other: "subprocess.Popen[str]", started: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", "/somewhere")
-    monkeypatch.setattr(command, "PATIENCE", 60.0)
+    monkeypatch.setattr(command, "LOCK_TIMEOUT_SECONDS", 60.0)
     sleep = time.sleep
 
     def sleep_and_end(seconds: float) -> None:

@@ -160,7 +160,7 @@ class Room:
 def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Room], Awaitable[None]]], Room]:
     monkeypatch.setattr(state, "ROOT", str(tmp_path))
     monkeypatch.setattr(state, "CONTROLLERS", str(tmp_path))
-    monkeypatch.setattr(starter, "HOLD_NEWS", 0.01)
+    monkeypatch.setattr(starter, "JOB_NEWS_TIMEOUT_SECONDS", 0.01)
 
     def run(scenario: Callable[[Room], Awaitable[None]]) -> Room:
         async def main() -> Room:
@@ -260,7 +260,7 @@ def test_served_origin_that_is_forgotten_does_not_wait(play: Play) -> None:
 
 
 def test_first_attempt_without_end_gives_its_place_away(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starter, "FIRST_ATTEMPT", 0.02)
+    monkeypatch.setattr(starter, "FIRST_ATTEMPT_TIMEOUT_SECONDS", 0.02)
 
     async def scenario(room: Room) -> None:
         room.begin(A)
@@ -343,7 +343,7 @@ def test_nothing_begins_without_a_connection(play: Play) -> None:
 
 
 def test_refused_start_is_told_and_tried_again_later(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starter, "RETRY_START", 0.05)
+    monkeypatch.setattr(starter, "START_RETRY_SECONDS", 0.05)
 
     async def scenario(room: Room) -> None:
         room.systemd.answers["a"] = UnitError("No space left on device")
@@ -470,7 +470,7 @@ def test_start_is_not_made_up_for_without_a_connection(play: Play) -> None:
 
 
 def test_refused_kept_stopped_unit_can_be_started(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starter, "RETRY_START", 0.01)
+    monkeypatch.setattr(starter, "START_RETRY_SECONDS", 0.01)
 
     async def scenario(room: Room) -> None:
         room.systemd.answers["a"] = UnitError("No")

@@ -143,7 +143,7 @@ def test_internal_error_while_attempt_is_under_way_ends_daemon(
     host.leave_stopped()
     host.configure(FIRST + SECOND)
     host.systemd.slow = True
-    monkeypatch.setattr(starter, "FIRST_ATTEMPT", 60)
+    monkeypatch.setattr(starter, "FIRST_ATTEMPT_TIMEOUT_SECONDS", 60)
 
     async def scenario() -> None:
         await until(lambda: len(host.systemd.started) >= 2)
@@ -352,7 +352,7 @@ def test_a_restarted_supervisor_loads_what_was_stopped_without_starting_it(host:
 def test_a_start_that_came_while_a_stopped_unit_was_made_again_is_made_up_for(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starter, "HOLD_NEWS", 0.05)
+    monkeypatch.setattr(starter, "JOB_NEWS_TIMEOUT_SECONDS", 0.05)
     host.leave_stopped()
 
     async def second() -> None:
@@ -494,7 +494,7 @@ def test_a_host_name_that_is_not_resolved_yet(host: Host, monkeypatch: pytest.Mo
         return [(2, 1, 6, "", ("192.0.2.1", 0))]
 
     monkeypatch.setattr("socket.getaddrinfo", look_up)
-    monkeypatch.setattr("discoverd.sources.names.RETRY", 0.02)
+    monkeypatch.setattr("discoverd.sources.names.RETRY_SECONDS", 0.02)
 
     async def scenario() -> None:
         await until(lambda: "1 live" in host.status)
@@ -523,7 +523,7 @@ def test_a_bad_setting_keeps_its_value(host: Host) -> None:
 def test_no_more_than_asked_for_at_the_same_time_and_the_configured_first(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starter, "FIRST_ATTEMPT", 60)
+    monkeypatch.setattr(starter, "FIRST_ATTEMPT_TIMEOUT_SECONDS", 60)
     host.set("[Global]\nmax-connecting = 2\n")
     host.configure(DISCOVERY + "".join(SUBSYSTEM.format(NQN.format(f"c{number}")) for number in range(4)))
     os.makedirs(state.directory(DC))

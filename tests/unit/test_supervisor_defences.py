@@ -35,7 +35,7 @@ from .log_pages import entry, page
 
 
 def test_a_long_page_does_not_keep_a_short_one_waiting(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starter, "FIRST_ATTEMPT", 60)
+    monkeypatch.setattr(starter, "FIRST_ATTEMPT_TIMEOUT_SECONDS", 60)
     host.set("[Global]\nmax-connecting = 1\n")
     host.configure(DISCOVERY + "controller = transport=tcp;traddr=192.0.2.2\n")
     host.systemd.slow = True
@@ -59,7 +59,7 @@ def test_a_long_page_does_not_keep_a_short_one_waiting(host: Host, monkeypatch: 
 
 def test_what_took_long_a_while_ago_does_not_keep_news_waiting(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.configure(FIRST)
-    monkeypatch.setattr(daemon, "SETTLE_MAX", 0.1)
+    monkeypatch.setattr(daemon, "DEBOUNCE_MAX_SECONDS", 0.1)
     pauses: list[float] = []
     sleep, read = asyncio.sleep, store.read_report
 
@@ -81,7 +81,7 @@ def test_what_took_long_a_while_ago_does_not_keep_news_waiting(host: Host, monke
         monkeypatch.setattr(asyncio, "sleep", counted)
         report(ONE, "live")
         await until(lambda: "1 live" in host.status)
-        assert max(pauses) == daemon.SETTLE
+        assert max(pauses) == daemon.DEBOUNCE_SECONDS
 
     assert host.play(scenario) == 0
 

@@ -112,7 +112,7 @@ def test_nothing_of_the_boot(host: Host) -> None:
     ],
 )
 def test_where_is_looked(settings: Settings, transports: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unmanaged, "FIRST", 0)
+    monkeypatch.setattr(unmanaged, "FIRST_LOOK_DELAY_SECONDS", 0)
     looked: list[tuple[object, ...]] = []
 
     def look(*basis: object) -> tuple[()]:
@@ -174,8 +174,8 @@ def watched(host: Host, monkeypatch: pytest.MonkeyPatch) -> Udev:
     # One reading is enough.
     monkeypatch.setattr(evidence, "CONFIRM_READINGS", 1)
     monkeypatch.setattr(evidence, "CONFIRM_SECONDS", 0)
-    monkeypatch.setattr(unmanaged, "FIRST", 0.01)
-    monkeypatch.setattr(unmanaged, "SOAK", 0.01)
+    monkeypatch.setattr(unmanaged, "FIRST_LOOK_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr(unmanaged, "DEBOUNCE_SECONDS", 0.01)
     host.configure(DISCOVERY)
     host.set(ALL)
     return made

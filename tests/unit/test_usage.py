@@ -22,7 +22,7 @@ from .fake_storage import Storage, install
 def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     made = Storage(tmp_path)
     install(made, monkeypatch)
-    monkeypatch.setattr(usage, "_MOMENT", 0)
+    monkeypatch.setattr(usage, "_LOOK_SECONDS", 0)
     made.controller("nvme0")
     made.namespace("nvme0n1", "nvme0")
     return made
@@ -199,7 +199,7 @@ def test_another_disconnect_is_waited_for_and_kept_waiting_by_nothing(
 
 def test_another_disconnect_that_does_not_end(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     rival(storage)
-    monkeypatch.setattr(usage, "_OTHERS", 0)
+    monkeypatch.setattr(usage, "_OTHER_DISCONNECT_SECONDS", 0)
     monkeypatch.setattr(time, "sleep", lambda _: None)
     with pytest.raises(UnknownError, match="/dev/md0 lies on another controller too"):
         found()
@@ -292,7 +292,7 @@ UNREAD = "/dev/nvme0n1, which somebody has claimed (processes have too many moun
 
 def test_claim_whose_name_takes_too_long_is_in_use(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     storage.mount("nvme0n1", "/data", process=4711)
-    monkeypatch.setattr(usage, "_NAMES", 0)
+    monkeypatch.setattr(usage, "_NAMES_TIMEOUT_SECONDS", 0)
     (user,) = found()
     assert (user.kind, user.unread, user.text) == ("claim", True, UNREAD.format(0))
 
@@ -307,7 +307,7 @@ def test_hosts_mounts_are_named_without_time(storage: Storage, monkeypatch: pyte
     """They tell what carries the system."""
     storage.mount("nvme0n1", "/")
     storage.mount("nvme0n1", "/srv", process=4711)
-    monkeypatch.setattr(usage, "_NAMES", 0)
+    monkeypatch.setattr(usage, "_NAMES_TIMEOUT_SECONDS", 0)
     assert users() == ["/"]
     assert usage.carries_system(found())
 
@@ -355,7 +355,7 @@ def test_one_endless_table_leaves_time_for_others(storage: Storage, monkeypatch:
     storage.mount("nvme0n1", "/data", process=4711)
     clock = Clock(storage, 300)
     clock.install(monkeypatch)
-    monkeypatch.setattr(usage, "_NAMES", 10)
+    monkeypatch.setattr(usage, "_NAMES_TIMEOUT_SECONDS", 10)
     assert users() == ["/data in the mount namespace of process 4711"]
     assert clock.pages < 5
 
@@ -407,7 +407,7 @@ def test_devices_under_many_mounts_are_asked_once(storage: Storage, monkeypatch:
 
 def test_rival_that_takes_too_long_to_find_is_in_use(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     rival(storage)
-    monkeypatch.setattr(usage, "_NAMES", 0)
+    monkeypatch.setattr(usage, "_NAMES_TIMEOUT_SECONDS", 0)
     assert users() == ["/dev/md0, which somebody has claimed (processes have too many mounts to find out who in 0 s)"]
 
 
@@ -427,7 +427,7 @@ def test_limits_of_time_change_names_only(
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
         storage = Storage(Path(folder))
         install(storage, monkeypatch)
-        monkeypatch.setattr(usage, "_MOMENT", 0)
+        monkeypatch.setattr(usage, "_LOOK_SECONDS", 0)
         monkeypatch.setattr(time, "sleep", lambda _: None)
         storage.controller("nvme0")
         for name in ("nvme0n1", "nvme0n2"):
@@ -442,7 +442,7 @@ def test_limits_of_time_change_names_only(
         storage.claimed |= detached
         verdicts = []
         for limit in (60.0, seconds):
-            monkeypatch.setattr(usage, "_NAMES", limit)
+            monkeypatch.setattr(usage, "_NAMES_TIMEOUT_SECONDS", limit)
             claims = Claims()
             used = usage.users(["nvme0n1", "nvme0n2"], claims)
             held = set(storage.ours)

@@ -31,8 +31,10 @@ def users(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> list[User]:
     monkeypatch.setattr(paths, "_answering", lambda others: set().union(*others))
     monkeypatch.setattr(block, "namespaces", lambda _: ["nvme0n1"])
     monkeypatch.setattr(block, "usable_paths", lambda _: ["nvme0"])
-    monkeypatch.setattr(machine, "WITHDRAW_AFTER", 0.05)
-    monkeypatch.setattr(machine, "RETRY", {**machine.RETRY, machine.WITHDRAW: 0.05})
+    monkeypatch.setattr(machine, "WITHDRAW_DEBOUNCE_SECONDS", 0.05)
+    monkeypatch.setattr(
+        machine, "DISCONNECT_RETRY_SECONDS", {**machine.DISCONNECT_RETRY_SECONDS, machine.WITHDRAW: 0.05}
+    )
     return found
 
 
@@ -66,7 +68,7 @@ def test_without_the_policy_or_listed_again_it_stays(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
 ) -> None:
     # On a busy machine the second word comes a little later.
-    monkeypatch.setattr(machine, "WITHDRAW_AFTER", 1)
+    monkeypatch.setattr(machine, "WITHDRAW_DEBOUNCE_SECONDS", 1)
 
     def act() -> None:
         until(lambda: kernel.status == "live nvme0")
@@ -227,7 +229,7 @@ def test_what_another_tool_leaves_to_us_is_disconnected(kernel: Kernel) -> None:
 
 def test_a_page_that_was_being_read_is_read_again_if_it_stays(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     """A withdrawal does not wait for a reading, which has taken with it the event that it was for."""
-    monkeypatch.setattr(discovery, "INTERVAL", 0.01)
+    monkeypatch.setattr(discovery, "EVENT_INTERVAL_SECONDS", 0.01)
     kernel.add()
     kernel.log_gate.clear()
 

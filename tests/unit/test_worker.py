@@ -163,7 +163,7 @@ def test_a_kernel_without_an_option(kernel: Kernel) -> None:
 
 
 def test_a_first_attempt_without_an_end_does_not_hold_up_boot(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "READY_AFTER", 0.05)
+    monkeypatch.setattr(loop, "READY_TIMEOUT_SECONDS", 0.05)
     kernel.gate.clear()
 
     def act() -> None:
@@ -423,7 +423,7 @@ def test_a_connection_that_ends_at_once_each_time_is_made_ever_less_often(
         waits = [lose() for _ in range(3)]
         assert waits[0] < 0.5
         assert min(waits[1:]) > 0.6
-        monkeypatch.setattr(machine, "BRIEF", 0)
+        monkeypatch.setattr(machine, "BRIEF_CONNECTION_SECONDS", 0)
         assert lose() < 0.5
 
     live(kernel, act)
@@ -902,13 +902,13 @@ def test_a_change_during_a_reading_is_read_after_it(kernel: Kernel) -> None:
 
 
 def test_a_failed_reading_is_repeated(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("discoverd.worker.discovery.RETRY", (0.02,))
+    monkeypatch.setattr("discoverd.worker.discovery.RETRY_SECONDS", (0.02,))
     kernel.log_pages = [OSError(5, "Input/output error"), page(generation=2)]
     assert live(kernel, lambda: until(lambda: "generation 2" in kernel.status), "discovery") == 0
 
 
 def test_a_failed_reading_takes_nothing_away(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("discoverd.worker.discovery.RETRY", (3600,))
+    monkeypatch.setattr("discoverd.worker.discovery.RETRY_SECONDS", (3600,))
     good = page(entry("nqn.a"), generation=1)
     kernel.log_pages = [good, OSError(5, "Input/output error"), page(generation=2)]
 
@@ -939,7 +939,7 @@ def test_a_log_page_is_read_again_when_the_connection_is_back(kernel: Kernel) ->
 def test_a_controller_that_goes_during_a_reading_is_connected_again(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("discoverd.worker.discovery.RETRY", (0.02,))
+    monkeypatch.setattr("discoverd.worker.discovery.RETRY_SECONDS", (0.02,))
     kernel.log_pages = [OSError(19, "No such device"), page(generation=2)]
     kernel.log_gate.clear()
 

@@ -77,8 +77,8 @@ def system(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> System:
         (block, "usable_paths", lambda _: list(made.paths)),
         (spawn, "run", made.run),
         (mounts, "FSTAB", str(kernel.root / "fstab")),
-        (machine, "RETRY", dict.fromkeys(machine.RETRY, 0.01)),
-        (disconnect, "URGE_AFTER", 3600),
+        (machine, "DISCONNECT_RETRY_SECONDS", dict.fromkeys(machine.DISCONNECT_RETRY_SECONDS, 0.01)),
+        (disconnect, "URGE_INTERVAL_SECONDS", 3600),
     ):
         monkeypatch.setattr(module, name, value)
     return made
@@ -294,7 +294,7 @@ def test_at_a_shutdown_a_process_has_its_time_and_no_more(
     capsys: pytest.CaptureFixture[str],
     how: str,
 ) -> None:
-    monkeypatch.setattr(disconnect, "PROCESSES", 0.3 if how == "a sentence" else 60)
+    monkeypatch.setattr(disconnect, "PROCESSES_TIMEOUT_SECONDS", 0.3 if how == "a sentence" else 60)
     system.processes = [PROCESS]
     system.state = "stopping"
 
@@ -312,7 +312,7 @@ def test_at_a_shutdown_a_process_has_its_time_and_no_more(
 
 
 def test_a_mount_is_waited_for_beyond_that(kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disconnect, "PROCESSES", 0)
+    monkeypatch.setattr(disconnect, "PROCESSES_TIMEOUT_SECONDS", 0)
     system.users = [DATA]
     system.processes = [PROCESS]
     system.state = "stopping"
@@ -366,7 +366,7 @@ def test_what_a_silent_target_does_not_take(
     kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch, state_of_system: str
 ) -> None:
     """It is no reason to let a shutdown wait for longer than a target has to come back."""
-    monkeypatch.setattr(machine, "SILENCE", 0.3)
+    monkeypatch.setattr(machine, "SILENCE_TIMEOUT_SECONDS", 0.3)
     system.state = state_of_system
 
     def write_back(*_: object) -> None:
@@ -544,7 +544,7 @@ def test_another_path_is_no_reason_to_go_before_the_mount(kernel: Kernel, system
 
 
 def test_systemd_is_asked_to_unmount_again(kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disconnect, "URGE_AFTER", 0.05)
+    monkeypatch.setattr(disconnect, "URGE_INTERVAL_SECONDS", 0.05)
     system.users = [
         DATA,
         User("mount", "/c", 4711),
@@ -568,7 +568,7 @@ def test_systemd_is_asked_to_unmount_again(kernel: Kernel, system: System, monke
 def test_a_program_that_cannot_be_run_now_does_not_end_the_wait(
     kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disconnect, "URGE_AFTER", 0)
+    monkeypatch.setattr(disconnect, "URGE_INTERVAL_SECONDS", 0)
     system.users = [DATA]
     system.state = "stopping"
     tried: list[str] = []
@@ -593,8 +593,8 @@ def test_a_program_that_cannot_be_run_now_does_not_end_the_wait(
 def test_a_silent_target_is_given_up(
     kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(machine, "SILENCE", 0.3)
-    monkeypatch.setattr(disconnect, "URGE_AFTER", 0)
+    monkeypatch.setattr(machine, "SILENCE_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(disconnect, "URGE_INTERVAL_SECONDS", 0)
     system.users = [DATA]
     system.state = "stopping"
 
@@ -627,14 +627,14 @@ def test_a_target_that_comes_back_is_waited_for(
         return answer.verdict if answer else None
 
     assert verdict() == kernel_disconnect.WAIT
-    now += machine.SILENCE - 1
+    now += machine.SILENCE_TIMEOUT_SECONDS - 1
     assert verdict() == kernel_disconnect.WAIT
     kernel.set_state("nvme0", "live")
     assert verdict() == kernel_disconnect.WAIT
     kernel.set_state("nvme0", "connecting")
     now += 2
     assert verdict() == kernel_disconnect.WAIT
-    now += machine.SILENCE + 1
+    now += machine.SILENCE_TIMEOUT_SECONDS + 1
     assert verdict() is None
     assert system.asked == 0
 
@@ -642,7 +642,7 @@ def test_a_target_that_comes_back_is_waited_for(
 def test_before_systemd_kills_it_says_what_it_leaves(
     kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disconnect, "LAST_LOOK", 0.1)
+    monkeypatch.setattr(disconnect, "LAST_LOOK_SECONDS", 0.1)
     system.users = [DATA]
     system.state = "stopping"
     assert live(kernel) == 1
@@ -680,7 +680,7 @@ def go_down() -> None:
 def test_a_dead_target_is_given_up_before_the_units_turn(
     kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(machine, "SILENCE", 0.1)
+    monkeypatch.setattr(machine, "SILENCE_TIMEOUT_SECONDS", 0.1)
     system.users = [DATA]
     system.state = "stopping"
 
@@ -699,7 +699,7 @@ def test_a_dead_target_is_given_up_before_the_units_turn(
 def test_a_dead_target_that_carries_the_system_is_not(
     kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "SILENCE", 0.1)
+    monkeypatch.setattr(machine, "SILENCE_TIMEOUT_SECONDS", 0.1)
     system.users = [User("mount", "/")]
     system.system_subsystems = {NQN}
     system.state = "stopping"
@@ -716,7 +716,7 @@ def test_a_dead_target_that_carries_the_system_is_not(
 
 @pytest.mark.usefixtures("system")
 def test_a_live_one_is_left_as_it_is(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "SILENCE", 0)
+    monkeypatch.setattr(machine, "SILENCE_TIMEOUT_SECONDS", 0)
 
     def act() -> None:
         go_down()
@@ -731,7 +731,7 @@ def test_a_live_one_is_left_as_it_is(kernel: Kernel, monkeypatch: pytest.MonkeyP
 def test_a_shutdown_that_was_called_off(
     kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(machine, "SILENCE", 0.1)
+    monkeypatch.setattr(machine, "SILENCE_TIMEOUT_SECONDS", 0.1)
     system.state = "stopping" if how == "hang-up" else "running"
 
     def act() -> None:
@@ -798,8 +798,8 @@ def subsystem_of(kernel: Kernel) -> None:
 def test_another_path_that_does_not_end_its_disconnect(
     kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernel_disconnect, "TURN", 0.05)
-    monkeypatch.setattr(disconnect, "LAST_LOOK", 60)
+    monkeypatch.setattr(kernel_disconnect, "TURN_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(disconnect, "LAST_LOOK_SECONDS", 60)
     subsystem_of(kernel)
     lock = locks.take("nvme-subsys0", 0, "")
     assert live(kernel) == 1

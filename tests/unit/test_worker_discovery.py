@@ -13,7 +13,13 @@ import pytest
 from discoverd import state
 from discoverd.kernel import admin, controllers
 from discoverd.worker import discovery, interrogation, registration
-from discoverd.worker.discovery import CONFIRM, INTERVAL, REREAD, RETRY, Discovery
+from discoverd.worker.discovery import (
+    CONFIRM_INTERVAL_SECONDS,
+    EVENT_INTERVAL_SECONDS,
+    REREAD_INTERVAL_SECONDS,
+    RETRY_SECONDS,
+    Discovery,
+)
 from discoverd.worker.interrogation import Interrogation
 
 from .fake_kernel import Session, identity
@@ -148,7 +154,7 @@ class Reader:
     def visited(self, fresh: bool = False) -> list[str]:
         """Have the controller asked, and return what it was asked."""
         self.asked = []
-        self.now += INTERVAL
+        self.now += EVENT_INTERVAL_SECONDS
         self.again(fresh)
         self.end()
         return self.asked
@@ -194,9 +200,9 @@ def test_the_first_event_is_read_at_once(reader: Reader) -> None:
 def test_an_event_after_a_quiet_time_is_read_at_once(reader: Reader) -> None:
     reader.again()
     reader.end()
-    reader.now += INTERVAL
+    reader.now += EVENT_INTERVAL_SECONDS
     reader.again()
-    assert reader.reads == [1000.0, 1000.0 + INTERVAL]
+    assert reader.reads == [1000.0, 1000.0 + EVENT_INTERVAL_SECONDS]
 
 
 @pytest.mark.parametrize("events", [1, 100])
@@ -207,11 +213,11 @@ def test_events_right_after_a_reading_cost_one_at_the_end_of_the_interval(reader
         reader.now += 0.001
         reader.again()
     assert len(reader.reads) == 1
-    assert reader.discovery.deadline == 1000.0 + INTERVAL
-    reader.pass_time(3 * INTERVAL)
+    assert reader.discovery.deadline == 1000.0 + EVENT_INTERVAL_SECONDS
+    reader.pass_time(3 * EVENT_INTERVAL_SECONDS)
     assert len(reader.reads) == 2
-    assert reader.reads[1] == pytest.approx(1000.0 + INTERVAL, abs=0.02)
-    assert reader.discovery.deadline > reader.now + REREAD / 2
+    assert reader.reads[1] == pytest.approx(1000.0 + EVENT_INTERVAL_SECONDS, abs=0.02)
+    assert reader.discovery.deadline > reader.now + REREAD_INTERVAL_SECONDS / 2
 
 
 def test_events_during_a_reading_cost_one_after_it(reader: Reader) -> None:
@@ -223,37 +229,40 @@ def test_events_during_a_reading_cost_one_after_it(reader: Reader) -> None:
     reader.end()
     ended = reader.now
     assert len(reader.reads) == 1
-    reader.pass_time(3 * INTERVAL)
+    reader.pass_time(3 * EVENT_INTERVAL_SECONDS)
     assert len(reader.reads) == 2
-    assert reader.reads[1] == pytest.approx(ended + INTERVAL, abs=0.02)
+    assert reader.reads[1] == pytest.approx(ended + EVENT_INTERVAL_SECONDS, abs=0.02)
 
 
 def test_a_storm_costs_one_reading_per_interval_and_its_last_event_is_read(reader: Reader) -> None:
     reader.again()
     reader.end()
-    reader.pass_time(20 * INTERVAL, event_every=0.01)
+    reader.pass_time(20 * EVENT_INTERVAL_SECONDS, event_every=0.01)
     assert 18 <= len(reader.reads) <= 21
-    assert all(later - earlier >= INTERVAL for earlier, later in zip(reader.reads, reader.reads[1:], strict=False))
+    assert all(
+        later - earlier >= EVENT_INTERVAL_SECONDS
+        for earlier, later in zip(reader.reads, reader.reads[1:], strict=False)
+    )
     # The last event falls where it may: a reading starts after it.
     reader.again()
     last = reader.now
-    reader.pass_time(3 * INTERVAL)
-    assert last <= reader.reads[-1] <= last + INTERVAL + 0.02
+    reader.pass_time(3 * EVENT_INTERVAL_SECONDS)
+    assert last <= reader.reads[-1] <= last + EVENT_INTERVAL_SECONDS + 0.02
     read = len(reader.reads)
-    reader.pass_time(10 * INTERVAL)
+    reader.pass_time(10 * EVENT_INTERVAL_SECONDS)
     assert len(reader.reads) == read
 
 
 def test_events_without_end_are_read_about_ever_less_often(reader: Reader) -> None:
     """Each reading may have hundreds of controllers connected or disconnected, and costs a line in the journal."""
     reader.pass_time(300, event_every=0.5)
-    assert len(reader.reads) <= discovery.BURST * 1.2 + 300 / discovery.SLOW
+    assert len(reader.reads) <= discovery.BURST * 1.2 + 300 / discovery.STORM_INTERVAL_SECONDS
     reader.again()
     last = reader.now
-    reader.pass_time(discovery.SLOW + 1)
+    reader.pass_time(discovery.STORM_INTERVAL_SECONDS + 1)
     assert last <= reader.reads[-1]
     # Quiet for a while, it is read at once again.
-    reader.now += discovery.BURST * discovery.SLOW
+    reader.now += discovery.BURST * discovery.STORM_INTERVAL_SECONDS
     before = len(reader.reads)
     reader.pass_time(10, event_every=0.01)
     assert len(reader.reads) >= before + 9
@@ -265,22 +274,22 @@ def test_a_storm_does_not_shorten_the_way_to_a_reading(reader: Reader) -> None:
     reader.end()
     deadlines = set()
     for _ in range(9):
-        reader.now += INTERVAL / 10
+        reader.now += EVENT_INTERVAL_SECONDS / 10
         reader.again()
         deadlines.add(reader.discovery.deadline)
-    assert deadlines == {1000.0 + INTERVAL}
+    assert deadlines == {1000.0 + EVENT_INTERVAL_SECONDS}
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, os.strerror(errno.EIO)), OSError("no number")])
 def test_a_failed_reading_counts_for_the_interval_too(reader: Reader, error: OSError) -> None:
     reader.again()
     reader.end(error)
-    assert reader.discovery.deadline == reader.now + RETRY[0]
+    assert reader.discovery.deadline == reader.now + RETRY_SECONDS[0]
     for _ in range(5):
         reader.again()
     assert len(reader.reads) == 1
-    assert reader.discovery.deadline == reader.now + INTERVAL
-    reader.pass_time(2 * INTERVAL)
+    assert reader.discovery.deadline == reader.now + EVENT_INTERVAL_SECONDS
+    reader.pass_time(2 * EVENT_INTERVAL_SECONDS)
     assert len(reader.reads) == 2
     assert reader.discovery.text() == ", 0 entries in its log page (generation 1)"
 
@@ -293,7 +302,7 @@ def test_failures_are_tried_again_ever_less_often(reader: Reader) -> None:
         waits.append(reader.discovery.deadline - reader.now)
         reader.now = reader.discovery.deadline
         reader.tick()
-    assert waits == [*RETRY, RETRY[-1], RETRY[-1]]
+    assert waits == [*RETRY_SECONDS, RETRY_SECONDS[-1], RETRY_SECONDS[-1]]
 
 
 def test_each_reading_has_another_stamp(reader: Reader) -> None:
@@ -303,7 +312,7 @@ def test_each_reading_has_another_stamp(reader: Reader) -> None:
         reader.again()
         reader.end(generation=1)
         stamps.append(reader.log_read)
-        reader.now += INTERVAL
+        reader.now += EVENT_INTERVAL_SECONDS
     assert len(set(stamps)) == 3
     assert state.split(state.LOG, Path(reader.directory, "log").read_bytes())[1] == page(generation=1)
 
@@ -312,14 +321,14 @@ def test_a_page_that_may_be_another_one_by_now_has_no_stamp(reader: Reader) -> N
     reader.again()
     reader.end()
     assert reader.log_read
-    reader.now += INTERVAL
+    reader.now += EVENT_INTERVAL_SECONDS
     reader.again()
     reader.end(OSError(5, "Input/output error"))
     assert reader.log_read == ""
     reader.pass_time(2)
     assert reader.log_read
     # On a new connection nothing was read yet.
-    reader.now += INTERVAL
+    reader.now += EVENT_INTERVAL_SECONDS
     reader.again(fresh=True)
     assert reader.log_read == ""
     reader.end()
@@ -351,7 +360,7 @@ def test_a_page_is_read_again_from_time_to_time(reader: Reader) -> None:
     for _ in range(30):
         reader.end()
         span = reader.discovery.deadline - reader.now
-        assert REREAD * 7 / 8 <= span <= REREAD
+        assert REREAD_INTERVAL_SECONDS * 7 / 8 <= span <= REREAD_INTERVAL_SECONDS
         spans.add(span)
         reader.now = reader.discovery.deadline
         reader.tick()
@@ -423,12 +432,12 @@ def test_a_setting_that_changes_is_a_reason_to_ask_anew(reader: Reader) -> None:
     reader.visited(fresh=True)
     reader.specify()
     assert reader.asking is None
-    reader.now += INTERVAL
+    reader.now += EVENT_INTERVAL_SECONDS
     reader.specify(pleo=True)
     reader.asked = []
     reader.end()
     assert reader.asked == ["options", "port"]
-    reader.now += INTERVAL
+    reader.now += EVENT_INTERVAL_SECONDS
     reader.specify(pleo=False)
     reader.asked = []
     reader.end()
@@ -649,7 +658,7 @@ def test_a_controller_may_change_its_mind(reader: Reader) -> None:
     reader.page = page(SELF)
     reader.visited()
     assert reader.verdict == (False, "it announces no changes")
-    assert registration.PATIENCE < interrogation.VISIT
+    assert registration.ANSWER_TIMEOUT_SECONDS < interrogation.VISIT_TIMEOUT_SECONDS
 
 
 # How a page was read --------------------------------------------------------------------------------------
@@ -690,13 +699,13 @@ def test_after_a_failed_reading_the_connection_may_be_another(reader: Reader) ->
 
 def test_page_that_was_read_while_the_connection_was_made_anew_is_read_again(reader: Reader) -> None:
     reader.visited(fresh=True)
-    reader.now += INTERVAL
+    reader.now += EVENT_INTERVAL_SECONDS
     reader.again()
     # The event of the new connection arrives before the reading has been looked at.
     reader.again(fresh=True)
     reader.end(generation=2)
     assert state.split(state.LOG, Path(reader.directory, "log").read_bytes())[1] == page()
-    reader.pass_time(2 * INTERVAL)
+    reader.pass_time(2 * EVENT_INTERVAL_SECONDS)
     assert len(reader.reads) == 3
     assert state.split(state.LOG, Path(reader.directory, "log").read_bytes())[1] == page(generation=2)
 
@@ -704,10 +713,10 @@ def test_page_that_was_read_while_the_connection_was_made_anew_is_read_again(rea
 def test_page_is_read_every_minute_while_it_has_to_be_confirmed(reader: Reader) -> None:
     reader.visited(fresh=True)
     reader.specify(confirm=True)
-    reader.pass_time(3 * CONFIRM + 1)
+    reader.pass_time(3 * CONFIRM_INTERVAL_SECONDS + 1)
     assert len(reader.reads) == 4
     reader.specify(confirm=False)
-    reader.pass_time(3 * CONFIRM)
+    reader.pass_time(3 * CONFIRM_INTERVAL_SECONDS)
     assert len(reader.reads) == 5
 
 

@@ -57,8 +57,8 @@ class Host:
         self.record = Record()
         self.call: Call | None = None
 
-    def send(self, _: object, task: int, host: dim.Host, patience: float) -> None:
-        assert 0 < patience <= registration.PATIENCE
+    def send(self, _: object, task: int, host: dim.Host, timeout: float) -> None:
+        assert 0 < timeout <= registration.ANSWER_TIMEOUT_SECONDS
         self.told.append((task, host.hostnqn, host.symname))
         self.gate.wait(5)
         if self.answers and (answer := self.answers.pop(0)):
@@ -281,7 +281,7 @@ def test_a_leave_that_fails_is_told_and_stops_nothing(
 
 
 def test_a_leave_is_over_in_time_whatever_the_kernel_does(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registration, "DEREGISTER_WITHIN", 0.05)
+    monkeypatch.setattr(registration, "DEREGISTER_TIMEOUT_SECONDS", 0.05)
     host.register()
     host.gate.clear()
     began = time.perf_counter()
