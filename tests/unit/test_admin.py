@@ -228,7 +228,9 @@ def test_a_controller_that_takes_its_time_over_each_command_is_given_up(
 @pytest.mark.parametrize(("dctype", "name"), [(0, "none"), (1, "ddc"), (2, "cdc"), (3, ""), (255, "")])
 @pytest.mark.parametrize("kas", [0, 10])
 @pytest.mark.parametrize("oaes", [0, 1 << 31, 0x7FFFFFFF])
-def test_what_a_controller_says_about_itself(device: Connect, dctype: int, name: str, kas: int, oaes: int) -> None:
+def test_identify_reads_what_a_controller_says_about_itself(
+    device: Connect, dctype: int, name: str, kas: int, oaes: int
+) -> None:
     target = Target()
     data = bytearray(4096)
     struct.pack_into("<I", data, 92, oaes)
@@ -284,7 +286,7 @@ def test_a_refusal_says_what_the_controller_has_answered(
 
 
 @pytest.mark.parametrize("status", [0x370, 0x4370, 0x371, 0x4371])
-def test_what_the_kernel_answers_in_its_place_is_no_word_of_the_controller(
+def test_status_made_by_the_kernel_is_no_answer_of_the_controller(
     device: Connect, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     """It would be parked for taking no keep-alive because the connection was lost in that moment."""

@@ -326,7 +326,7 @@ def test_one_interface_does_not_take_the_places_of_another(bus: Bus) -> None:
     asyncio.run(main())
 
 
-def test_what_avahi_refuses_to_resolve_stops_nothing_else(bus: Bus) -> None:
+def test_service_that_avahi_refuses_to_resolve_stops_no_other(bus: Bus) -> None:
     async def main() -> None:
         async with watching(bus):
             bus.errors["ServiceResolverNew"] = "org.freedesktop.Avahi.TooManyObjectsError"
@@ -346,7 +346,7 @@ def test_what_avahi_refuses_to_resolve_stops_nothing_else(bus: Bus) -> None:
 
 
 @pytest.mark.parametrize("member", ["connect", "AddMatch", "GetNameOwner", "ServiceBrowserNew"])
-def test_who_does_not_answer_is_not_waited_for_forever(bus: Bus, member: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_call_without_answer_times_out(bus: Bus, member: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(avahi, "_CALL_TIMEOUT", 0.05)
     bus.hangs = member
     with pytest.raises(TimeoutError, match=r"answer"):

@@ -82,7 +82,7 @@ def test_transports_of_all_paths(storage: Storage) -> None:
     assert block.transports("sda") == set()
 
 
-def test_what_is_not_there(storage: Storage) -> None:
+def test_missing_device_has_nothing(storage: Storage) -> None:
     assert storage.sys.exists()
     assert block.namespaces("nvme9") == []
     assert block.controllers("nvme9n1") == []
@@ -102,7 +102,7 @@ def test_names_of_namespaces(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["nvme0", "nvme0n1p1", "nvmen1", "nvme0n", "nvme0cn1", "sda", "ng0n1", "nvme0c1"])
-def test_what_is_no_namespace(name: str) -> None:
+def test_other_name_is_no_namespace(name: str) -> None:
     assert block._namespace_parts(name) is None
 
 

@@ -171,7 +171,7 @@ def test_a_name_that_is_anothers_by_now_is_not_claimed(host: Boot) -> None:
     assert boot.claims(HOST) == ()
 
 
-def test_one_that_is_gone_is_not_claimed(host: Boot) -> None:
+def test_removed_controller_is_not_claimed(host: Boot) -> None:
     host.connect("nvme0")
     host.connect("nvme1", subsysnqn="nqn.2024-08.com.example:vol2")
     host.disconnect("nvme0")
@@ -188,7 +188,7 @@ def test_one_that_is_gone_is_not_claimed(host: Boot) -> None:
         {"subsysnqn": "nqn.a,b"},
     ],
 )
-def test_one_that_makes_no_sense_is_left_alone(
+def test_implausible_controller_is_left_alone(
     host: Boot, caplog: pytest.LogCaptureFixture, odd: dict[str, str]
 ) -> None:
     """It is going away while it is looked at, perhaps."""

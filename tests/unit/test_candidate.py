@@ -110,6 +110,6 @@ def test_a_kernel_that_lacks_an_option(known: set[str] | None, left_out: list[st
 
 
 @pytest.mark.parametrize("name", ["discovery", "dhchap_secret", "dhchap_ctrl_secret", "host_traddr", "host_iface"])
-def test_what_makes_a_connection_another_one_is_never_left_out(name: str) -> None:
+def test_option_that_tells_connections_apart_is_never_left_out(name: str) -> None:
     assert fabrics.lacking([(name, "x")], set()) == []
     assert fabrics.connect_string([(name, "x")], set()) == f"{name}=x"

@@ -69,7 +69,7 @@ def test_each_has_a_sentence(number: int) -> None:
         (errno.EIO, "this host not allowed"),
     ],
 )
-def test_it_says_what_to_look_at(number: int, words: str) -> None:
+def test_cause_says_what_to_look_at(number: int, words: str) -> None:
     assert words in sentence(OSError(number, "something else", "/dev/nvme-fabrics"))
 
 
@@ -77,7 +77,7 @@ def test_a_port_that_is_not_in_the_fabric_is_no_missing_device() -> None:
     assert "does not see" in sentence(FileNotFoundError(errno.ENOENT, "No such file or directory"))
 
 
-def test_what_nobody_foresaw_is_told_as_the_system_does() -> None:
+def test_unknown_error_is_told_in_the_words_of_the_system() -> None:
     assert sentence(OSError(errno.EXDEV, "Invalid cross-device link")) == "Invalid cross-device link"
     assert sentence(OSError(0, "the kernel answered 'x' without an instance")) == (
         "the kernel answered 'x' without an instance"

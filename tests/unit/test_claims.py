@@ -40,7 +40,7 @@ def test_a_claim_is_held(storage: Storage, claims: Claims) -> None:
     assert list(storage.ours) == ["nvme0n1"]
 
 
-def test_what_somebody_has_is_busy(storage: Storage, claims: Claims) -> None:
+def test_claimed_device_is_busy(storage: Storage, claims: Claims) -> None:
     storage.claimed.add("nvme0n1")
     assert take(claims) == ["nvme0n1"]
 
@@ -61,7 +61,7 @@ def test_the_partitions_under_a_device_on_the_whole_are_nobodys(storage: Storage
     assert list(storage.ours) == ["dm-0"]
 
 
-def test_what_is_kept(storage: Storage, claims: Claims) -> None:
+def test_kept_claim_stays(storage: Storage, claims: Claims) -> None:
     storage.loop("loop0", "/dev/nvme0n1")
     assert take(claims) == []
     claims.keep({"loop0", "sda"})
@@ -69,13 +69,13 @@ def test_what_is_kept(storage: Storage, claims: Claims) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM])
-def test_what_is_not_there_is_not_busy(storage: Storage, claims: Claims, number: int) -> None:
+def test_missing_device_is_not_busy(storage: Storage, claims: Claims, number: int) -> None:
     storage.open_errors["nvme0n1"] = number
     assert take(claims) == []
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE])
-def test_what_cannot_be_told_is_an_error(storage: Storage, claims: Claims, number: int) -> None:
+def test_claim_that_fails_otherwise_is_an_error(storage: Storage, claims: Claims, number: int) -> None:
     storage.open_errors["nvme0n1"] = number
     with pytest.raises(OSError, match=r"\[Errno") as caught:
         take(claims)

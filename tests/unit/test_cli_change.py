@@ -85,7 +85,7 @@ def test_start_of_what_cannot_be_started(desk: Desk) -> None:
     assert (status, "nvme4 belongs to stas" in errors) == (5, True)
 
 
-def test_one_that_cannot_be_started_does_not_keep_the_others(desk: Desk) -> None:
+def test_unit_that_cannot_be_started_does_not_keep_others_from_it(desk: Desk) -> None:
     desk.controller(1, "", unit=Unit("inactive", load="masked"))
     other = desk.controller(1, "", address="198.51.100.1", unit=Unit("inactive"), status="waiting")
     status, output, errors = desk.run("start", NQN.format(1))
@@ -275,7 +275,7 @@ def test_a_process_without_a_claim_is_found_last(desk: Desk, monkeypatch: pytest
     assert "though in use by postgres (PID 4711)" in output
 
 
-def test_what_cannot_be_told_stays(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_controller_with_unknown_use_stays(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.kernel(1, "nvme0")
 
     def processes(_: list[str]) -> list[User]:

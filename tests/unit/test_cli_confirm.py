@@ -70,7 +70,7 @@ def test_without_the_daemon_nothing_is_confirmed(desk: Desk, monkeypatch: pytest
     assert store.take_confirmation(parent) == []
 
 
-def test_what_has_nothing_to_confirm(desk: Desk) -> None:
+def test_controller_without_anything_held_back_is_refused(desk: Desk) -> None:
     parent, volume = waiting(desk)
     status, _, errors = desk.run("confirm", volume)
     assert (status, f"discoverctl confirm {parent}" in errors) == (2, True)

@@ -130,7 +130,7 @@ def test_a_controller_that_was_never_started_is_hit_also_by_this_hosts_name(
     assert "is not connected" in output
 
 
-def test_what_is_there_already_is_said(desk: Desk, main_list: Path) -> None:
+def test_entry_that_exists_is_said_to_exist(desk: Desk, main_list: Path) -> None:
     put(main_list, "nqn=nqn.other", ENTRY)
     before = main_list.read_text()
     desk.controller(1, "nvme0")

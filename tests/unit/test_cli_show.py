@@ -154,7 +154,7 @@ def test_the_worker_of_a_controller_that_others_own(desk: Desk) -> None:
     assert "1 controller, 1 live" in output
 
 
-def test_what_a_peer_sent_does_not_reach_the_terminal(desk: Desk) -> None:
+def test_control_characters_of_a_peer_do_not_reach_the_terminal(desk: Desk) -> None:
     desk.controller(1, "nvme0", status="live \u202e nvme0")
     desk.set("nvme0", "subsysnqn", NQN.format(1) + "\x1b]0;x\x07")
     for words in (["list"], ["status", "nvme0"], ["why", "nvme0"], ["list", "--json"], ["status", "nvme0", "--json"]):

@@ -84,7 +84,7 @@ def test_another_host_nqn_is_in_the_name_and_the_hosts_own_is_not() -> None:
         ({"problem": "a problem and its remedy"}, "a problem and its remedy"),
     ],
 )
-def test_what_cannot_be_served_is_refused_alone(change: dict[str, str | Secrets], why: str) -> None:
+def test_connection_that_cannot_be_served_is_refused_alone(change: dict[str, str | Secrets], why: str) -> None:
     made = turn(replace(CONNECTION, **change), replace(CONNECTION, traddr="192.0.2.2", line=8))  # type: ignore[arg-type]
     assert [one.tid.traddr for one in made.candidates] == ["192.0.2.2"]
     (refusal,) = made.refusals

@@ -217,7 +217,7 @@ def connected(side: Sysfs, src_addr: str) -> Controller:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(host_sides, st.sampled_from(["", "192.0.2.9", "198.51.100.9", "203.0.113.8", "203.0.113.9"]))
-def test_what_the_kernel_refuses_as_a_duplicate_always_matches(tree: Path, side: Sysfs, address: str) -> None:
+def test_duplicate_for_the_kernel_always_matches(tree: Path, side: Sysfs, address: str) -> None:
     # The kernel compares the options as they were written; from where it connected shows only while it is.
     source = side.get("host_traddr", address) if address else ""
     assert matches(wanted() | side, connected(side, source))
@@ -240,7 +240,7 @@ def test_only_the_uuid_of_a_uuid_nqn_is_without_case(text: str, uuid: str, spell
 
 
 @pytest.mark.parametrize("state", ["deleting", "deleting (no IO)", "dead"])
-def test_what_the_kernel_is_about_to_let_go_is_not_adopted(tree: Path, state: str) -> None:
+def test_controller_being_deleted_is_not_adopted(tree: Path, state: str) -> None:
     live(tree, state=state)
     assert at_target(wanted()) == []
     live(tree, "nvme4")
@@ -248,7 +248,7 @@ def test_what_the_kernel_is_about_to_let_go_is_not_adopted(tree: Path, state: st
 
 
 @pytest.mark.parametrize("state", ["live", "connecting", "new", "resetting"])
-def test_what_the_kernel_still_connects_is_adopted(tree: Path, state: str) -> None:
+def test_controller_being_connected_is_adopted(tree: Path, state: str) -> None:
     live(tree, state=state)
     live(tree, "nvme4", subsysnqn="nqn.2024-08.com.example:another")
     assert [one.device for one in at_target(wanted())] == ["nvme3"]

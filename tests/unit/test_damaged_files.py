@@ -248,7 +248,7 @@ def test_a_plan_of_anything(run: Path, plan: object) -> None:
     assert_plan_is_harmless(plan_file.read())
 
 
-def test_what_is_written_is_read(run: Path) -> None:
+def test_written_file_is_read(run: Path) -> None:
     store.write_plan([store.plan_row(Decision("tcp:192.0.2.1:nqn.x", Action.LEAVE, "odd\n\x1b.conf:3"))], [], [], {})
     found = plan_file.read()
     assert (found.fault, found.controllers["tcp:192.0.2.1:nqn.x"].reason) == ("", "odd\\n\\x1b.conf:3")

@@ -75,7 +75,7 @@ def run(judged: list[dict[str, list[User]]] | None = None) -> Answer:
     return disconnect.disconnect("nvme0", 7, 1, judge, lambda: None)
 
 
-def test_what_was_written_is_written_back_from_the_top(host: Host) -> None:
+def test_write_back_begins_at_the_top(host: Host) -> None:
     host.partition("nvme0n1p1", "nvme0n1")
     host.device("dm-0", "nvme0n1p1")
     assert run().verdict == disconnect.DISCONNECTED
@@ -109,7 +109,7 @@ def test_a_silent_target(host: Host, monkeypatch: pytest.MonkeyPatch, dirty: boo
         host.answers.set()
 
 
-def test_one_that_is_being_connected_is_not_asked_to_make_it_lasting(host: Host) -> None:
+def test_controller_being_connected_is_not_flushed(host: Host) -> None:
     (host.sys / "devices/nvme0/state").write_text("connecting\n")
     run()
     assert host.events == ["written nvme0n1", "deleted"]

@@ -152,7 +152,7 @@ def test_a_referral_is_a_discovery_controller() -> None:
     assert "discovery" not in dict(one.options)
 
 
-def test_what_it_lists_otherwise_is_never_given_up() -> None:
+def test_io_controller_of_a_page_is_never_given_up() -> None:
     ((one,), _) = found(page(entry(NQN)))
     assert (one.role, one.give_up_after, one.asked) == (IO, 0, 0)
 
@@ -202,7 +202,7 @@ def test_an_fc_controller_lists_by_its_own_port_and_refers_to_tcp() -> None:
 
 
 @pytest.mark.parametrize(("bad", "role"), [("scope", IO), ("discovery", DISCOVERY)])
-def test_what_cannot_be_connected_at_all_is_one_refusal_and_the_page_is_not_whole(bad: str, role: str) -> None:
+def test_unconnectable_entry_is_one_refusal_and_the_page_is_not_whole(bad: str, role: str) -> None:
     tls = replace(SCOPE, secrets=Secrets(tls=True))
     scopes = {"scope": SCOPE, "discovery": SCOPE, bad: tls}
     about = Parent(PARENT, PARENT.instance, scopes["scope"], scopes["discovery"], 0, 0)
@@ -230,7 +230,7 @@ def test_what_cannot_be_connected_at_all_is_one_refusal_and_the_page_is_not_whol
         (entry(NQN, "fe80::1%\u202egnp"), "does not tell of which"),
     ],
 )
-def test_what_a_peer_may_not_send_us_to(refused: bytes, why: str) -> None:
+def test_entry_with_a_forbidden_address_is_refused(refused: bytes, why: str) -> None:
     wanted, (refusal,) = found(page(refused))
     assert wanted == ()
     assert why in refusal.reason
@@ -418,9 +418,7 @@ def test_an_entry_that_cannot_be_used_may_be_a_controller_of_its_name(unusable: 
 
 
 @pytest.mark.parametrize(("eflags", "limit", "attempts"), [(4, 3, 3), (4, 0, 0), (0, 3, 0), (6, 2, 2)])
-def test_what_is_not_connected_to_the_central_controller_is_tried_so_often(
-    eflags: int, limit: int, attempts: int
-) -> None:
+def test_entry_not_connected_to_the_cdc_is_tried_so_often(eflags: int, limit: int, attempts: int) -> None:
     about = Parent(PARENT, PARENT.instance, SCOPE, SCOPE, give_up_after=0, asked=0.0, ncc_attempts=limit)
     (found,) = candidates(parse(page(entry(NQN, eflags=eflags))), about, IDENTITY).candidates
     assert found.attempts == attempts

@@ -149,7 +149,7 @@ def test_gap_after_the_generation_went_back_is_confirmed_first() -> None:
     assert (page.absent, page.waits) == ({"vol1"}, {"vol0": Wait.CONFIRMATION})
 
 
-def test_what_comes_back_restarts_the_confirmation_of_the_rest() -> None:
+def test_returning_entry_restarts_the_confirmation_of_the_rest() -> None:
     page = Page(*VOLUMES)
     page.connection = "2"
     for count in range(1, 19):
@@ -205,7 +205,7 @@ def test_page_in_doubt_takes_no_proof_back() -> None:
     assert page.absent == {"vol0"}
 
 
-def test_what_a_page_in_doubt_lists_is_listed_again() -> None:
+def test_entry_of_a_doubtful_page_is_listed_again() -> None:
     page = Page(*VOLUMES)
     page.read(*VOLUMES[1:])
     assert page.absent == {"vol0"}
@@ -288,7 +288,7 @@ def test_more_than_the_share_is_held_back_and_then_goes() -> None:
 
 @pytest.mark.parametrize(("connection", "generation", "after"), [("2", 99, 1), ("1", 0, 1), ("1", 99, 6 * MINUTE)])
 @pytest.mark.parametrize("in_doubt", [False, True])
-def test_what_is_held_back_begins_anew_with_the_controller(
+def test_held_back_begins_anew_with_the_controller(
     connection: str, generation: int, after: float, in_doubt: bool
 ) -> None:
     """Half of it was taken away, and before that was believed the controller restarts and lists one so far."""
@@ -358,7 +358,7 @@ def test_the_share_counts_what_goes_one_after_another() -> None:
     assert page.absent == {"vol5", "vol6"}
 
 
-def test_what_is_proved_does_not_go_again_when_the_generation_goes_back() -> None:
+def test_proved_absence_lasts_when_the_generation_goes_back() -> None:
     page = Page(*VOLUMES)
     page.connection = "2"
     for _ in range(4):
@@ -402,7 +402,7 @@ def test_a_referral_that_has_gone_counts_with_what_went_with_it() -> None:
     assert page.waits == dict.fromkeys(("vol1", "vol2", "vol3"), Wait.SHARE)
 
 
-def test_what_others_ask_for_takes_nothing_of_the_share() -> None:
+def test_controller_that_others_ask_for_takes_nothing_of_the_share() -> None:
     page = Page(*VOLUMES)
     page.wanted = {f"vol{number}@{FIRST}" for number in range(10)}
     page.read(*VOLUMES[11:])
@@ -420,7 +420,7 @@ def test_a_confirmed_gap_is_proved() -> None:
     assert len(page.waits) == 8
 
 
-def test_what_comes_and_goes_is_kept_longer_each_time() -> None:
+def test_oscillating_entry_is_kept_longer_each_time() -> None:
     page = Page(*VOLUMES)
     held = []
     for _ in range(5):
@@ -434,7 +434,7 @@ def test_what_comes_and_goes_is_kept_longer_each_time() -> None:
     assert held == [0, 0, DAMPING_SECONDS, 2 * DAMPING_SECONDS, 4 * DAMPING_SECONDS]
 
 
-def test_what_comes_and_goes_is_not_forgotten_while_it_is_kept_for_that() -> None:
+def test_oscillation_is_remembered_while_it_keeps_an_entry() -> None:
     page = Page(*VOLUMES)
     for pauses in (0, 2):
         for _ in range(pauses):
@@ -450,7 +450,7 @@ def test_what_comes_and_goes_is_not_forgotten_while_it_is_kept_for_that() -> Non
     assert page.absent == {"vol0"}
 
 
-def test_what_came_and_went_long_ago_goes_at_once() -> None:
+def test_oscillation_of_long_ago_keeps_nothing() -> None:
     page = Page(*VOLUMES)
     for _ in range(5):
         page.read(*VOLUMES[1:], after=10 * MINUTE)

@@ -49,7 +49,7 @@ def exclude(inventory: Inventory, *entries: str) -> None:
         (FIBRE_CHANNEL, FC, DISCOVERY, "transport=fc;traddr=nn-0x20000000C9A0B0C1,pn-0x10000000C9A0B0C1"),
     ],
 )
-def test_what_is_announced(
+def test_announced_controller_is_excluded(
     config: FabricsConfig, origin: str, where: tuple[str, str, str], role: str, excluding: str
 ) -> None:
     tid = TransportId.make(role, *where, NQN if role == IO else DISCOVERY_NQN)
@@ -67,7 +67,7 @@ def test_what_is_announced(
     asyncio.run(story())
 
 
-def test_what_is_configured(config: FabricsConfig) -> None:
+def test_configured_controller_is_excluded(config: FabricsConfig) -> None:
     async def story() -> None:
         inventory = make(config)
         inventory.update()

@@ -155,7 +155,7 @@ def test_an_edit_that_changes_nothing_is_no_news(desk: Desk) -> None:
     run(desk, story)
 
 
-def test_what_is_no_list_is_not_read(desk: Desk) -> None:
+def test_file_that_is_no_list_is_not_read(desk: Desk) -> None:
     desk.put("exclusions.conf.d/a.conf", "nqn=nqn.a")
 
     async def story(desk: Desk) -> None:

@@ -163,7 +163,7 @@ def test_not_excluded(entry: str, options: dict[str, str]) -> None:
         ("host-traddr=nn-0x1:pn-0x2", True, ""),
     ],
 )
-def test_what_is_said_about_an_entry(entry: str, counts: bool, sentence: str) -> None:
+def test_faulty_entry_is_a_problem_in_words(entry: str, counts: bool, sentence: str) -> None:
     fields, said = understand(entry)
     assert (bool(fields), said) == (counts, sentence)
     found = one(entry)
@@ -278,7 +278,7 @@ def test_a_link_to_a_list_is_a_list(tmp_path: Path) -> None:
     assert load(str(tmp_path)).match({"nqn": "nqn.a"})
 
 
-def test_what_cannot_be_read_is_a_problem_and_harms_no_other(tmp_path: Path) -> None:
+def test_unreadable_list_is_a_problem_and_harms_no_other(tmp_path: Path) -> None:
     drop_ins = tmp_path / "exclusions.conf.d"
     put(drop_ins / "z.conf", "nqn.a")
     os.mkfifo(drop_ins / "fifo.conf")

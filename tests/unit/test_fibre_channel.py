@@ -352,7 +352,7 @@ def test_another_give_up_time_holds_for_all(fabric: Fabric) -> None:
     run(act())
 
 
-def test_what_an_earlier_supervisor_knew(fabric: Fabric) -> None:
+def test_wishes_of_an_earlier_supervisor_are_taken_over(fabric: Fabric) -> None:
     tids = [TransportId("fc", PORT.format(number), "", DISCOVERY_NQN, host_traddr=HOST) for number in (1, 2)]
     old = [Wish(tid, DISCOVERY, "announced", FIBRE_CHANNEL, give_up_after=5, asked=1) for tid in tids]
 

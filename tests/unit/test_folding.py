@@ -56,14 +56,14 @@ def units(wanted: Wanted) -> list[set[Candidate]]:
 # One controller, asked for in several ways ----------------------------------------------------------------
 
 
-def test_what_is_found_without_a_host_side_is_the_configured_one_with_the_same_target() -> None:
+def test_found_without_host_side_joins_the_configured_target() -> None:
     written, found = reach(iface="eth0"), reach(DC)
     assert written.tid.instance != found.tid.instance
     for order in ((written, found), (found, written)):
         assert put(*order).asked == {written.tid.instance: (written, found)}
 
 
-def test_what_is_found_by_a_path_is_the_configured_one_that_takes_any() -> None:
+def test_found_by_a_path_joins_the_configured_one_that_takes_any() -> None:
     written, found = reach(), reach(NBFT, "eth0")
     for order in ((written, found), (found, written)):
         assert put(*order).asked == {written.tid.instance: (written, found)}
@@ -84,7 +84,7 @@ def test_what_is_found_by_a_path_is_the_configured_one_that_takes_any() -> None:
         (dc(CONFIGURATION, "nqn.dc1"), dc(DC, "nqn.dc2")),
     ],
 )
-def test_what_is_found_otherwise_stays_another(written: Candidate, found: Candidate) -> None:
+def test_found_otherwise_stays_another_unit(written: Candidate, found: Candidate) -> None:
     for order in ((written, found), (found, written)):
         assert put(*order).asked == {written.tid.instance: (written,), found.tid.instance: (found,)}
 
@@ -100,7 +100,7 @@ def test_a_path_asked_for_in_part_is_the_one_of_the_boot_that_has_it() -> None:
     assert units(put(live, found)) == [{live, found}]
 
 
-def test_what_an_administrator_wrote_twice_is_two() -> None:
+def test_configured_twice_is_two_units() -> None:
     both = (reach(iface="eth0"), reach())
     assert put(*both).asked == {one.tid.instance: (one,) for one in both}
 
@@ -156,7 +156,7 @@ def test_of_several_limits_the_widest_counts() -> None:
             assert asked[0].attempts == attempts
 
 
-def test_what_an_administrator_wrote_first_has_the_last_word_also_after_an_edit() -> None:
+def test_first_configured_decides_also_after_an_edit() -> None:
     first, second = reach(), replace(reach(), options=(("nqn", "nqn.a"), ("tos", "3")))
     wanted = put(first, second)
     edited = replace(first, options=(("nqn", "nqn.a"), ("tos", "1")))
@@ -323,7 +323,7 @@ def test_the_order_of_the_sources_makes_no_difference(
 
 
 @given(many, st.sampled_from(ORIGINS), st.lists(candidates(), max_size=6), with_state)
-def test_what_is_asked_for_and_no_longer_leaves_no_trace(
+def test_withdrawn_wish_leaves_no_trace(
     asked: list[Candidate], origin: str, more: list[Candidate], existing: frozenset[str]
 ) -> None:
     wanted = put(*asked, has_state=existing.__contains__)

@@ -84,7 +84,7 @@ def test_a_referral_of_a_trusted_log_page_is_connected_as_that_says() -> None:
     assert first_of(put(announced, referral)) == {referral.tid.instance: "page"}
 
 
-def test_what_a_configured_discovery_controller_leads_to_has_its_place_before_what_is_announced() -> None:
+def test_listed_by_configured_goes_before_announced() -> None:
     mine = candidate(DISCOVERY, CONFIGURATION, DISCOVERY_NQN, address="198.51.100.1")
     next_one = f"tcp:198.51.100.2:8009:{DISCOVERY_NQN}"
     hostile = [candidate(DISCOVERY, MDNS, DISCOVERY_NQN, "eth0", address=f"192.0.2.{number}") for number in range(1, 6)]
@@ -104,7 +104,7 @@ def test_what_a_configured_discovery_controller_leads_to_has_its_place_before_wh
     assert next_one in pages.authoritative
 
 
-def test_what_is_announced_waits_for_what_firmware_and_an_administrator_lead_to() -> None:
+def test_announced_starts_after_trusted() -> None:
     def start(one: Candidate) -> Decision:
         return Decision(f"{one.origin} {one.tid.instance}", Action.START, "", one)
 
@@ -180,7 +180,7 @@ def test_refusals_of_one_log_page_are_few() -> None:
     assert listing.doubt
 
 
-def test_what_is_listed_under_ever_new_names_is_bounded() -> None:
+def test_ever_new_names_in_pages_are_bounded() -> None:
     pages = LogPages()
     known: dict[str, Known] = {}
     for number in range(1, 8):

@@ -182,7 +182,7 @@ def test_a_dry_run_shows_all_but_the_secrets_and_writes_nothing(desk: Desk) -> N
     assert not desk.nvme.exists()
 
 
-def test_it_can_be_done_again_and_what_somebody_changed_is_not_overwritten(desk: Desk) -> None:
+def test_second_import_does_not_overwrite_edited_files(desk: Desk) -> None:
     desk.put(stafd=CONTROLLERS + DC)
     assert desk.run()[0] == 0
     written = desk.fabrics_path.read_text()
@@ -207,7 +207,7 @@ def test_it_can_be_done_again_and_what_somebody_changed_is_not_overwritten(desk:
     assert len(desk.fabrics.connections) == 0
 
 
-def test_what_does_not_go_with_the_files_that_are_there_is_refused(desk: Desk) -> None:
+def test_import_that_conflicts_with_existing_files_is_refused(desk: Desk) -> None:
     desk.nvme.mkdir()
     (desk.nvme / "nvme-fabrics.conf").write_text(f"[Host]\nhostnqn = {HOST_NQN}\n")
     desk.put(sys="[Host]\nsymname = a\n", stafd=CONTROLLERS + DC)
@@ -228,7 +228,7 @@ def test_a_path_that_is_configured_already_stays_as_it_is(desk: Desk) -> None:
     assert [one.traddr for one in desk.fabrics.connections] == ["192.0.2.1", "192.0.2.2"]
 
 
-def test_what_one_cannot_read_takes_the_right_to(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_stas_file_needs_root(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.put(stafd=CONTROLLERS + DC)
     fault = SourceFile("stafd.conf", fault="cannot be opened: Permission denied")
     monkeypatch.setattr(import_stas, "read_file", lambda _: fault)
@@ -319,7 +319,7 @@ def test_either_daemon_traces(desk: Desk) -> None:
         ("stacd", f"{IO_MANAGEMENT}disconnect-trtypes=tcp + fc\n", "is none of tcp, rdma and fc"),
     ],
 )
-def test_what_is_said_about_an_option(desk: Desk, daemon: str, text: str, expected: str) -> None:
+def test_option_is_reported_as_carried_over_or_not(desk: Desk, daemon: str, text: str, expected: str) -> None:
     desk.put(**{daemon: GLOBAL + text})
     status, output, _ = desk.run()
     lines = [line for line in output.splitlines() if line.startswith(f"{desk.root}/stas/{daemon}.conf:")]
@@ -431,7 +431,7 @@ def test_a_controller(desk: Desk, daemon: str, line: str, expected: tuple[str, .
         (f"controller=transport=tcp;traddr=192.0.2.1;nqn={DISCOVERY_NQN}", "stands in a [Subsystem]"),
     ],
 )
-def test_what_is_no_controller(desk: Desk, line: str, expected: str) -> None:
+def test_malformed_controller_is_reported(desk: Desk, line: str, expected: str) -> None:
     desk.put(stacd=f"{CONTROLLERS}{line}\n")
     status, output, _ = desk.run()
     told = [text for text in output.splitlines() if text.startswith(f"{desk.root}/stas/stacd.conf:2: ")]
@@ -541,7 +541,7 @@ def test_an_exclusion(desk: Desk, daemon: str, line: str, expected: list[str]) -
         ("exclude=transport=TCP", "matches nothing"),
     ],
 )
-def test_what_is_no_exclusion(desk: Desk, line: str, expected: str) -> None:
+def test_malformed_exclusion_is_reported(desk: Desk, line: str, expected: str) -> None:
     desk.put(stafd=f"{CONTROLLERS}{line}\n")
     status, output, _ = desk.run()
     assert status == 1
@@ -549,7 +549,7 @@ def test_what_is_no_exclusion(desk: Desk, line: str, expected: str) -> None:
     assert desk.excluded == []
 
 
-def test_what_excludes_everything_by_accident_excludes_what_it_says(desk: Desk) -> None:
+def test_exclusion_of_everything_by_accident_excludes_what_it_says(desk: Desk) -> None:
     desk.put(stacd=f"{CONTROLLERS}exclude=host-traddr=192.0.2.9\nexclude=nqn=nqn.2024-08.com.example:a=b\n")
     status, output, _ = desk.run()
     assert status == 0
@@ -557,7 +557,7 @@ def test_what_excludes_everything_by_accident_excludes_what_it_says(desk: Desk) 
     assert "it leaves nqn out of the comparison" in desk.finding(output, "stacd", 3)
 
 
-def test_what_both_exclude_is_written_once_as_it_is(desk: Desk) -> None:
+def test_exclusion_of_both_daemons_is_written_once(desk: Desk) -> None:
     both = f"{CONTROLLERS}exclude=transport=tcp;traddr=192.0.2.1\n"
     desk.put(stafd=both + DC, stacd=both)
     status, output, _ = desk.run()
@@ -622,7 +622,7 @@ def test_another_identity(desk: Desk) -> None:
         ("[host]\nnqn=x", "[host]: nvme-stas ignores it", False),
     ],
 )
-def test_what_is_said_about_the_host(desk: Desk, text: str, expected: str, lost: bool) -> None:
+def test_host_setting_is_reported_as_carried_over_or_not(desk: Desk, text: str, expected: str, lost: bool) -> None:
     desk.put(sys=f"[Host]\n{text}\n", stafd=CONTROLLERS + DC)
     status, output, _ = desk.run()
     assert expected in output

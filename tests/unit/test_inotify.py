@@ -66,7 +66,7 @@ def test_a_directory_that_is_not_there_comes_and_goes(watcher: Inotify, tmp_path
     assert not watcher.watch(str(here))
 
 
-def test_what_is_at_the_path_now_is_watched(watcher: Inotify, tmp_path: Path) -> None:
+def test_replaced_directory_is_watched(watcher: Inotify, tmp_path: Path) -> None:
     here, away = tmp_path / "d", tmp_path / "away"
     here.mkdir()
     watcher.watch(str(here))

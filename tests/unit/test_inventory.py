@@ -305,7 +305,7 @@ def test_an_excluded_discovery_controller_leads_nowhere() -> None:
 # Reports --------------------------------------------------------------------------------------------------
 
 
-def test_who_learns_from_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_reaches_the_source_concerned(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(house: House) -> None:
         heard: list[tuple[object, ...]] = []
         held = house.inventory
@@ -338,7 +338,7 @@ def test_who_learns_from_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
     in_loop(scenario)
 
 
-def test_what_was_heard_before_goes_back_to_who_had_heard_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remembered_wish_goes_back_to_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(house: House) -> None:
         heard: dict[str, object] = {}
         held = house.inventory
@@ -352,7 +352,7 @@ def test_what_was_heard_before_goes_back_to_who_had_heard_it(monkeypatch: pytest
     in_loop(scenario)
 
 
-def test_who_gave_up_is_no_longer_announced_under_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_given_up_controller_is_forgotten_under_every_name(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(house: House) -> None:
         heard: list[str] = []
         held = house.inventory
@@ -438,7 +438,7 @@ def test_log_pages_are_followed_with_the_present_settings(monkeypatch: pytest.Mo
     in_loop(scenario)
 
 
-def test_what_cannot_be_connected_is_told_again_after_a_reload(caplog: pytest.LogCaptureFixture) -> None:
+def test_refusal_is_told_again_after_a_reload(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(house: House) -> None:
         house.configure()
         house.say(house.inventory.mdns, refusals=(Refusal("x", "by mDNS", "no port"),))

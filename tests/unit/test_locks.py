@@ -41,7 +41,7 @@ def test_one_has_it_at_a_time() -> None:
     assert 0.05 < time.monotonic() - began < 4
 
 
-def test_what_cannot_be_made_is_no_missing_controller(directory: Path) -> None:
+def test_lock_that_cannot_be_made_is_no_missing_controller(directory: Path) -> None:
     directory.parent.mkdir()
     directory.write_text("")
     with pytest.raises(locks.LockError, match="cannot lock") as caught:

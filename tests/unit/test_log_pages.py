@@ -252,7 +252,7 @@ def test_all_pages_that_it_ever_sent_count_together(site: Site) -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_what_is_known_comes_first_and_stays(site: Site) -> None:
+def test_known_entries_come_first_within_the_limit(site: Site) -> None:
     site.put(DC1, listing("new1", "new2", "old1", "old2"))
     found = site.ask(old=known(DC1, "old1", "old2"))
     assert names(found) == ["old1", "old2", "new1"]
@@ -482,7 +482,7 @@ def test_one_discovery_controller_by_two_names_is_one(site: Site, first: str, de
     assert {one.origin for one in site.wanted.asked[unit]} == {DC1, DC2}
 
 
-def test_what_an_administrator_wrote_is_not_given_up_because_somebody_refers_to_it(site: Site) -> None:
+def test_configured_controller_is_not_given_up_for_a_referral(site: Site) -> None:
     site.put(DC1, leading(2, 7))
     site.ask()
     (written, *_), (referred,) = site.wanted.asked[DC2], site.wanted.asked[dc(7)]
@@ -490,7 +490,7 @@ def test_what_an_administrator_wrote_is_not_given_up_because_somebody_refers_to_
     assert (referred.give_up_after, referred.asked) == (3600, 17.0)
 
 
-def test_what_is_listed_anew_is_asked_for_anew(site: Site) -> None:
+def test_entry_listed_anew_is_asked_for_anew(site: Site) -> None:
     site.put(DC1, leading(7))
     site.ask(ROOT)
     site.put(DC1, replace(leading(7), generation=2), came=99.0)

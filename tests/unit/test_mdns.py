@@ -108,7 +108,7 @@ def test_an_announcement_is_a_controller(news: Announced, instance: str) -> None
         (announced(address="array.example"), "not an IP address"),
     ],
 )
-def test_what_makes_no_sense_is_refused(news: Announced, reason: str) -> None:
+def test_nonsensical_announcement_is_refused(news: Announced, reason: str) -> None:
     with pytest.raises(TidError, match=reason):
         identify(news, "eth0", unique_nqn=True)
 
@@ -454,7 +454,7 @@ def test_a_later_supervisor_remembers(scenario: Scenario) -> None:
     scenario(story)
 
 
-def test_what_its_worker_gave_up_is_forgotten_unless_it_is_announced(scenario: Scenario) -> None:
+def test_given_up_controller_is_forgotten_unless_announced(scenario: Scenario) -> None:
     async def story(source: Source) -> None:
         source.hear(announced())
         await source.settle()

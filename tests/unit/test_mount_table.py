@@ -70,7 +70,7 @@ def test_each_path_survives_the_kernels_escapes(path: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["\\", "a\\", "\\04", "\\999", "\\x20", "\\0 4"])
-def test_what_is_no_escape_stays(text: str) -> None:
+def test_backslash_without_escape_stays(text: str) -> None:
     assert mounts.unescape(text) == text
 
 
@@ -161,7 +161,7 @@ def test_source_that_a_user_wrote_is_not_looked_at(
         assert Mount(f"1 0 0:44 / /a rw - {fstype} {source} rw").numbers() == []
 
 
-def test_what_has_no_block_device(storage: Storage) -> None:
+def test_file_system_without_block_device_has_none(storage: Storage) -> None:
     for fstype, source in (("tmpfs", "tmpfs"), ("nfs4", "server:/dev/sda"), ("ext4", "/dev/gone")):
         assert Mount(f"1 0 0:44 / /a rw - {fstype} {source} rw").numbers() == []
     assert storage.sys.exists()

@@ -56,7 +56,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Program:
     return made
 
 
-def test_what_is_there_at_start_and_what_comes(
+def test_mounts_at_start_and_later_ones_are_entered(
     storage: Storage, program: Program, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage.mount("nvme0n1", "/data")
@@ -97,7 +97,7 @@ def test_through_a_stack(storage: Storage, program: Program, transport: str) -> 
 
 
 @pytest.mark.parametrize("transport", ["pcie", "fc", "loop", ""])
-def test_what_needs_no_network(storage: Storage, program: Program, transport: str) -> None:
+def test_local_mount_is_not_entered(storage: Storage, program: Program, transport: str) -> None:
     storage.controller("nvme1", 1, transport)
     storage.namespace("nvme1n1", "nvme1", subsystem=1)
     storage.mount("nvme1n1", "/data")
@@ -116,14 +116,14 @@ def test_the_system_itself_and_all_that_is_on_its_device(storage: Storage, progr
     assert program.targets == []
 
 
-def test_what_the_initial_ram_disk_mounted(storage: Storage, program: Program) -> None:
+def test_mount_of_the_initial_ram_disk_is_not_entered(storage: Storage, program: Program) -> None:
     storage.fstab.write_text("/dev/x /var ext4 x-initrd.mount 0 0\n")
     storage.mount("nvme0n1", "/var")
     service.Table().look()
     assert program.targets == []
 
 
-def test_what_is_entered_already_is_left(storage: Storage, program: Program) -> None:
+def test_mount_that_is_marked_already_is_left(storage: Storage, program: Program) -> None:
     storage.utab.write_text(
         "SRC=/dev/nvme0n1 TARGET=/a\\040b ROOT=/ OPTS=x-a,_netdev,x-b\n"
         "SRC=/dev/nvme0n1 TARGET=/c ROOT=/ OPTS=not_netdev\n"

@@ -288,7 +288,7 @@ def test_a_family_that_a_name_does_not_have_yet(resolver: Resolver, quick: None)
     play(scenario)
 
 
-def test_what_an_earlier_run_has_chosen_is_chosen_again(resolver: Resolver) -> None:
+def test_address_of_an_earlier_run_is_chosen_again(resolver: Resolver) -> None:
     resolver.answers["array"] = [A, B]
     resolver.answers["other"] = [A]
 

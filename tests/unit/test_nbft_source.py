@@ -181,7 +181,7 @@ def test_a_security_profile_is_not_connected_in_the_clear() -> None:
         (Namespace(trsvcid="4420,x"), "is not a port number"),
     ],
 )
-def test_what_breaks_a_rule_is_refused_alone(namespace: Namespace, why: str) -> None:
+def test_entry_that_breaks_a_rule_is_refused_alone(namespace: Namespace, why: str) -> None:
     result = found(table(namespaces=[namespace, Namespace(2, nqn="nqn.2024-08.com.example:vol2")]))
     assert [tid.subsysnqn for tid in result.wishes] == ["nqn.2024-08.com.example:vol2"]
     (refusal,) = result.refusals

@@ -15,7 +15,7 @@ from .nbft_tables import HOSTID, HOSTNQN, Discovery, Hfi, Namespace, Security, c
 TWO = (Hfi(), Hfi(2, "52:54:00:00:00:02", ip="198.51.100.2"))
 
 
-def test_what_a_table_says() -> None:
+def test_table_is_parsed() -> None:
     found = parse(
         table(
             (Hfi(), Hfi(2, "52:54:00:00:00:02", vlan=12, ip="2001:db8::2", dhcp="2001:db8::1")),

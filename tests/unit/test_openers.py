@@ -64,7 +64,7 @@ def test_another_name_for_it(storage: Storage) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fuse", "fuse.sshfs", "nfs4", "cifs", "autofs"])
-def test_what_may_never_answer_is_not_asked(storage: Storage, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_remote_file_system_is_not_asked(storage: Storage, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     folder = storage.process(7, "x", "/dev/nvme0n1")
     (folder / "mountinfo").write_text(f"5 1 0:5 / /dev rw - {kind} x rw\n")
     deny(monkeypatch, "stat", f"{folder}/fd/0", errno.EACCES)
@@ -72,7 +72,7 @@ def test_what_may_never_answer_is_not_asked(storage: Storage, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("table", ["", "5 1 0:5 / / rw - overlay x rw\n"])
-def test_what_may_not_answer_is_not_waited_for(storage: Storage, monkeypatch: pytest.MonkeyPatch, table: str) -> None:
+def test_slow_file_system_is_not_waited_for(storage: Storage, monkeypatch: pytest.MonkeyPatch, table: str) -> None:
     """A mount that is in no table, for it was detached, and one over a file system of anybody's."""
     folder = storage.process(7, "x", "/dev/nvme0n1", "/dev/nvme0n1")
     (folder / "mountinfo").write_text(table)
@@ -173,7 +173,7 @@ def test_a_name_is_no_excuse(storage: Storage) -> None:
     assert len(find()) == 1
 
 
-def test_one_that_is_at_a_disconnect_is_marked(storage: Storage) -> None:
+def test_opener_at_a_disconnect_is_marked(storage: Storage) -> None:
     storage.process(7, "python3", f"{locks.DIRECTORY}/nvme-subsys3", "/dev/nvme0n1")
     storage.process(8, "python3", "/dev/nvme0n1", "/run/discoverd/wake")
     # A mount namespace can give anything this path, but not make it the file that we have.

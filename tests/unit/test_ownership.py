@@ -37,7 +37,7 @@ def taken(found: bool = False, origin: str = CONFIGURATION) -> Ownership:
 OURS = (registry.OWNER, UNIT, False)
 
 
-def test_what_we_connected_is_ours_whatever_was_there() -> None:
+def test_own_connection_is_ours_whatever_was_entered() -> None:
     registry.claim("nvme0", "stas", "theirs")
     one = taken()
     assert (one.foreign, one.protected, entry()) == ("", False, OURS)
@@ -114,7 +114,7 @@ def test_connection_for_firmware_is_entered_as_firmware_and_protected() -> None:
     assert (one.protected, entry()) == (True, (registry.FIRMWARE_OWNER, UNIT, False))
 
 
-def test_what_the_initial_ram_disk_connected_for_firmware_without_a_word_is_firmwares() -> None:
+def test_unentered_firmware_connection_is_firmwares() -> None:
     one = taken(found=True, origin=NBFT)
     assert (one.foreign, one.protected, entry()) == ("", True, (registry.FIRMWARE_OWNER, UNIT, False))
 

@@ -48,7 +48,7 @@ def is_parked(kernel: Kernel, why: str = "persistent = no") -> bool:
     return found is not None and found[1] == why
 
 
-def test_it_is_read_disconnected_and_not_reconnected(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parked_controller_is_read_and_disconnected(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
     def act() -> None:
         until(lambda: is_parked(kernel))
         assert kernel.deleted == ["nvme0"]
@@ -64,7 +64,7 @@ def test_it_is_read_disconnected_and_not_reconnected(kernel: Kernel, capsys: pyt
     assert "nvme0: disconnected until it is read again in 15 min: persistent = no\n" in capsys.readouterr().err
 
 
-def test_it_is_read_again_and_again(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parked_controller_is_read_again_and_again(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "POLL_INTERVAL_SECONDS", 0.05)
 
     def act() -> None:
@@ -75,7 +75,7 @@ def test_it_is_read_again_and_again(kernel: Kernel, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("oaes", [0, 1 << 31])
-def test_one_that_says_it_can_be_held_no_more_is_parked(kernel: Kernel, oaes: int) -> None:
+def test_controller_that_takes_back_persistence_is_parked(kernel: Kernel, oaes: int) -> None:
     kernel.identity = identity(oaes=oaes)
 
     def act() -> None:
@@ -88,7 +88,7 @@ def test_one_that_says_it_can_be_held_no_more_is_parked(kernel: Kernel, oaes: in
     play(INSTANCE, kernel, act, specify())
 
 
-def test_what_changes_wakes_it(kernel: Kernel) -> None:
+def test_changed_specification_ends_parking(kernel: Kernel) -> None:
     def act() -> None:
         until(lambda: is_parked(kernel))
         tell(persistent="no", note="a new note")
@@ -163,7 +163,7 @@ def test_nobody_asks_for_it_any_more(kernel: Kernel) -> None:
     assert len(kernel.written) == 1
 
 
-def test_what_others_connected_is_left_to_them(kernel: Kernel) -> None:
+def test_unmanaged_controller_is_not_parked(kernel: Kernel) -> None:
     kernel.add(subsysnqn=NQN, address="traddr=192.0.2.1,trsvcid=8009")
 
     def act() -> None:
@@ -175,9 +175,7 @@ def test_what_others_connected_is_left_to_them(kernel: Kernel) -> None:
     assert kernel.deleted == []
 
 
-def test_what_another_tool_has_taken_over_meanwhile_is_left_to_it(
-    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_controller_taken_over_by_another_tool_is_not_parked(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "LIVE_CHECK", 60)
     kernel.log_gate.clear()
 
@@ -191,7 +189,7 @@ def test_what_another_tool_has_taken_over_meanwhile_is_left_to_it(
     assert kernel.deleted == []
 
 
-def test_it_stays_while_the_system_goes_down(kernel: Kernel) -> None:
+def test_controller_is_not_parked_while_the_system_goes_down(kernel: Kernel) -> None:
     kernel.log_gate.clear()
 
     def act() -> None:
@@ -206,7 +204,7 @@ def test_it_stays_while_the_system_goes_down(kernel: Kernel) -> None:
     play(INSTANCE, kernel, act, specify(persistent="no"))
 
 
-def test_what_pretends_to_be_a_discovery_controller_and_is_in_use_stays(
+def test_false_discovery_controller_in_use_is_not_parked(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     users = [User("mount", "/data")]
@@ -242,7 +240,7 @@ def test_a_kernel_that_refuses_is_asked_again(
 
 
 @pytest.mark.parametrize(("persistent", "ends"), [("auto", "parked"), ("force", "live")])
-def test_one_that_ends_each_connection(
+def test_controller_that_ends_each_connection_is_parked(
     kernel: Kernel,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

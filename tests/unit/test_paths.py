@@ -61,7 +61,7 @@ def controllers(monkeypatch: pytest.MonkeyPatch) -> Any:
     made.over.set()
 
 
-def test_one_that_answers(controllers: Controllers) -> None:
+def test_answering_path_counts(controllers: Controllers) -> None:
     controllers.answers = {"nvme1": True, "nvme2": admin.RefusedError(2)}
     assert paths.fault([{"nvme1"}, {"nvme2"}]) is None
 
@@ -72,12 +72,12 @@ def test_none_at_all_is_not_asked_for(controllers: Controllers) -> None:
 
 
 @pytest.mark.parametrize("answer", [OSError(errno.ENXIO, "No such device"), admin.AdminError("took too long")])
-def test_one_that_fails(controllers: Controllers, answer: Exception) -> None:
+def test_failing_path_does_not_count(controllers: Controllers, answer: Exception) -> None:
     controllers.answers = {"nvme1": answer}
     assert paths.fault([{"nvme1"}]) == ", and its other path nvme1 does not answer"
 
 
-def test_one_that_does_not_answer(controllers: Controllers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_path_does_not_count(controllers: Controllers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "ANSWER_TIMEOUT_SECONDS", 0.2)
     controllers.answers = {"nvme1": False, "nvme2": False, "nvme3": True}
     began = time.monotonic()

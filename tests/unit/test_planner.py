@@ -136,7 +136,7 @@ BOTH = replace(KNOWN, referrers=frozenset((DC, DC2)))
         ({DC: Answer("generation 7")}, False, "ours", "no longer listed in the log page of"),
     ],
 )
-def test_what_several_have_listed_is_withdrawn_on_the_word_of_each(
+def test_controller_of_several_referrers_goes_when_each_omits_it(
     authoritative: dict[str, Answer], known: bool, disconnect: str, reason: str
 ) -> None:
     there = {NAME: BOTH} | ({DC2: Known("", CONFIGURATION)} if known else {})
@@ -148,7 +148,7 @@ def test_what_several_have_listed_is_withdrawn_on_the_word_of_each(
     assert reason in decision.reason
 
 
-def test_what_an_administrator_took_out_needs_nobody_elses_word() -> None:
+def test_removed_section_needs_no_other_referrer() -> None:
     """Referrals may lead from it in a ring back to it, and of those nobody asks for any more."""
     known = {NAME: Known("configured at f:1", CONFIGURATION, referrers=frozenset((CONFIGURATION, DC))), DC: KNOWN}
     (decision,) = plan(Facts(units={NAME: RUNNING}, known=known, authoritative={CONFIGURATION: Answer()}), [NAME])
@@ -163,7 +163,7 @@ def test_what_an_administrator_took_out_needs_nobody_elses_word() -> None:
         ((DC, DC2), {DC: Answer("generation 7"), DC2: Answer("generation 9")}, {CONFIGURATION}),
     ],
 )
-def test_who_has_asked_for_it_and_owes_an_answer_is_remembered(
+def test_referrer_without_a_present_answer_is_remembered(
     before: tuple[str, ...], authoritative: dict[str, Answer], after: set[str]
 ) -> None:
     known = {NAME: replace(KNOWN, referrers=frozenset(before)), DC: Known("", CONFIGURATION)}
@@ -173,7 +173,7 @@ def test_who_has_asked_for_it_and_owes_an_answer_is_remembered(
 
 
 @pytest.mark.parametrize("withdrawn", ["", ELSEWHERE, "no longer listed in the log page of another (generation 3)"])
-def test_what_another_unit_stands_for_is_not_disconnected(withdrawn: str) -> None:
+def test_controller_of_another_unit_is_not_disconnected(withdrawn: str) -> None:
     """Who writes down one path of what a log page lists has not taken the other one away."""
     known = replace(KNOWN, withdrawn=withdrawn, target=A.target)
     facts = Facts(
@@ -309,7 +309,7 @@ THERE = Facts(unmanaged={NAME: UNMANAGED_ONE}, authoritative=WHOLE)
         ),
     ],
 )
-def test_what_others_connected(facts: Facts, decision: Decision) -> None:
+def test_unmanaged_controller_has_this_decision(facts: Facts, decision: Decision) -> None:
     assert plan(facts, [NAME]) == [decision]
 
 
@@ -321,7 +321,7 @@ def test_a_unit_of_what_others_connected_that_was_stopped_stays_stopped(said: st
     assert plan(facts, [NAME]) == [Decision(NAME, Action.LEAVE, reason, UNMANAGED_ONE)]
 
 
-def test_what_somebody_asks_for_is_not_what_others_connected() -> None:
+def test_wanted_controller_is_not_unmanaged() -> None:
     (decision,) = plan(replace(THERE, wanted=ASKED), [NAME])
     assert (decision.action, decision.reason, decision.disconnect) == (Action.START, "configured at f:1", "")
 
@@ -338,7 +338,7 @@ def test_only_what_is_asked_about_is_looked_at() -> None:
 
 @pytest.mark.parametrize("said", state.ENDED)
 @pytest.mark.parametrize("unit", [None, STOPPED])
-def test_what_has_ended_by_itself_is_not_kept_for_a_silent_source(said: str, unit: UnitFact | None) -> None:
+def test_ended_worker_is_not_kept_for_a_silent_source(said: str, unit: UnitFact | None) -> None:
     """A peer that comes under another name each time must not leave more and more behind."""
     facts = Facts(units={NAME: unit} if unit else {}, known={NAME: KNOWN}, reports={NAME: Report(said)})
     (decision,) = decide(facts)
@@ -398,7 +398,7 @@ def test_discovery_controller_that_nobody_leads_to(
     assert closed({ROOT: CONFIGURED_ROOT, **known}, {ROOT: ()}, authoritative) == gone
 
 
-def test_what_only_a_self_referral_listed_is_withdrawn_with_it() -> None:
+def test_entry_of_a_self_referral_only_is_withdrawn() -> None:
     known = {ROOT: CONFIGURED_ROOT, B: referred(ROOT, B), NAME: Known(f"listed in the log page of {B}", B)}
     authoritative = {ROOT: without(B)}
     facts = Facts(
@@ -414,7 +414,7 @@ def test_what_only_a_self_referral_listed_is_withdrawn_with_it() -> None:
     assert volume.note == f"no longer listed in the log page of {B} (which nothing leads to any more)"
 
 
-def test_who_has_taken_it_back_is_not_asked_again() -> None:
+def test_referrer_that_omitted_it_is_not_asked_again() -> None:
     """Also when nothing is left of him: he must not look like one who has gone without a word."""
     known = {NAME: Known("listed", B, referrers=frozenset((B, C))), C: referred(ROOT), ROOT: CONFIGURED_ROOT}
     facts = Facts(units={NAME: RUNNING}, known=known, closed={B}, inconclusive={C: "its log page lists nothing"})
@@ -430,7 +430,7 @@ WHERE = "/etc/nvme/exclusions.conf:3"
 
 @pytest.mark.parametrize("unit", [None, STOPPED, UnitFact("loaded", "failed")])
 @pytest.mark.parametrize("said", [None, "live", "excluded", "stopped", "refused", "given up"])
-def test_what_is_excluded_is_not_started(unit: UnitFact | None, said: str | None) -> None:
+def test_excluded_controller_is_not_started(unit: UnitFact | None, said: str | None) -> None:
     facts = Facts(
         ASKED,
         units={NAME: unit} if unit else {},
@@ -444,7 +444,7 @@ def test_what_is_excluded_is_not_started(unit: UnitFact | None, said: str | None
 
 
 @pytest.mark.parametrize("active", ["active", "activating", "reloading", "deactivating"])
-def test_what_is_excluded_and_runs_is_kept_and_told(active: str) -> None:
+def test_running_excluded_controller_is_kept_and_told(active: str) -> None:
     (decision,) = decide(Facts(ASKED, units={NAME: UnitFact("loaded", active)}, excluded={NAME: WHERE}))
     assert (decision.action, decision.reason) == (Action.KEEP, f"configured at f:1, but excluded by {WHERE}")
     assert (decision.candidate, decision.note) == (A, f"excluded by {WHERE}")
@@ -614,7 +614,7 @@ def test_only_what_is_asked_for_and_does_not_run_is_started(facts: Facts) -> Non
 
 
 @given(facts_of_all_kinds)
-def test_what_others_connected_goes_only_if_every_answer_is_there(facts: Facts) -> None:
+def test_unmanaged_controller_goes_only_with_every_answer(facts: Facts) -> None:
     for decision in decide(facts):
         known = facts.known.get(decision.instance)
         if decision.disconnect and (known is None or known.origin == UNMANAGED):
@@ -625,7 +625,7 @@ def test_what_others_connected_goes_only_if_every_answer_is_there(facts: Facts) 
 
 
 @given(facts_of_all_kinds)
-def test_what_runs_and_is_asked_for_is_kept_unless_it_is_masked(facts: Facts) -> None:
+def test_running_wanted_unit_is_kept_unless_masked(facts: Facts) -> None:
     for decision in decide(facts):
         unit = facts.units.get(decision.instance)
         if decision.candidate and unit and unit.running and unit.load != "masked":

@@ -223,7 +223,7 @@ def test_another_units_is_left_to_it(kernel: Kernel, by_report: bool) -> None:
     assert owned() == ("nvme3", OTHER_UNIT)
 
 
-def test_what_another_unit_has_reported_is_ours_once_it_is_forgotten(kernel: Kernel) -> None:
+def test_controller_of_another_unit_is_ours_once_forgotten(kernel: Kernel) -> None:
     kernel.add("nvme3", address=OURS)
     leave_report(OTHER, "nvme3")
     one = Ownership(INSTANCE)

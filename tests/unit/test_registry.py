@@ -132,7 +132,7 @@ def test_a_damaged_owner_is_somebody_and_any_other_damage_is_nothing(root: Path,
     assert sorted(entry(root)) == ["owner", "seqnum", "unit"]
 
 
-def test_what_is_not_there(root: Path) -> None:
+def test_missing_entry_reads_as_none(root: Path) -> None:
     assert registry.retrieve("nvme3", "owner") is None
     (root / "nvme3").mkdir()
     assert registry.retrieve("nvme3", "owner") is None
@@ -140,7 +140,7 @@ def test_what_is_not_there(root: Path) -> None:
     assert registry.retrieve("nvme4", "owner") is None
 
 
-def test_what_cannot_be_read_is_not_unowned(root: Path) -> None:
+def test_unreadable_entry_is_not_unowned(root: Path) -> None:
     (root / "nvme3" / "owner").mkdir(parents=True)
     with pytest.raises(IsADirectoryError):
         registry.retrieve("nvme3", "owner")
@@ -160,7 +160,7 @@ def test_a_claim_takes_the_place_of_the_whole_entry_before(root: Path) -> None:
     assert os.listdir(root) == ["nvme3"]
 
 
-def test_what_a_killed_claim_left_is_no_hindrance(root: Path) -> None:
+def test_remnant_of_a_killed_claim_is_no_hindrance(root: Path) -> None:
     left = root / f".nvme3.tmp.{os.getpid()}"
     left.mkdir()
     (left / "owner").write_bytes(b"half")
@@ -219,7 +219,7 @@ def test_delete(root: Path) -> None:
     assert os.listdir(root) == ["nvme4"]
 
 
-def test_what_a_killed_delete_left_is_no_hindrance(root: Path) -> None:
+def test_remnant_of_a_killed_delete_is_no_hindrance(root: Path) -> None:
     left = root / f".trash.nvme3.0.{os.getpid()}"
     left.mkdir()
     (left / "owner").write_bytes(b"half")
@@ -244,7 +244,7 @@ def test_a_claim_takes_the_place_of_whatever_is_there(root: Path, tmp_path: Path
     assert os.listdir(elsewhere) == ["file"]
 
 
-def test_what_cannot_be_emptied_is_left_for_the_next_start(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entry_that_cannot_be_emptied_is_left_for_the_next_start(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listdir = os.listdir
 
     def listed_too_early(place: int) -> list[str]:
@@ -344,7 +344,7 @@ def test_claims_and_deletes_hold_while_another_tool_writes(root: Path) -> None:
     assert sorted(entry(root)) == ["owner", "seqnum", "unit"]
 
 
-def test_what_a_killed_process_has_left_is_swept_by_the_next_one(root: Path) -> None:
+def test_remnant_of_a_killed_process_is_swept(root: Path) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
     for name in (f".trash.nvme1.0.{gone.pid}", f".nvme2.tmp.{gone.pid}", f".nvme3.tmp.{os.getpid()}", "nvme4", ".odd"):

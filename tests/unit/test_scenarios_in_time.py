@@ -112,9 +112,7 @@ def test_firmwares_controller_stays_firmwares_when_it_is_lost(kernel: Kernel, or
 
 
 @pytest.mark.parametrize(("origin", "claimed"), [(BOOT, True), (NBFT, False), ("", True)])
-def test_what_we_connected_for_firmware_is_not_taken_for_the_boots_after_a_restart(
-    host: Host, origin: str, claimed: bool
-) -> None:
+def test_connection_for_firmware_is_not_the_boots_after_a_restart(host: Host, origin: str, claimed: bool) -> None:
     """The host did not have the address of firmware's table, so as the kernel shows it, it would be another unit."""
     folder = host.sysfs / "nvme0"
     folder.mkdir(parents=True)
@@ -170,7 +168,7 @@ async def announce(host: Host, *wishes: Wish) -> None:
     host.inventory.mdns.remember(wishes)
 
 
-def test_what_was_announced_is_the_same_after_a_restart_also_as_another_host(host: Host) -> None:
+def test_announced_wish_is_the_same_after_a_restart_as_another_host(host: Host) -> None:
     host.configure(AS_PERSONA)
 
     async def first() -> None:
@@ -191,7 +189,7 @@ def test_what_was_announced_is_the_same_after_a_restart_also_as_another_host(hos
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_what_was_given_up_leaves_no_trace_also_if_the_supervisor_is_killed_meanwhile(host: Host, killed: bool) -> None:
+def test_given_up_controller_leaves_no_trace_when_killed_meanwhile(host: Host, killed: bool) -> None:
     instance = announced().tid.instance
 
     def give_up() -> None:
@@ -239,7 +237,7 @@ def test_unit_kept_stopped_by_a_killed_supervisor_is_not_blocked(host: Host) -> 
 # An excluded discovery controller --------------------------------------------------------------------------
 
 
-def test_what_a_referral_lists_that_was_excluded_meanwhile_is_not_connected(host: Host) -> None:
+def test_entry_of_an_excluded_referral_is_not_connected(host: Host) -> None:
     """Excluded while no page referred to it, and referred to again: its page of before is there, and does not count."""
     host.configure(CONFIGURED_DC)
     further = "192.0.2.2"

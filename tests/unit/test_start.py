@@ -76,7 +76,7 @@ def other(run: Path) -> Iterator["subprocess.Popen[str]"]:
 
 
 @pytest.mark.parametrize("managed", [False, True])
-def test_it_starts(run: Path, started: list[str], monkeypatch: pytest.MonkeyPatch, managed: bool) -> None:
+def test_supervisor_starts(run: Path, started: list[str], monkeypatch: pytest.MonkeyPatch, managed: bool) -> None:
     if managed:
         monkeypatch.setenv("NOTIFY_SOCKET", "/somewhere")
         monkeypatch.setattr(os, "isatty", lambda _: True)
@@ -162,7 +162,7 @@ def test_a_real_terminal() -> None:
     assert b"Traceback" not in said
 
 
-def test_who_is_not_root(
+def test_start_without_root_is_refused(
     run: Path, started: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -199,7 +199,7 @@ def test_a_package_that_is_missing(
 
 
 @pytest.mark.parametrize("into_journal", [False, True])
-def test_what_ends_it_goes_where_it_is_read(
+def test_complaint_goes_to_the_journal_or_the_terminal(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], into_journal: bool
 ) -> None:
     status = os.fstat(2)

@@ -54,7 +54,7 @@ def test_the_order_of_one_origin_is_kept() -> None:
     assert order() == []
 
 
-def test_who_waited_longest_is_first() -> None:
+def test_origin_that_waited_longest_is_first() -> None:
     """With room for one at a time, the first in the list would else have every turn."""
     two = [decision(f"{name}{number}", name) for name in "abc" for number in range(2)]
     assert order(*two, served={"a": 3.0, "b": 1.0}) == ["c0", "b0", "a0", "c1", "b1", "a1"]
@@ -70,7 +70,7 @@ def test_only_starts_wait_for_their_turn(action: Action) -> None:
     assert order(starts[2], *runs, starts[0]) == ["r0", "r1", "r2", "b1", "a0"]
 
 
-def test_what_nobody_asks_for_does_not_wait() -> None:
+def test_withdrawal_does_not_wait_behind_starts() -> None:
     gone = Decision("gone", Action.LEAVE, "no longer listed", note="no longer listed")
     assert order(decision("a0", "a"), gone) == ["gone", "a0"]
 

@@ -49,7 +49,7 @@ def test_spec_round_trip(source: str, origin: str, note: str, options: list[tupl
 @pytest.mark.parametrize("give_up_after", [0, 1, 259200])
 @pytest.mark.parametrize("source_optional", [False, True])
 @pytest.mark.parametrize("withdrawn", [False, True])
-def test_what_is_asked_of_a_worker_survives(give_up_after: int, source_optional: bool, withdrawn: bool) -> None:
+def test_specification_survives_encoding(give_up_after: int, source_optional: bool, withdrawn: bool) -> None:
     spec = Spec("io", [("nqn", "nqn.x"), ("transport", "tcp")])
     spec.give_up_after, spec.source_optional, spec.withdrawn = give_up_after, source_optional, withdrawn
     again = Spec.decode(spec.encode())

@@ -47,7 +47,7 @@ def test_nothing_is_there() -> None:
 
 
 @pytest.mark.parametrize("origin", [MDNS, FIBRE_CHANNEL])
-def test_what_was_announced_is_a_wish_again(origin: str) -> None:
+def test_announced_controller_is_a_wish_again(origin: str) -> None:
     """Whoever announced it will not do so for the sake of a new supervisor."""
     tid = dc(host_iface="eth0", host_traddr="192.0.2.9")
     leave(tid, origin, give_up_after=3600)
@@ -60,7 +60,7 @@ def test_what_was_announced_is_a_wish_again(origin: str) -> None:
 
 
 @pytest.mark.parametrize("origin", [CONFIGURATION, NBFT, BOOT, DC])
-def test_what_can_be_asked_again_is_not(origin: str) -> None:
+def test_controller_whose_source_answers_again_is_no_wish(origin: str) -> None:
     leave(dc(), origin)
     found = store.find()
     assert (found.wishes, list(found.known)) == ((), [dc().instance])
@@ -72,7 +72,7 @@ def test_the_host_nqn_is_the_configurations_and_not_the_announcements() -> None:
     assert [wish.tid for wish in store.find().wishes] == [dc()]
 
 
-def test_what_was_given_up_is_not_tried_anew() -> None:
+def test_given_up_controller_is_not_tried_anew() -> None:
     leave(dc(), MDNS, give_up_after=60)
     path = Path(state.directory(dc().instance)) / "report"
     path.write_bytes(state.encode(state.REPORT, [("state", "given up"), ("status", "given up")]))
@@ -90,7 +90,7 @@ def test_an_identity_that_is_refused_by_now_is_no_wish() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"discoverd-spec 9\nend\n", b"discoverd-spec 1\nrole=io\n", b"\xff\xfe"])
-def test_what_is_broken_counts_as_not_there(content: bytes) -> None:
+def test_damaged_file_counts_as_missing(content: bytes) -> None:
     folder = Path(state.directory("a"))
     folder.mkdir()
     for name in ("spec", "report"):

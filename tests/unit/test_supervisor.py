@@ -64,7 +64,7 @@ def test_the_configured_is_started_with_its_specification(host: Host) -> None:
     assert all(unit.running for unit in host.systemd.units.values())
 
 
-def test_what_can_hold_a_secret_is_for_root_only(host: Host) -> None:
+def test_specification_is_for_root_only(host: Host) -> None:
     host.configure(FIRST + "kxchap-secret = DHHC-1:00:ia6zGodOr4SEG0Zzaw398rpY0wqipUWj4jWjUh4HWUz6aQ2n:\n")
 
     async def scenario() -> None:
@@ -240,7 +240,7 @@ def test_a_log_page_becomes_controllers(host: Host) -> None:
     assert host.play(scenario) == 0
 
 
-def test_what_is_no_longer_listed_is_withdrawn(host: Host) -> None:
+def test_unlisted_controller_is_withdrawn(host: Host) -> None:
     host.configure(DISCOVERY)
 
     async def scenario() -> None:
@@ -322,7 +322,7 @@ def test_a_forged_wake_up_is_harmless(host: Host, forged: bytes) -> None:
 # What an administrator stopped ----------------------------------------------------------------------------
 
 
-def test_what_an_administrator_stopped_stays_stopped(host: Host) -> None:
+def test_stopped_unit_stays_stopped(host: Host) -> None:
     host.configure(FIRST + SECOND)
 
     async def scenario() -> None:
@@ -443,7 +443,7 @@ def test_a_reload_reads_what_is_parked(host: Host) -> None:
     assert host.play(scenario) == 0
 
 
-def test_what_was_taken_out_of_the_configuration_runs_on_and_says_so(host: Host) -> None:
+def test_removed_section_keeps_connection(host: Host) -> None:
     host.configure(FIRST + SECOND)
 
     async def scenario() -> None:
@@ -693,7 +693,7 @@ def test_a_restarted_supervisor_changes_nothing(host: Host) -> None:
     assert {path: path.read_bytes() for path in Path(state.CONTROLLERS).rglob("*") if path.is_file()} == before
 
 
-def test_what_an_earlier_supervisor_started_is_kept_while_its_source_is_silent(host: Host) -> None:
+def test_running_unit_is_kept_while_its_source_is_silent(host: Host) -> None:
     host.configure(DISCOVERY)
     tid = TransportId.make(IO, "tcp", "192.0.2.1", "", NQN.format(1))
     options = (("nqn", tid.subsysnqn), ("transport", "tcp"))

@@ -44,7 +44,7 @@ def test_new_queue_has_all_units() -> None:
         (lambda one: one.wake(), News()),
     ],
 )
-def test_what_is_added_wakes_and_is_taken_once(changes: Changes, add: Callable[[Changes], object], news: News) -> None:
+def test_added_change_wakes_and_is_taken_once(changes: Changes, add: Callable[[Changes], object], news: News) -> None:
     async def scenario() -> None:
         assert not await wakes(changes)
         add(changes)
@@ -57,7 +57,7 @@ def test_what_is_added_wakes_and_is_taken_once(changes: Changes, add: Callable[[
     asyncio.run(scenario())
 
 
-def test_what_is_put_back_comes_first_and_does_not_wake(changes: Changes) -> None:
+def test_change_put_back_comes_first_and_does_not_wake(changes: Changes) -> None:
     async def scenario() -> None:
         changes.put_back(["a", "b"], frozenset({"a"}))
         assert not await wakes(changes)

@@ -57,7 +57,7 @@ def test_a_long_page_does_not_keep_a_short_one_waiting(host: Host, monkeypatch: 
 # Pace -----------------------------------------------------------------------------------------------------
 
 
-def test_what_took_long_a_while_ago_does_not_keep_news_waiting(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_plan_of_a_while_ago_does_not_delay_news(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.configure(FIRST)
     monkeypatch.setattr(daemon, "DEBOUNCE_MAX_SECONDS", 0.1)
     pauses: list[float] = []

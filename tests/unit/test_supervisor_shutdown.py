@@ -42,7 +42,7 @@ def test_workers_that_run_hear_of_a_shutdown_and_of_its_end(host: Host) -> None:
     assert host.play(scenario) == 0
 
 
-def test_what_was_refused_is_not_started_again(host: Host) -> None:
+def test_unit_that_refused_to_stop_is_not_started_again(host: Host) -> None:
     host.configure(FIRST)
 
     async def scenario() -> None:
@@ -57,7 +57,7 @@ def test_what_was_refused_is_not_started_again(host: Host) -> None:
     assert host.systemd.started == [ONE]
 
 
-def test_what_the_system_runs_from_is_not_stopped_at_shutdown(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_controller_of_the_system_is_not_stopped_at_shutdown(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage, "system_subsystems", lambda: {NQN.format(2)})
     host.configure(FIRST + SECOND)
 
@@ -206,7 +206,7 @@ def test_a_plan_that_cannot_be_written_changes_nothing_else(host: Host) -> None:
     assert host.play(scenario) == 0
 
 
-def test_what_no_source_asks_for_any_more_has_no_address(run: Path) -> None:
+def test_plan_row_without_candidate_has_no_address(run: Path) -> None:
     store.write_plan([store.plan_row(Decision("a", Action.KEEP, "no longer b", note="no longer b"))], [], [], {})
     (row,) = json.loads((run / "plan").read_text())["controllers"]
     assert (row["instance"], row["action"], row["note"]) == ("a", "keep", "no longer b")

@@ -57,7 +57,7 @@ def kept(instance: str) -> bool:
 # Exclusions -----------------------------------------------------------------------------------------------
 
 
-def test_what_is_excluded_is_not_started_until_it_is_no_longer(host: Host) -> None:
+def test_excluded_controller_starts_when_the_exclusion_goes(host: Host) -> None:
     host.configure(FIRST + SECOND)
     host.exclude(f"nqn={NQN.format(1)}")
 
@@ -72,7 +72,7 @@ def test_what_is_excluded_is_not_started_until_it_is_no_longer(host: Host) -> No
     assert host.systemd.started == [TWO, ONE]
 
 
-def test_what_runs_and_is_excluded_runs_on_and_is_told(host: Host) -> None:
+def test_running_controller_that_is_excluded_runs_on_and_is_told(host: Host) -> None:
     host.configure(FIRST + SECOND)
 
     async def scenario() -> None:
@@ -127,7 +127,7 @@ def test_a_fault_in_an_exclusion_list_is_in_the_status(host: Host) -> None:
 # What ends by itself --------------------------------------------------------------------------------------
 
 
-def test_what_nobody_asks_for_any_more_is_forgotten_when_its_worker_has_ended(host: Host) -> None:
+def test_unwanted_controller_is_forgotten_when_its_worker_has_ended(host: Host) -> None:
     host.configure(DISCOVERY)
 
     async def scenario() -> None:
@@ -217,7 +217,7 @@ def test_a_referral_is_followed_and_what_it_lists_is_connected(host: Host) -> No
     assert len(host.systemd.started) == 11
 
 
-def test_what_was_given_up_is_tried_again_when_it_is_asked_for_anew(host: Host) -> None:
+def test_given_up_controller_is_tried_again_when_asked_for_anew(host: Host) -> None:
     host.configure(DISCOVERY)
     host.set("[Global]\ngive-up = 1h\n")
 
@@ -250,7 +250,7 @@ def test_what_was_given_up_is_tried_again_when_it_is_asked_for_anew(host: Host) 
 OTHER_DC = DC.replace("192.0.2.1", "192.0.2.2")
 
 
-def test_what_two_have_listed_is_not_withdrawn_while_one_says_nothing(host: Host) -> None:
+def test_controller_of_two_referrers_stays_while_one_is_silent(host: Host) -> None:
     host.configure(DISCOVERY + "controller = transport=tcp;traddr=192.0.2.2\n")
 
     async def scenario() -> None:
@@ -366,7 +366,7 @@ def announced(origin: str, **more: object) -> Candidate:
     return Candidate(tid, TID_DISCOVERY, f"announced by {origin}", origin, options, **more)  # type: ignore[arg-type]
 
 
-def test_what_was_announced_is_wanted_after_a_restart(host: Host) -> None:
+def test_announced_controller_is_wanted_after_a_restart(host: Host) -> None:
     """Nobody announces it again for the supervisor's sake."""
     leave_spec(announced(MDNS))
     host.systemd.units[NEXT] = UnitFact("loaded", "active")
@@ -382,7 +382,7 @@ def test_what_was_announced_is_wanted_after_a_restart(host: Host) -> None:
     assert host.systemd.started == [ONE]
 
 
-def test_what_was_listed_is_not_remembered_beside_its_page(host: Host) -> None:
+def test_listed_controller_is_not_remembered_beside_its_page(host: Host) -> None:
     leave_spec(announced(DC))
 
     async def scenario() -> None:
@@ -415,7 +415,7 @@ def boots(host: Host, device: str = "nvme0", nqn: str = NQN.format(1)) -> None:
     state.write(boot_record.PATH, state.encode(boot_record.KIND, fields))
 
 
-def test_what_the_initial_ram_disk_connected_gets_a_unit(host: Host) -> None:
+def test_connection_of_the_initial_ram_disk_gets_a_unit(host: Host) -> None:
     boots(host)
 
     async def scenario() -> None:
@@ -426,7 +426,7 @@ def test_what_the_initial_ram_disk_connected_gets_a_unit(host: Host) -> None:
     assert (spec_of(ONE).origin, spec_of(ONE).source) == (BOOT, "nvme0 since the boot")
 
 
-def test_one_that_is_configured_is_the_configured_one(host: Host) -> None:
+def test_boot_connection_that_is_configured_is_the_configured_unit(host: Host) -> None:
     boots(host)
     host.configure(FIRST)
 
@@ -441,7 +441,7 @@ def test_one_that_is_configured_is_the_configured_one(host: Host) -> None:
 # What the kernel lacks ------------------------------------------------------------------------------------
 
 
-def test_what_the_kernel_lacks_is_said_once(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_kernel_option_is_said_once(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     host.abilities = {"nqn", "transport", "traddr", "trsvcid", "hostnqn", "hostid", "ctrl_loss_tmo"}
     digests = "hdr-digest = true\nctrl-loss-tmo = 5\n"
     host.configure(FIRST + digests + SECOND + digests)

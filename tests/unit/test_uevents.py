@@ -153,7 +153,7 @@ def drain(*arrivals: tuple[bytes, tuple[int, int]] | OSError) -> list[dict[str, 
     return listener.drain()
 
 
-def test_what_a_user_forged_is_not_heard() -> None:
+def test_forged_uevent_is_not_heard() -> None:
     forged = (uevent("remove", "nvme3"), (4242, 1))
     real = (uevent("change", "nvme3"), (0, 1))
     assert [event["ACTION"] for event in drain(forged, real)] == ["change"]

@@ -52,7 +52,7 @@ def test_over_fibre_channel_it_goes_before_local_mounts_and_stops_at_shutdown() 
 
 
 @pytest.mark.parametrize("transport", ADDRESSES)
-def test_what_the_system_runs_from_is_stopped_by_nothing_at_shutdown(transport: str) -> None:
+def test_controller_of_the_system_is_stopped_by_nothing_at_shutdown(transport: str) -> None:
     tid = TransportId.make(IO, transport, ADDRESSES[transport], "", NQN)
     given = unit_properties(tid, IO, WORKER, system=True)
     assert [one for one in given if one[0] in ORDERING] == [

@@ -195,7 +195,7 @@ def reason(host: Host, instance: str) -> str:
     return decision.reason if decision else ""
 
 
-def test_it_gets_a_unit_that_disconnects_it_and_is_gone(host: Host, watched: Udev) -> None:
+def test_unmanaged_controller_gets_a_unit_that_disconnects_it(host: Host, watched: Udev) -> None:
     connect(host)
 
     async def scenario() -> None:
@@ -221,7 +221,7 @@ def test_it_gets_a_unit_that_disconnects_it_and_is_gone(host: Host, watched: Ude
     assert host.systemd.units.keys() == {DC, ONE, f"tcp:192.0.2.1:4420:{NQN.format(4)}"}
 
 
-def test_one_that_comes_later(host: Host, watched: Udev) -> None:
+def test_later_unmanaged_controller_is_found(host: Host, watched: Udev) -> None:
     async def scenario() -> None:
         await listing(host, 1)
         await until(lambda: "2 live" in host.status)
@@ -253,7 +253,7 @@ def test_with_another_scope_it_stays(host: Host, watched: Udev, settings: str) -
 
 
 @pytest.mark.parametrize("address", ["traddr=192.0.2.1,trsvcid=4420,host_iface=eth7", "traddr=192.0.2.1,trsvcid=4420"])
-def test_what_is_listed_stays_however_it_is_connected(host: Host, watched: Udev, address: str) -> None:
+def test_listed_controller_stays_however_it_is_connected(host: Host, watched: Udev, address: str) -> None:
     connect(host, subsysnqn=NQN.format(1), address=address, hostnqn="nqn.2024-08.com.example:another")
 
     async def scenario() -> None:
@@ -265,7 +265,7 @@ def test_what_is_listed_stays_however_it_is_connected(host: Host, watched: Udev,
     assert host.systemd.started == [DC, ONE]
 
 
-def test_what_an_administrator_stopped_is_not_what_others_connected(host: Host, watched: Udev) -> None:
+def test_stopped_unit_is_not_unmanaged(host: Host, watched: Udev) -> None:
     connect(host)
 
     async def scenario() -> None:
@@ -321,7 +321,7 @@ OTHER_DC = "tcp:192.0.2.7:8009:nqn.2014-08.org.nvmexpress.discovery"
         (garbled_page, "1 entry of its log page cannot be read"),
     ],
 )
-def test_what_a_discovery_controller_has_not_said_is_no_reason(
+def test_missing_answer_is_no_reason_to_disconnect(
     host: Host, watched: Udev, happens: Callable[[Host], Awaitable[None]], why: str
 ) -> None:
     async def scenario() -> None:
@@ -416,7 +416,7 @@ def test_a_unit_of_it_that_an_administrator_stopped_stays_stopped(host: Host, wa
     assert host.systemd.started.count(TWO) == 1
 
 
-def test_what_is_excluded_is_kept(host: Host, watched: Udev) -> None:
+def test_excluded_unmanaged_controller_is_kept(host: Host, watched: Udev) -> None:
     host.exclude(f"nqn={NQN.format(2)}")
     connect(host)
 

@@ -131,7 +131,7 @@ def test_a_claim_that_lasts_a_moment_is_none(storage: Storage, monkeypatch: pyte
     assert users() == []
 
 
-def test_what_cannot_be_told_is_an_error(storage: Storage) -> None:
+def test_unreadable_use_is_an_error(storage: Storage) -> None:
     storage.open_errors["nvme0n1"] = errno.EACCES
     with pytest.raises(PermissionError):
         found()
@@ -140,7 +140,7 @@ def test_what_cannot_be_told_is_an_error(storage: Storage) -> None:
 # Claims ---------------------------------------------------------------------------------------------------
 
 
-def test_what_nobody_uses_is_claimed(storage: Storage) -> None:
+def test_unused_device_is_claimed(storage: Storage) -> None:
     storage.namespace("nvme0n2", "nvme0")
     storage.partition("nvme0n1p1", "nvme0n1")
     storage.partition("nvme0n2p1", "nvme0n2")
@@ -216,7 +216,7 @@ def test_processes(storage: Storage) -> None:
     assert users() == []
 
 
-def test_who_has_a_look_is_no_user(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_look_is_no_use(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """But who comes while one of them leaves is one."""
     looks = [7, 8, 9]
 
@@ -475,7 +475,7 @@ def test_a_root_in_a_container_is_not_the_systems(storage: Storage) -> None:
     assert not usage.carries_system(found())
 
 
-def test_what_the_initial_ram_disk_mounts_is_the_systems(storage: Storage) -> None:
+def test_mount_of_the_initial_ram_disk_is_the_systems(storage: Storage) -> None:
     storage.fstab.write_text(
         "# a comment\n/dev/x /var/lib/big\\040one ext4 defaults,x-initrd.mount 0 2\n"
         "/dev/y /home ext4 x-initrd.mounted\n\n/dev/z\n"

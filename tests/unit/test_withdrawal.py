@@ -51,7 +51,9 @@ def last_word() -> str:
     return dict(state.decode(state.REPORT, state.read(state.directory(INSTANCE) + "/report")))["state"]
 
 
-def test_it_is_disconnected_and_the_worker_ends(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
+def test_withdrawn_controller_is_disconnected_and_the_worker_ends(
+    kernel: Kernel, capsys: pytest.CaptureFixture[str]
+) -> None:
     def act() -> None:
         until(lambda: kernel.status == "live nvme0")
         tell(**WITHDRAWN)
@@ -104,7 +106,9 @@ def test_in_use_only_a_path_that_stays_is_another_one(
     play(INSTANCE, kernel, act, specify())
 
 
-def test_what_a_process_has_open_stays_until_it_has_not(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_withdrawn_controller_stays_while_a_process_has_it_open(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     processes = [User("process", "/dev/nvme0n1", 4711, "postgres")]
     monkeypatch.setattr(usage, "processes", lambda _: list(processes))
     monkeypatch.setattr(block, "nodes", lambda name: [(0, "259:0", f"/dev/{name}")])
@@ -188,7 +192,7 @@ def test_in_use_it_stays_until_it_is_not(kernel: Kernel, users: list[User], caps
     assert capsys.readouterr().err.count("and stays: in use by /data") == 1
 
 
-def test_what_another_tool_has_taken_over_meanwhile_is_theirs(
+def test_withdrawn_controller_taken_over_meanwhile_is_left(
     kernel: Kernel, users: list[User], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "LIVE_CHECK", 60)
@@ -211,7 +215,7 @@ def test_what_another_tool_has_taken_over_meanwhile_is_theirs(
     assert kernel.deleted == []
 
 
-def test_what_another_tool_leaves_to_us_is_disconnected(kernel: Kernel) -> None:
+def test_withdrawn_controller_left_by_another_tool_is_disconnected(kernel: Kernel) -> None:
     kernel.add()
     registry.claim("nvme0", "stas", "")
 
@@ -246,7 +250,9 @@ def test_a_page_that_was_being_read_is_read_again_if_it_stays(kernel: Kernel, mo
 
 
 @pytest.mark.parametrize(("scope", "deleted"), [("ours", []), ("all", ["nvme0"])])
-def test_what_others_connected(kernel: Kernel, scope: str, deleted: list[str]) -> None:
+def test_withdrawn_controller_that_others_connected_stays_unless_all(
+    kernel: Kernel, scope: str, deleted: list[str]
+) -> None:
     kernel.add()
 
     def act() -> None:
@@ -258,7 +264,7 @@ def test_what_others_connected(kernel: Kernel, scope: str, deleted: list[str]) -
     assert kernel.deleted == deleted
 
 
-def test_what_another_tool_has_taken_over_stays(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
+def test_withdrawn_controller_of_another_tool_stays(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
     """Also if that was a moment ago."""
     kernel.add()
 
@@ -273,7 +279,7 @@ def test_what_another_tool_has_taken_over_stays(kernel: Kernel, capsys: pytest.C
     assert kernel.deleted == []
 
 
-def test_what_was_connected_before_the_boot_stays(kernel: Kernel) -> None:
+def test_withdrawn_controller_of_the_boot_stays(kernel: Kernel) -> None:
     kernel.add()
 
     def act() -> None:
@@ -298,7 +304,7 @@ def test_a_kernel_that_does_not_let_go_is_asked_again(kernel: Kernel) -> None:
     assert play(INSTANCE, kernel, act, specify()) == 0
 
 
-def test_what_is_not_connected_to_the_central_controller_is_tried_so_often(kernel: Kernel) -> None:
+def test_worker_gives_up_after_its_attempts(kernel: Kernel) -> None:
     kernel.fails_always = errno.ECONNREFUSED
     assert play(INSTANCE, kernel, lambda: until(lambda: "given up" in kernel.status), specify(attempts=1)) == 0
     assert len(kernel.written) == 1

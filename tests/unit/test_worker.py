@@ -253,7 +253,7 @@ def test_already_without_a_match_waits(kernel: Kernel) -> None:
     assert live(kernel, act) == 0
 
 
-def test_what_belongs_to_somebody_else_is_left_alone(kernel: Kernel) -> None:
+def test_foreign_controller_is_left_alone(kernel: Kernel) -> None:
     kernel.add("nvme3")
     registry.claim("nvme3", "stas", "theirs")
 
@@ -267,7 +267,7 @@ def test_what_belongs_to_somebody_else_is_left_alone(kernel: Kernel) -> None:
     assert owner("nvme3") == "stas"
 
 
-def test_what_belonged_to_somebody_else_is_ours_when_it_went(kernel: Kernel) -> None:
+def test_removed_foreign_controller_is_connected(kernel: Kernel) -> None:
     kernel.add("nvme3")
     registry.claim("nvme3", "stas", "theirs")
 
@@ -281,7 +281,7 @@ def test_what_belonged_to_somebody_else_is_ours_when_it_went(kernel: Kernel) -> 
     assert kernel.deleted == ["nvme0"]
 
 
-def test_what_another_unit_of_ours_holds_is_left_to_it(kernel: Kernel) -> None:
+def test_controller_of_another_unit_is_left_to_it(kernel: Kernel) -> None:
     kernel.add("nvme3")
     registry.claim("nvme3", registry.OWNER, "nvme-ctrl@other.service")
     os.makedirs(state.directory("other"))
@@ -508,13 +508,13 @@ def attempts(kernel: Kernel, more: int = 3) -> None:
     until(lambda: kernel.hear() and len(kernel.written) >= before + more)
 
 
-def test_what_is_excluded_is_not_connected(kernel: Kernel) -> None:
+def test_excluded_controller_is_not_connected(kernel: Kernel) -> None:
     kernel.exclude(EXCLUSION)
     assert live(kernel, lambda: until(lambda: kernel.ready)) == 0
     ended(kernel, "excluded", f"excluded by {kernel.etc}/exclusions.conf:2: not connected")
 
 
-def test_what_is_excluded_is_adopted_all_the_same(kernel: Kernel) -> None:
+def test_existing_excluded_controller_is_adopted(kernel: Kernel) -> None:
     """A connection that is there needs somebody who looks after it."""
     kernel.exclude(EXCLUSION)
     kernel.add("nvme3")
@@ -548,7 +548,7 @@ def test_the_exclusion_of_something_else_excludes_nothing(kernel: Kernel) -> Non
 NOTE = "no longer listed in the log page of dc"
 
 
-def test_what_nobody_asks_for_any_more_is_not_connected_again(kernel: Kernel) -> None:
+def test_withdrawn_controller_is_not_connected_again(kernel: Kernel) -> None:
     def act() -> None:
         until(lambda: kernel.status == "live nvme0")
         leave_spec(note=NOTE, withdrawn=True)
@@ -561,7 +561,7 @@ def test_what_nobody_asks_for_any_more_is_not_connected_again(kernel: Kernel) ->
     ended(kernel, "withdrawn", f"{NOTE}: not connected again", 1)
 
 
-def test_what_is_asked_for_again_is(kernel: Kernel) -> None:
+def test_controller_asked_for_again_is_connected_again(kernel: Kernel) -> None:
     def act() -> None:
         until(lambda: kernel.status == "live nvme0")
         leave_spec(note=NOTE, withdrawn=True)
@@ -576,7 +576,7 @@ def test_what_is_asked_for_again_is(kernel: Kernel) -> None:
 
 
 @pytest.mark.usefixtures("slow")
-def test_who_waits_for_what_nobody_asks_for_ends_at_once(kernel: Kernel) -> None:
+def test_waiting_worker_ends_when_withdrawn(kernel: Kernel) -> None:
     kernel.fails_always = errno.ECONNREFUSED
 
     def act() -> None:
@@ -650,7 +650,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 GIVEN_UP = "given up after 60 min without a connection: connection refused: nothing listens there"
 
 
-def test_what_only_a_referral_asks_for_is_given_up(kernel: Kernel, clock: Clock) -> None:
+def test_controller_of_a_referral_only_is_given_up(kernel: Kernel, clock: Clock) -> None:
     kernel.fails_always = errno.ECONNREFUSED
 
     def act() -> None:
@@ -690,7 +690,7 @@ def test_the_time_without_a_connection_counts_from_its_loss(kernel: Kernel, cloc
     ended(kernel, "given up", GIVEN_UP, len(kernel.written))
 
 
-def test_what_the_kernel_never_connects_is_given_up(
+def test_controller_that_the_kernel_never_connects_is_given_up(
     kernel: Kernel, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On Fibre Channel, a connect succeeds at once, and the kernel goes on trying until it removes the controller."""
@@ -716,7 +716,7 @@ def test_what_the_kernel_never_connects_is_given_up(
     assert report()["status"].endswith("the kernel could not connect it")
 
 
-def test_what_is_announced_no_longer_has_its_whole_time_from_then(kernel: Kernel, clock: Clock) -> None:
+def test_give_up_time_begins_when_the_announcement_ends(kernel: Kernel, clock: Clock) -> None:
     kernel.fails_always = errno.ECONNREFUSED
 
     def act() -> None:
@@ -773,7 +773,7 @@ def test_an_address_of_firmwares_that_this_host_has_not_is_left_out(kernel: Kern
     assert kernel.written == [TEXT + ",host_traddr=192.0.2.77", TEXT]
 
 
-def test_one_that_this_host_has_is_used(kernel: Kernel) -> None:
+def test_optional_source_address_of_this_host_is_used(kernel: Kernel) -> None:
     kernel.addresses = {"192.0.2.77"}
     spec = leave_spec_with_source(optional=True)
     assert play(INSTANCE, kernel, lambda: until(lambda: kernel.status == "live nvme0"), spec) == 0
@@ -787,7 +787,7 @@ def test_another_failure_is_no_reason_to_leave_it_out(kernel: Kernel) -> None:
     assert kernel.written == [TEXT + ",host_traddr=192.0.2.77"] * 3
 
 
-def test_one_that_an_administrator_wrote_is_waited_for(kernel: Kernel) -> None:
+def test_configured_source_address_is_waited_for(kernel: Kernel) -> None:
     kernel.addresses = set()
     spec = leave_spec_with_source(optional=False)
 
@@ -800,7 +800,7 @@ def test_one_that_an_administrator_wrote_is_waited_for(kernel: Kernel) -> None:
     assert set(kernel.written) == {TEXT + ",host_traddr=192.0.2.77"}
 
 
-def test_what_was_connected_without_it_is_adopted(kernel: Kernel) -> None:
+def test_connection_without_optional_source_address_is_adopted(kernel: Kernel) -> None:
     kernel.add("nvme3", address="traddr=192.0.2.1,trsvcid=4420,src_addr=192.0.2.9")
     spec = leave_spec_with_source(optional=True)
     assert play(INSTANCE, kernel, lambda: until(lambda: kernel.status == "live nvme3"), spec) == 0

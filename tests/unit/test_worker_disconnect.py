@@ -167,7 +167,7 @@ def test_each_namespace_in_use_needs_another_path(
 
 @pytest.mark.parametrize("target", ["/", "/usr"])
 @pytest.mark.parametrize("state_of_system", ["running", "stopping", ""])
-def test_what_carries_the_system_stays(kernel: Kernel, system: System, target: str, state_of_system: str) -> None:
+def test_controller_of_the_system_stays(kernel: Kernel, system: System, target: str, state_of_system: str) -> None:
     system.users = [DATA, User("mount", target)]
     system.state = state_of_system
     system.paths = ["nvme0", "nvme1"]
@@ -178,7 +178,7 @@ def test_what_carries_the_system_stays(kernel: Kernel, system: System, target: s
 
 
 @pytest.mark.parametrize("used", [[], [DATA]])
-def test_what_firmware_asked_for_stays(kernel: Kernel, system: System, used: list[User]) -> None:
+def test_firmware_controller_stays(kernel: Kernel, system: System, used: list[User]) -> None:
     system.users = used
     assert live(kernel, origin="nbft") == 0
     assert kernel.deleted == []
@@ -187,7 +187,7 @@ def test_what_firmware_asked_for_stays(kernel: Kernel, system: System, used: lis
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
-def test_what_cannot_be_told_stays(kernel: Kernel, system: System, number: int) -> None:
+def test_controller_with_unknown_use_stays(kernel: Kernel, system: System, number: int) -> None:
     system.error = OSError(number, os.strerror(number))
     assert live(kernel) == 1
     assert kernel.deleted == []
@@ -196,7 +196,7 @@ def test_what_cannot_be_told_stays(kernel: Kernel, system: System, number: int) 
 
 
 @pytest.mark.usefixtures("system")
-def test_what_was_never_connected_is_left_to_the_kernel(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
+def test_controller_never_live_is_left_to_the_kernel(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
     kernel.delete_fails = errno.EBUSY
     assert live(kernel) == 0
     assert (report()["state"], report()["status"][:26]) == ("stopped", "stopped; nvme0 stays: it w")
@@ -337,7 +337,7 @@ def test_a_path_that_does_not_answer_is_none(kernel: Kernel, system: System) -> 
     assert kernel.status.startswith("in use by /data, and its other path nvme4 does not answer: nvme0 stays connected")
 
 
-def test_what_cannot_be_told_is_looked_at_again_at_a_shutdown(
+def test_unknown_use_is_looked_at_again_at_a_shutdown(
     kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network goes when the worker has ended."""
@@ -362,7 +362,7 @@ def test_what_cannot_be_told_is_looked_at_again_at_a_shutdown(
 
 
 @pytest.mark.parametrize("state_of_system", ["running", "stopping"])
-def test_what_a_silent_target_does_not_take(
+def test_silent_target_does_not_delay_a_shutdown(
     kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch, state_of_system: str
 ) -> None:
     """It is no reason to let a shutdown wait for longer than a target has to come back."""
@@ -439,7 +439,7 @@ def test_claims_are_held_from_the_look_until_it_is_gone(
     assert events == ["claimed", "released"]
 
 
-def test_what_comes_while_udev_is_waited_for_is_a_use(
+def test_use_that_begins_while_udev_is_waited_for_counts(
     kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as one more logical volume, which no claim on the others keeps from being made and mounted."""
@@ -457,7 +457,9 @@ def test_what_comes_while_udev_is_waited_for_is_a_use(
 # The system goes down -------------------------------------------------------------------------------------
 
 
-def test_it_waits_until_it_is_released(kernel: Kernel, system: System, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stop_at_shutdown_waits_until_released(
+    kernel: Kernel, system: System, capsys: pytest.CaptureFixture[str]
+) -> None:
     system.users = [DATA]
     system.state = "stopping"
 
@@ -479,7 +481,7 @@ def test_it_waits_until_it_is_released(kernel: Kernel, system: System, capsys: p
     assert (system.asked, system.urged) == (1, [])
 
 
-def test_what_firmware_asked_for_stays_and_is_waited_for_all_the_same(kernel: Kernel, system: System) -> None:
+def test_firmware_controller_stays_and_is_waited_for(kernel: Kernel, system: System) -> None:
     """The network goes when the worker has ended."""
     system.users = [DATA]
     system.state = "stopping"
@@ -496,7 +498,7 @@ def test_what_firmware_asked_for_stays_and_is_waited_for_all_the_same(kernel: Ke
 
 
 @pytest.mark.parametrize("used", [[], [DATA]])
-def test_what_others_connected_goes_with_the_network(kernel: Kernel, system: System, used: list[User]) -> None:
+def test_controller_of_others_goes_with_the_network(kernel: Kernel, system: System, used: list[User]) -> None:
     """Whatever looked at its disks without a network would hang."""
     kernel.add("nvme0")
     system.users = used
@@ -517,7 +519,7 @@ def test_what_others_connected_goes_with_the_network(kernel: Kernel, system: Sys
     ("state_of_system", "soft_reboot"),
     [("running", (0, "")), ("", (0, "")), ("stopping", (0, "Job=17")), ("stopping", (1, ""))],
 )
-def test_what_others_connected_stays_while_the_kernel_does(
+def test_controller_of_others_stays_while_the_kernel_goes_on(
     kernel: Kernel, system: System, state_of_system: str, soft_reboot: tuple[int, str]
 ) -> None:
     kernel.add("nvme0")

@@ -415,12 +415,12 @@ def test_entries_of_its_own_port_are_asked_for_if_it_is_no_cdc(
 
 
 @pytest.mark.parametrize("options", [0, admin.EXTENDED, admin.ALL_SUBSYSTEMS, admin.RefusedError(0x4109)])
-def test_what_is_not_announced_is_not_asked_for(reader: Reader, options: int | Exception) -> None:
+def test_pleo_that_is_not_announced_is_not_asked_for(reader: Reader, options: int | Exception) -> None:
     reader.dctype, reader.spec.pleo, reader.options, reader.page = "ddc", True, options, page(HELD_SELF)
     assert reader.visited(fresh=True) == ["options", "page"]
 
 
-def test_what_is_announced_and_refused_is_asked_for_once(reader: Reader) -> None:
+def test_pleo_that_is_announced_and_refused_is_asked_for_once(reader: Reader) -> None:
     reader.dctype, reader.spec.pleo, reader.options, reader.page = "ddc", True, 2, page(HELD_SELF)
     reader.refuses_port_local = True
     assert reader.visited(fresh=True) == ["options", "port", "page"]
@@ -490,7 +490,7 @@ def test_registration_follows_each_new_connection(reader: Reader, dctype: str, r
     assert reader.registration.renewed == 2 * renewed
 
 
-def test_what_old_kernels_do_not_tell_identify_does(reader: Reader) -> None:
+def test_controller_type_is_identified_on_old_kernels(reader: Reader) -> None:
     reader.identity = identity(CDC)
     reader.visited(fresh=True)
     assert reader.registration.renewed == [True]
@@ -549,7 +549,7 @@ def test_a_failed_registration_is_tried_again_while_there_is_a_connection(reader
     ],
 )
 @pytest.mark.parametrize("dctype", ["", "ddc"])
-def test_what_a_controller_is_held_for(
+def test_connection_is_persistent_by_these_rules(
     reader: Reader,
     dctype: str,
     persistent: str,
@@ -574,7 +574,7 @@ def test_what_a_controller_is_held_for(
         (admin.AdminError("no time left"), True, ""),
     ],
 )
-def test_one_that_says_it_takes_no_keep_alive_is_tried(
+def test_keep_alive_is_tried_though_it_is_denied(
     reader: Reader, answer: bool | Exception, is_persistent: bool, why_not: str
 ) -> None:
     """The Linux target takes it, and says that it does not."""
@@ -601,7 +601,7 @@ def test_keep_alive_is_tried_where_it_matters_only(reader: Reader, kas: int, oae
         ("force", [1, 1, 1, 1], None),
     ],
 )
-def test_one_that_ends_each_connection_is_not_held(
+def test_controller_that_ends_each_connection_is_not_persistent(
     reader: Reader, persistent: str, held_for: list[float], is_persistent: bool | None
 ) -> None:
     reader.spec.persistent = persistent
@@ -614,7 +614,7 @@ def test_one_that_ends_each_connection_is_not_held(
     )
 
 
-def test_one_that_has_ended_them_once_more_is_not_held_at_once(reader: Reader) -> None:
+def test_another_short_connection_is_enough_after_a_reading(reader: Reader) -> None:
     """When it was read again, one more is enough; until then it may have been mended."""
     reader.page = page(HELD_SELF)
     for _ in range(3):
@@ -643,7 +643,7 @@ def test_a_page_that_nobody_will_see_decides_nothing(reader: Reader, monkeypatch
     assert reader.discovery.persistence.persistent is None
 
 
-def test_one_that_is_not_held_is_registered_with_before_it_is_left(reader: Reader) -> None:
+def test_polled_controller_is_registered_with_before_it_is_left(reader: Reader) -> None:
     reader.spec.persistent, reader.dctype = "no", "cdc"
     reader.visited(fresh=True)
     assert reader.verdict[0] is None
@@ -720,7 +720,7 @@ def test_page_is_read_every_minute_while_it_has_to_be_confirmed(reader: Reader) 
     assert len(reader.reads) == 5
 
 
-def test_one_that_ends_its_connections_is_let_alone_longer_each_time(reader: Reader) -> None:
+def test_controller_that_ends_its_connections_is_left_longer_each_time(reader: Reader) -> None:
     for _ in range(2):
         reader.lost(1)
         assert reader.discovery.persistence.away == 0

@@ -129,7 +129,7 @@ def test_a_registration_that_is_accepted(host: Host) -> None:
     assert host.journal == [(notify.INFO, "registered with the discovery controller")]
 
 
-def test_it_is_made_again_on_a_new_connection(host: Host) -> None:
+def test_registration_is_made_again_on_a_new_connection(host: Host) -> None:
     host.register()
     host.sysfs_inode = 8
     host.gate.clear()
@@ -141,7 +141,7 @@ def test_it_is_made_again_on_a_new_connection(host: Host) -> None:
     assert len(host.told) == len(host.journal) == 2
 
 
-def test_what_is_asked_for_during_an_attempt_is_done_after_it(host: Host) -> None:
+def test_registration_asked_for_during_an_attempt_follows_it(host: Host) -> None:
     host.gate.clear()
     host.renew()
     host.spec.symname = "rack 5"
@@ -241,13 +241,13 @@ def test_a_host_that_leaves_takes_itself_off_the_record(host: Host) -> None:
     assert host.journal[1:] == [(notify.INFO, "deregistered from the discovery controller")]
 
 
-def test_one_that_never_registered_says_nothing(host: Host) -> None:
+def test_controller_never_registered_with_is_not_deregistered(host: Host) -> None:
     host.deregister()
     assert (host.told, host.journal) == ([], [])
 
 
 @pytest.mark.parametrize(("error", "said"), [(REFUSED, 0), (INTERRUPTED, 1)], ids=["refused", "silent"])
-def test_one_that_may_be_on_record_takes_leave(host: Host, error: Exception, said: int) -> None:
+def test_registration_that_may_have_succeeded_is_deregistered(host: Host, error: Exception, said: int) -> None:
     """Who did not answer may have taken it in; who refused has not."""
     host.register(error)
     host.deregister()

@@ -149,6 +149,6 @@ def test_the_record_of_the_boot_is_made_by_a_thin_process() -> None:
         "kernel.locks",
     ],
 )
-def test_what_few_workers_need_is_imported_by_those_only(later: str) -> None:
+def test_module_that_few_workers_need_is_imported_by_those_only(later: str) -> None:
     assert (PACKAGE / f"{later.replace('.', '/')}.py").exists()
     assert f"discoverd.{later}" not in modules("discoverd.worker.main")

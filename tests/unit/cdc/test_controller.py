@@ -84,7 +84,7 @@ def test_a_wrong_connect_is_refused_with_what_was_wrong(changes: dict[str, int],
     asyncio.run(scenario())
 
 
-def test_who_may_connect_and_to_what() -> None:
+def test_host_and_subsystem_decide_whether_a_connect_is_taken() -> None:
     async def scenario() -> None:
         instance = Instance("cdc", nqn=UNIQUE, hosts=[HOST])
         async with serving(instance):

@@ -73,7 +73,7 @@ def test_any_command_can_be_refused(step: str) -> None:
     ("action", "value"), [("digest", 0), ("length", 8), ("length", 1 << 31), ("length", 25), ("type", 3), ("type", 99)]
 )
 @pytest.mark.parametrize("step", ["identify", "keep-alive", "log-header"])
-def test_what_is_sent_can_be_wrong(step: str, action: str, value: int) -> None:
+def test_faulty_answer_ends_one_connection_only(step: str, action: str, value: int) -> None:
     async def scenario() -> None:
         async with serving() as fabric:
             port = fabric.instances["cdc"].port

@@ -42,7 +42,7 @@ def test_the_digest_is_the_one_of_rfc_3720(data: bytes, digest: int) -> None:
     st.sampled_from([0, 4, 8, 64, 128]),
     st.sampled_from([Kind.COMMAND, Kind.C2H_DATA, Kind.H2C_DATA]),
 )
-def test_what_is_encoded_is_received(data: bytes, header: bool, body: bool, alignment: int, kind: Kind) -> None:
+def test_encoded_pdu_is_received(data: bytes, header: bool, body: bool, alignment: int, kind: Kind) -> None:
     digests = Digests(header, body)
     fields = bytes(range(pdu.HEADER_LENGTH[kind] - 8))
     received = read(pdu.encode(Pdu(kind, fields, data), digests, alignment), digests)

@@ -43,7 +43,7 @@ def test_a_host_with_its_id_and_symbolic_name() -> None:
         (data()[:700] + b"x" + data()[701:], "reserved"),
     ],
 )
-def test_what_is_out_of_line_is_refused(spoilt: bytes, reason: str) -> None:
+def test_malformed_registration_is_refused(spoilt: bytes, reason: str) -> None:
     with pytest.raises(RegistrationError, match=reason):
         parse(0, spoilt)
 

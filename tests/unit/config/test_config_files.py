@@ -47,7 +47,7 @@ def test_which_files_are_read_and_in_which_order(main: Path) -> None:
     ]
 
 
-def test_what_is_not_a_readable_text_file(main: Path) -> None:
+def test_unreadable_or_binary_file_is_a_problem(main: Path) -> None:
     drop_ins = main.with_name("nvme-fabrics.conf.d")
     (drop_ins / "1-dir.conf").mkdir()
     os.mkfifo(drop_ins / "2-fifo.conf")

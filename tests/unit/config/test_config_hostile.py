@@ -79,7 +79,9 @@ _SPACE = st.text(" \t", max_size=3)
 
 
 @given(_SETTINGS, st.ip_addresses(), st.integers(1, 65535), _SPACE, st.sampled_from(["\n", "\r\n", "\n\n#x\n"]))
-def test_what_is_written_comes_back(params: dict[str, str], address: object, port: int, space: str, end: str) -> None:
+def test_written_configuration_is_read_back(
+    params: dict[str, str], address: object, port: int, space: str, end: str
+) -> None:
     lines = [
         "[Subsystem]",
         f"nqn{space}={space}{NQN}",

@@ -72,7 +72,7 @@ def test_the_tables_here_have_every_key() -> None:
 
 
 @pytest.mark.parametrize(("key", "text"), pairs(GOOD))
-def test_what_a_key_takes(key: str, text: str) -> None:
+def test_setting_takes_the_values_of_its_key(key: str, text: str) -> None:
     settings, complaints = parse_settings(sources(f"[Global]\n{key} = {text}\n"))
     assert complaints == ()
     assert getattr(settings, field(key)) == GOOD[key][text]

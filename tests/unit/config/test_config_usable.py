@@ -135,7 +135,7 @@ def test_host_names(name: str) -> None:
     "name",
     ["", ".", "a..b", "-a", "a-", "1.2.3", "10.0.0.256", "a b", "a,b", "a/b", "x" * 64, "é", "a." * 130],
 )
-def test_what_is_no_host_name(name: str) -> None:
+def test_malformed_host_name_is_unusable(name: str) -> None:
     assert not is_host_name(name)
 
 
