@@ -25,13 +25,14 @@ def group_of(candidate: Candidate) -> Group:
     return candidate.role, tid.transport, tid.traddr, tid.trsvcid, nqn, tid.hostnqn
 
 
-def content(one: TransportId, other: TransportId) -> bool:
-    """Tell whether who asks for ``one`` is content with the connection that ``other`` is, target and role being equal.
+def satisfies(request: TransportId, connection: TransportId) -> bool:
+    """Tell whether a connection satisfies a request for a controller, target and role being equal.
 
     The well-known discovery NQN asks for whatever discovery controller is at the address (TP8013).
     """
-    same_side = one.host_traddr in ("", other.host_traddr) and one.host_iface in ("", other.host_iface)
-    return same_side and canonical_nqn(one.subsysnqn) in (canonical_nqn(other.subsysnqn), DISCOVERY_NQN)
+    same_side = request.host_traddr in ("", connection.host_traddr)
+    same_side = same_side and request.host_iface in ("", connection.host_iface)
+    return same_side and canonical_nqn(request.subsysnqn) in (canonical_nqn(connection.subsysnqn), DISCOVERY_NQN)
 
 
 class Wanted:
@@ -174,11 +175,11 @@ def fold(candidates: Sequence[Candidate], has_state: Callable[[str], bool]) -> d
             for leader, members in units.items():
                 if existing and not members[0].configured and has_state(leader):
                     continue
-                if content(_required(candidate), members[0].tid):
+                if satisfies(_required(candidate), members[0].tid):
                     instance = leader
                     break
                 path = took_path.get(leader, instance)
-                if (path == instance or _one_path(members[0])) and content(members[0].tid, candidate.tid):
+                if (path == instance or _one_path(members[0])) and satisfies(members[0].tid, candidate.tid):
                     took_path[leader] = path
                     instance = leader
                     break

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discoverd.plan.candidate import BOOT, CONFIGURATION, FIBRE_CHANNEL, MDNS, NBFT, Candidate
-from discoverd.plan.folding import Wanted, content, fold, group_of
+from discoverd.plan.folding import Wanted, fold, group_of, satisfies
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 
 DC = "tcp:192.0.2.1:8009:nqn.2014-08.org.nvmexpress.discovery"
@@ -284,10 +284,10 @@ def test_no_two_units_for_controllers_that_would_take_each_others_connection(
             for second, _ in leaders[number + 1 :]:
                 if second.configured or {first.tid.instance, second.tid.instance} <= existing:
                     continue
-                assert not content(second.tid, first.tid)
-                if content(first.tid, second.tid):
+                assert not satisfies(second.tid, first.tid)
+                if satisfies(first.tid, second.tid):
                     # It has a path already, and the second is another one.
-                    assert any(content(first.tid, one.tid) and not content(one.tid, first.tid) for one in members)
+                    assert any(satisfies(first.tid, one.tid) and not satisfies(one.tid, first.tid) for one in members)
 
 
 @given(many, with_state)
@@ -304,7 +304,7 @@ def test_each_candidate_is_in_one_unit_and_an_administrators_in_its_own(
             assert unit[0].give_up_after == (max(limits) if all(limits) else 0)
             for one in unit:
                 assert one.tid.instance == instance or not one.configured
-                assert content(one.tid, unit[0].tid) or content(unit[0].tid, one.tid)
+                assert satisfies(one.tid, unit[0].tid) or satisfies(unit[0].tid, one.tid)
 
 
 def plain(wanted: Wanted) -> tuple[object, ...]:
