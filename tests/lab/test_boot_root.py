@@ -46,7 +46,7 @@ def connect_by_hand(machine: Machine) -> None:
     machine.wait_until("[ $(cat /sys/class/nvme/nvme5/state) = live ]")
 
 
-def test_what_the_system_was_booted_with_is_claimed_and_nothing_else(rooted: Machine) -> None:
+def test_controllers_of_the_boot_are_claimed_and_no_others(rooted: Machine) -> None:
     machine = rooted
     assert machine.run("findmnt -no SOURCE /").stdout.strip() == "/dev/nvme0n1"
     before = scenario.controllers(machine)
@@ -135,7 +135,7 @@ def root_was_left_clean(machine: Machine) -> None:
     assert made.split()[0] == (machine.folder / "second.sum").read_text().split()[0]
 
 
-def test_what_others_connected_is_waited_for_at_shutdown_as_well(fresh_machine: Machine) -> None:
+def test_controller_of_others_is_waited_for_at_shutdown(fresh_machine: Machine) -> None:
     """An administrator's stop leaves it; and yet the network must not go under what is mounted."""
     machine = fresh_machine
     target = f"--subsystems 1 --size {storage.SIZE_MIB} --keep --ports 192.0.2.1:4420"

@@ -108,7 +108,7 @@ def test_an_entry_that_another_owner_took_over_is_given_up(host: Machine) -> Non
 # The connections
 
 
-def test_what_is_disconnected_by_hand_is_connected_again(host: Machine) -> None:
+def test_controller_disconnected_by_hand_is_connected_again(host: Machine) -> None:
     host.run("lab-target up --subsystems 2 --ports 192.0.2.1:4420")
     scenario.start(host)
     scenario.wait_live(host, 3)
@@ -127,7 +127,7 @@ def test_what_is_disconnected_by_hand_is_connected_again(host: Machine) -> None:
     host.wait_until(lambda: len(scenario.registry(host)) == 3, what="three registry entries, and none of the old")
 
 
-def test_what_somebody_connected_first_is_adopted(host: Machine) -> None:
+def test_unowned_controller_connected_first_is_adopted(host: Machine) -> None:
     host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
     host.run(f"modprobe nvme-tcp && nvme connect -t tcp -a 192.0.2.1 -s 4420 -n {scenario.nqn(1)}")
     before = scenario.controllers(host)
@@ -141,7 +141,7 @@ def test_what_somebody_connected_first_is_adopted(host: Machine) -> None:
     assert scenario.registry(host) == {}
 
 
-def test_what_an_owner_connected_first_is_left_alone(host: Machine) -> None:
+def test_owned_controller_connected_first_is_left_alone(host: Machine) -> None:
     host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
     host.run(f"modprobe nvme-tcp && nvme connect -t tcp -a 192.0.2.1 -s 4420 -n {scenario.nqn(1)}")
     host.run(f"mkdir -p {REGISTRY}/nvme0")

@@ -109,9 +109,7 @@ def test_one_of_two_paths_of_what_is_in_use(host: Machine) -> None:
     host.run("dd if=/dev/zero of=/mnt/file bs=4k count=8 conv=fsync && umount /mnt")
 
 
-def test_what_is_in_use_is_not_disconnected_unless_by_force(
-    host: Machine, allow_journal: Callable[[str], None]
-) -> None:
+def test_controller_in_use_is_disconnected_by_force_only(host: Machine, allow_journal: Callable[[str], None]) -> None:
     allow_journal("in use by /mnt")
     allow_journal(r"nvme-ctrl@.*Failed with result")
     host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")

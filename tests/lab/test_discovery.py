@@ -35,7 +35,7 @@ def list_volumes(host: Machine, *volumes: int, listed: bool) -> None:
         host.run(f"echo {listed:d} >/sys/kernel/config/nvmet/subsystems/{scenario.nqn(volume)}/attr_allow_any_host")
 
 
-def test_what_is_in_use_is_not_withdrawn_nor_what_others_connected(host: Machine) -> None:
+def test_controller_in_use_or_of_others_is_not_withdrawn(host: Machine) -> None:
     host.run("lab-target up --subsystems 3 --ports 192.0.2.1:4420")
     host.run(f"modprobe nvme-tcp && nvme connect -t tcp -a 192.0.2.1 -s 4420 -n {scenario.nqn(2)}")
     # Two of three at once are meant.

@@ -49,7 +49,7 @@ def why(host: Machine, unit: str) -> str:
     return host.run(f"discoverctl why '{unit}'").stdout
 
 
-def test_what_is_excluded_is_not_connected(host: Machine, allow_journal: Callable[[str], None]) -> None:
+def test_excluded_controller_is_not_connected(host: Machine, allow_journal: Callable[[str], None]) -> None:
     allow_journal(rf"{DROP_IN}:2: 'subsysnqn' is no key of an exclusion; did you mean nqn\?")
     host.run("lab-target up --subsystems 3")
     put(host, MAIN, f"nqn={nqn(3)}")

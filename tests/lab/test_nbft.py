@@ -142,7 +142,7 @@ def addresses(machine: Machine) -> dict[str, str]:
     return {unit: f"{host} {address}" for unit, host, address in (line.split() for line in text.splitlines())}
 
 
-def test_what_the_kernel_shows_is_what_firmware_wrote(host: Machine) -> None:
+def test_kernel_shows_the_tables_as_firmware_wrote_them(host: Machine) -> None:
     assert host.read("/sys/firmware/acpi/tables/NBFT1") == FIRST
     names = host.run("ls /sys/firmware/acpi/tables | grep NBFT").stdout.split()
     assert names == ["NBFT1", "NBFT2", "NBFT3"]
@@ -211,7 +211,7 @@ done
 
 
 @pytest.mark.parametrize("enter", ["", ENTER], ids=["nvme-cli 2", "nvme-cli 3"])
-def test_what_nvme_cli_has_connected_from_the_tables_is_adopted(target: Machine, enter: str) -> None:
+def test_connection_of_nvme_cli_from_the_tables_is_adopted(target: Machine, enter: str) -> None:
     # It ends with an error because of the bad table. In an initial RAM disk it does the same.
     target.run("modprobe nvme-tcp; nvme connect-all --nbft", check=False)
     theirs = scenario.controllers(target)

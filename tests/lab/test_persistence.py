@@ -52,7 +52,7 @@ def wait_held(host: Machine, name: str) -> None:
     )
 
 
-def test_what_is_held_and_what_is_parked(host: Machine) -> None:
+def test_controllers_are_persistent_or_parked_by_what_they_say(host: Machine) -> None:
     host.run("lab-target up --subsystems 2 --ports 192.0.2.1:4420")
     instances = {name: {"port": PORTS[name], **says} for name, says in SAY.items()}
     # Only one that is parked lists the first volume.

@@ -6,7 +6,7 @@ from tests.lab.machine import Machine
 from tests.lab.scenario import GENEROUS, unit_name
 
 
-def test_it_all_comes_back_after_a_reboot(fresh_machine: Machine) -> None:
+def test_controllers_come_back_after_a_reboot(fresh_machine: Machine) -> None:
     machine = fresh_machine
     machine.run("lab-target up --subsystems 2 --ports 192.0.2.1:4420")
     scenario.start(machine)

@@ -117,7 +117,7 @@ def test_a_host_is_on_record_as_long_as_its_unit_runs(target: Machine) -> None:
         assert any("left without deregistering" in line for line in warnings), warnings
 
 
-def test_one_that_refuses_or_breaks_down_over_a_question_is_read_all_the_same(target: Machine) -> None:
+def test_controller_that_fails_over_a_question_is_read_all_the_same(target: Machine) -> None:
     """What it does not answer costs the connection, so it is not asked for ever."""
     entries = [entry(nqn(1))]
     with Cdc(target, instances={"cdc": {"dctype": "ddc", "epcsd": False, "dim": False}}, entries=entries) as cdc:

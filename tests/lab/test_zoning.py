@@ -40,7 +40,7 @@ def processes(host: Machine) -> dict[str, int]:
     return {"discoverd": supervisor} | {name: unit.main_pid for name, unit in scenario.units(host).items()}
 
 
-def test_what_a_zone_takes_away_is_disconnected_and_nothing_else_is(host: Machine) -> None:
+def test_controller_removed_from_a_zone_is_disconnected_and_no_other(host: Machine) -> None:
     host.run(f"lab-target up --subsystems 4 --size {storage.SIZE_MIB} --ports {ADDRESS}:4420")
     host.run(f"modprobe nvme-tcp && nvme connect -t tcp -a {ADDRESS} -s 4420 -n {nqn(3)}")
     all_four = [nqn(number) for number in (1, 2, 3, 4)]
@@ -166,7 +166,7 @@ def test_two_that_refer_to_each_other_and_list_the_same(host: Machine) -> None:
         assert not withdrawn(host)
 
 
-def test_one_that_announces_itself(host: Machine) -> None:
+def test_announced_cdc_is_registered_with_and_followed(host: Machine) -> None:
     host.run(f"lab-target up --subsystems 2 --ports {ADDRESS}:4420")
     unit = f"nvme-ctrl@tcp:{ADDRESS}:8009:{A}::path0.service"
     host.put("/etc/nvme/discoverd.conf", "[Global]\nmdns-interfaces = path0\nmdns-families = ipv4\n")
@@ -190,7 +190,7 @@ def test_one_that_announces_itself(host: Machine) -> None:
         host.run("lab-mdns down", check=False)
 
 
-def test_what_goes_wrong_costs_a_reading_and_nothing_else(impatient: Machine) -> None:
+def test_fault_costs_a_reading_and_nothing_else(impatient: Machine) -> None:
     """Of a controller that is to be held in any case: one that goes on like this would be left else."""
     host = impatient
     host.run(f"lab-target up --subsystems 2 --ports {ADDRESS}:4420")
