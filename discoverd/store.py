@@ -23,7 +23,7 @@ from discoverd.tid import TidError, TransportId
 
 BOOT = "discoverd-boot 1"
 CONFIRMATION = "discoverd-confirm 1"
-CONFIRMATION_LIMIT = 15
+CONFIRMATION_MAX_SECONDS = 15
 _LOG_LIMIT = 1 << 25
 _KEEP_STOPPED = "stopped-by-an-administrator"
 
@@ -265,7 +265,8 @@ def confirm(instance: str, units: Iterable[str]) -> str:
 def take_confirmation(instance: str) -> list[str]:
     """Return and remove what :func:`confirm` has left; empty where there is nothing that makes sense.
 
-    Neither does a word of more than CONFIRMATION_LIMIT seconds ago: who gave it was told that it had not been heard.
+    Neither does a word of more than CONFIRMATION_MAX_SECONDS ago: who gave it was told that it had not been
+    heard.
     """
     try:
         fields = state.decode(CONFIRMATION, state.read(_confirmation(instance)))
@@ -274,7 +275,7 @@ def take_confirmation(instance: str) -> list[str]:
         fields, given = [], 0.0
     with contextlib.suppress(OSError):
         os.unlink(_confirmation(instance))
-    if not 0 <= time.clock_gettime(time.CLOCK_BOOTTIME) - given <= CONFIRMATION_LIMIT:
+    if not 0 <= time.clock_gettime(time.CLOCK_BOOTTIME) - given <= CONFIRMATION_MAX_SECONDS:
         return []
     return [value for key, value in fields if key == "unit" and state.valid_instance(value)]
 

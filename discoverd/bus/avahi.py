@@ -36,7 +36,7 @@ SERVICES_PER_INTERFACE = 64
 # As many are remembered at all. Avahi's cache has no more for one interface (cache-entries-max).
 _HEARD_MAX = 4096
 
-_CALL_TIMEOUT = 25
+_CALL_TIMEOUT_SECONDS = 25
 
 _AVAHI = "org.freedesktop.Avahi"
 _SERVER = _AVAHI + ".Server"
@@ -112,10 +112,10 @@ async def watch(wanted: Callable[[Service], bool], handler: Callable[[News], Non
     bus = MessageBus(bus_type=BusType.SYSTEM)
     try:
         try:
-            async with asyncio.timeout(_CALL_TIMEOUT):
+            async with asyncio.timeout(_CALL_TIMEOUT_SECONDS):
                 await bus.connect()
         except TimeoutError:
-            raise TimeoutError(f"the bus did not answer within {_CALL_TIMEOUT} s") from None
+            raise TimeoutError(f"the bus did not answer within {_CALL_TIMEOUT_SECONDS} s") from None
         client = _Client(bus, wanted, handler)
         bus.add_message_handler(client.receive)
         lost = asyncio.ensure_future(bus.wait_for_disconnect())
@@ -302,4 +302,4 @@ class _Client:
     async def _call(
         self, destination: str, path: str, interface: str, member: str, signature: str = "", *body: object
     ) -> Any:
-        return await call(self._bus, _CALL_TIMEOUT, destination, path, interface, member, signature, *body)
+        return await call(self._bus, _CALL_TIMEOUT_SECONDS, destination, path, interface, member, signature, *body)

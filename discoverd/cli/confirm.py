@@ -14,7 +14,7 @@ from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.overview import Controller
 from discoverd.cli.plan_file import PlanFile
 
-# Seconds that the daemon has to take it; less than store.CONFIRMATION_LIMIT.
+# Seconds that the daemon has to take it; less than store.CONFIRMATION_MAX_SECONDS.
 _TIMEOUT_SECONDS = 10.0
 
 

@@ -10,11 +10,11 @@ from discoverd.cli import text
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.overview import Controller
 from discoverd.cli.systemd import Systemd, UnitMasked, UnitNotLoaded
-from discoverd.systemd.unit_properties import STOP_TIMEOUT
+from discoverd.systemd.unit_properties import STOP_TIMEOUT_SECONDS
 
 # Seconds. A unit has started after 30 at the latest, when nothing it waits for holds it up.
 START_JOB_TIMEOUT_SECONDS = 120
-STOP_JOB_TIMEOUT_SECONDS = STOP_TIMEOUT + 30
+STOP_JOB_TIMEOUT_SECONDS = STOP_TIMEOUT_SECONDS + 30
 # A wait that takes longer than this is shown.
 _SHOW_WAIT_SECONDS = 2.0
 _POLL_FIRST, _POLL_MOST = 0.02, 0.25

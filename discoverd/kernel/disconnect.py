@@ -28,7 +28,7 @@ TURN_TIMEOUT_SECONDS = 120
 # Seconds that udev has to end what it is at.
 UDEV_TIMEOUT_SECONDS = 2
 # Seconds that a target has to take what was written, and then to make it lasting.
-WRITE_BACK, FLUSH = 30, 5
+WRITE_BACK_TIMEOUT_SECONDS, FLUSH_TIMEOUT_SECONDS = 30, 5
 _POLL_INTERVAL_SECONDS = 0.005
 # BLKFLSBUF of linux/fs.h: write back what is in the page cache, as the last close does.
 _WRITE_BACK = 0x1261
@@ -166,11 +166,11 @@ def _write_back(device: str, namespaces: list[str], used: "dict[str, list[User]]
         return
     writing = _Writing(names, usable)
     _thread.start_new_thread(writing.run, ())
-    if not _wait(lambda: writing.written or writing.error is not None, WRITE_BACK):
+    if not _wait(lambda: writing.written or writing.error is not None, WRITE_BACK_TIMEOUT_SECONDS):
         text = f"what was written to /dev/{writing.name} cannot be written back; its target is silent"
         raise UnwrittenError(_ETIMEDOUT, text)
     # Nothing of the host's is lost if only this takes too long: the target has it.
-    _wait(lambda: writing.ended, FLUSH)
+    _wait(lambda: writing.ended, FLUSH_TIMEOUT_SECONDS)
     if error := writing.error:
         if isinstance(error, UnknownError) or error.errno in mounts.SHORTAGES:
             raise error

@@ -12,7 +12,7 @@ from discoverd.kernel import controllers
 
 DEVICE = "/dev/nvme-fabrics"
 # As long as the kernel's own attempt takes, which sends a second SYN after a second (TCP_SYNCNT 1).
-REACH_TIMEOUT = 3
+REACH_TIMEOUT_SECONDS = 3
 
 _SO_BINDTODEVICE = 25
 
@@ -67,7 +67,8 @@ _ESSENTIAL = frozenset(
 
 
 def reach(options: dict[str, str]) -> None:
-    """Raise OSError unless the target takes a TCP connection within REACH_TIMEOUT seconds. Other transports pass.
+    """Raise OSError unless the target takes a TCP connection within REACH_TIMEOUT_SECONDS. Other transports
+    pass.
 
     The kernel connects one controller at a time (nvmf_dev_mutex), and waits seconds for a target that does not answer:
     the controllers of one dead array would keep those of all others waiting.
@@ -80,7 +81,7 @@ def reach(options: dict[str, str]) -> None:
         _socket.AF_INET if len(target) == 2 else _socket.AF_INET6, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC
     )
     try:
-        probe.settimeout(REACH_TIMEOUT)
+        probe.settimeout(REACH_TIMEOUT_SECONDS)
         if interface := options.get("host_iface"):
             probe.setsockopt(_socket.SOL_SOCKET, _SO_BINDTODEVICE, interface.encode() + b"\0")
         if source := options.get("host_traddr"):

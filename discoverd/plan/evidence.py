@@ -15,7 +15,8 @@ a controller that the discovery controller has listed and that is not in the pag
   until an administrator confirms them.
 - What waits for any of this begins to wait anew, as a gap of the second kind, when the controller starts anew
   meanwhile, or is not read for ``SILENCE_SECONDS``.
-- A controller that was withdrawn and listed again several times within ``DAMPING_WINDOW`` is kept longer each time.
+- A controller that was withdrawn and listed again several times within ``DAMPING_WINDOW_SECONDS`` is kept longer each
+time.
 
 What is proved stays so until the controller is listed again. Nothing is kept over a restart: the first reading after it
 is compared with none.
@@ -34,7 +35,7 @@ CONFIRM_READINGS = 3
 HELD_SECONDS = 900
 SILENCE_SECONDS = 300
 # So many returns within the window count as oscillation.
-DAMPING_WINDOW = 600
+DAMPING_WINDOW_SECONDS = 600
 DAMPING_RETURNS = 2
 DAMPING_SECONDS = 60
 DAMPING_MAX_SECONDS = 600
@@ -216,7 +217,7 @@ class Evidence:
         old = reading.time - HELD_SECONDS
         self._gaps = {unit: gap for unit, gap in self._gaps.items() if unit in referred or gap.since > old}
         returns = {
-            unit: [one for one in times if one > self._opened(unit, reading) - DAMPING_WINDOW]
+            unit: [one for one in times if one > self._opened(unit, reading) - DAMPING_WINDOW_SECONDS]
             for unit, times in self._returns.items()
         }
         self._returns = {unit: times for unit, times in returns.items() if times}
@@ -297,11 +298,13 @@ class Evidence:
         if not gap.direct and (age < CONFIRM_SECONDS or gap.readings < CONFIRM_READINGS):
             why = f"{page} without it is of a new connection or an earlier generation, and not confirmed yet"
             return Pending(Wait.CONFIRMATION, why, gap.since + CONFIRM_SECONDS)
-        returns = sum(one > gap.since - DAMPING_WINDOW for one in self._returns.get(unit, ()))
+        returns = sum(one > gap.since - DAMPING_WINDOW_SECONDS for one in self._returns.get(unit, ()))
         if returns >= DAMPING_RETURNS:
             span = min(DAMPING_MAX_SECONDS, DAMPING_SECONDS << (returns - DAMPING_RETURNS))
             if age < span:
-                why = f"{page} lists it no more, as {returns} times before within {DAMPING_WINDOW // 60} minutes"
+                why = (
+                    f"{page} lists it no more, as {returns} times before within {DAMPING_WINDOW_SECONDS // 60} minutes"
+                )
                 return Pending(Wait.DAMPING, f"{why}: kept for {span} s", gap.since + span)
         return None
 

@@ -10,8 +10,8 @@ Property = tuple[str, str, object]
 
 # A disconnect of some 200 namespaces on 8 paths takes up to 40 seconds on a healthy host, and more on one
 # that shuts down.
-STOP_TIMEOUT = 300
-RESTART_DELAY = 1
+STOP_TIMEOUT_SECONDS = 300
+RESTART_DELAY_SECONDS = 1
 _SECOND = 1_000_000
 _INFINITY = 2**64 - 1
 
@@ -40,13 +40,13 @@ def unit_properties(tid: TransportId, role: str, worker: str, system: bool = Fal
         ("NotifyAccess", "s", "main"),
         ("ExecStart", "a(sasb)", [[sys.executable, command, False]]),
         ("Restart", "s", "on-failure"),
-        ("RestartUSec", "t", RESTART_DELAY * _SECOND),
+        ("RestartUSec", "t", RESTART_DELAY_SECONDS * _SECOND),
         # Never "start request repeated too quickly" for storage.
         ("StartLimitIntervalUSec", "t", 0),
         # The worker says READY=1 within a bounded time itself; killing it in the middle of a connect helps
         # nobody.
         ("TimeoutStartUSec", "t", _INFINITY),
-        ("TimeoutStopUSec", "t", STOP_TIMEOUT * _SECOND),
+        ("TimeoutStopUSec", "t", STOP_TIMEOUT_SECONDS * _SECOND),
         ("KillMode", "s", "mixed"),
         # Nothing asks for these units but the supervisor's call, and `systemctl isolate` stops what nothing asks for.
         ("IgnoreOnIsolate", "b", True),

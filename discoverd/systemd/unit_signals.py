@@ -9,7 +9,7 @@ from discoverd.bus.calls import call
 from discoverd.tid import unit_instance
 
 # PID 1 is busy for long at boot; but a call without an end would hide that the bus is gone.
-_CALL_TIMEOUT = 60
+_CALL_TIMEOUT_SECONDS = 60
 
 _SYSTEMD = "org.freedesktop.systemd1"
 _MANAGER = _SYSTEMD + ".Manager"
@@ -58,12 +58,12 @@ async def watch(handler: Callable[[Signal], None], subscribed: Callable[[], None
             rule = f"type='signal',sender='{_SYSTEMD}',interface='{_MANAGER}',member='{member}'"
             if member == "JobNew":
                 rule += f",arg2='{_SHUTDOWN}'"
-            await call(bus, _CALL_TIMEOUT, _DBUS, _DBUS_PATH, _DBUS, "AddMatch", "s", rule)
+            await call(bus, _CALL_TIMEOUT_SECONDS, _DBUS, _DBUS_PATH, _DBUS, "AddMatch", "s", rule)
         # A systemd that re-executes takes its name again.
         rule = f"type='signal',sender='{_DBUS}',member='NameOwnerChanged',arg0='{_SYSTEMD}'"
-        await call(bus, _CALL_TIMEOUT, _DBUS, _DBUS_PATH, _DBUS, "AddMatch", "s", rule)
-        receiver.owner = await call(bus, _CALL_TIMEOUT, _DBUS, _DBUS_PATH, _DBUS, "GetNameOwner", "s", _SYSTEMD)
-        await call(bus, _CALL_TIMEOUT, _SYSTEMD, "/org/freedesktop/systemd1", _MANAGER, "Subscribe")
+        await call(bus, _CALL_TIMEOUT_SECONDS, _DBUS, _DBUS_PATH, _DBUS, "AddMatch", "s", rule)
+        receiver.owner = await call(bus, _CALL_TIMEOUT_SECONDS, _DBUS, _DBUS_PATH, _DBUS, "GetNameOwner", "s", _SYSTEMD)
+        await call(bus, _CALL_TIMEOUT_SECONDS, _SYSTEMD, "/org/freedesktop/systemd1", _MANAGER, "Subscribe")
         subscribed()
         await bus.wait_for_disconnect()
     finally:

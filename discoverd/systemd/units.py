@@ -14,7 +14,7 @@ from discoverd.systemd.unit_properties import Property
 from discoverd.tid import unit_instance, unit_name
 
 # PID 1 answers in milliseconds, but at boot or shutdown it may be busy for long.
-ANSWER_TIMEOUT = 60
+ANSWER_TIMEOUT_SECONDS = 60
 
 
 class UnitError(Exception):
@@ -116,10 +116,10 @@ class Units:
         request = {"id": number, "operation": operation, "arguments": arguments}
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT):
+            async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
                 return await answer
         except TimeoutError:
-            raise UnitError(f"systemd has not answered for {ANSWER_TIMEOUT} s") from None
+            raise UnitError(f"systemd has not answered for {ANSWER_TIMEOUT_SECONDS} s") from None
         finally:
             self._waiting.pop(number, None)
 

@@ -347,7 +347,7 @@ def test_service_that_avahi_refuses_to_resolve_stops_no_other(bus: Bus) -> None:
 
 @pytest.mark.parametrize("member", ["connect", "AddMatch", "GetNameOwner", "ServiceBrowserNew"])
 def test_call_without_answer_times_out(bus: Bus, member: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(avahi, "_CALL_TIMEOUT", 0.05)
+    monkeypatch.setattr(avahi, "_CALL_TIMEOUT_SECONDS", 0.05)
     bus.hangs = member
     with pytest.raises(TimeoutError, match=r"answer"):
         asyncio.run(avahi.watch(lambda _: True, lambda _: None))

@@ -94,8 +94,8 @@ def test_an_error_is_no_disconnect(host: Host) -> None:
 @pytest.mark.parametrize("dirty", [True, False])
 def test_a_silent_target(host: Host, monkeypatch: pytest.MonkeyPatch, dirty: bool) -> None:
     """It can be disconnected all the same if there is nothing to write."""
-    monkeypatch.setattr(disconnect, "WRITE_BACK", 0.2 if dirty else 20)
-    monkeypatch.setattr(disconnect, "FLUSH", 0.1)
+    monkeypatch.setattr(disconnect, "WRITE_BACK_TIMEOUT_SECONDS", 0.2 if dirty else 20)
+    monkeypatch.setattr(disconnect, "FLUSH_TIMEOUT_SECONDS", 0.1)
     host.dirty = dirty
     host.answers.clear()
     try:

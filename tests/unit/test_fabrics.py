@@ -34,7 +34,7 @@ def test_a_target_that_listens_is_reached(address: str) -> None:
 
 
 def test_a_target_that_does_not_answer_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fabrics, "REACH_TIMEOUT", 0.2)
+    monkeypatch.setattr(fabrics, "REACH_TIMEOUT_SECONDS", 0.2)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(0)

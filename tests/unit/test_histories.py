@@ -121,7 +121,7 @@ def no_word_is_kept(patch: pytest.MonkeyPatch) -> None:
         pytest.param(constant("HELD_SECONDS", 1200), id="held for twenty minutes"),
         pytest.param(constant("DAMPING_RETURNS", 3), id="three returns are oscillation"),
         pytest.param(constant("DAMPING_SECONDS", 0), id="no damping"),
-        pytest.param(constant("DAMPING_WINDOW", 6000), id="returns count for long"),
+        pytest.param(constant("DAMPING_WINDOW_SECONDS", 6000), id="returns count for long"),
         pytest.param(reading(generation=0), id="generations do not go back"),
         pytest.param(reading(connection="1"), id="one connection"),
         pytest.param(reading(connection=""), id="connections are not known"),
