@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which discovery controllers are held, and which are parked, on a real kernel."""
+"""Which discovery controllers have a persistent connection, and which are parked, on a real kernel."""
 
 import re
 

@@ -60,6 +60,16 @@ def test_specification_survives_encoding(give_up_after: int, source_optional: bo
 NO_NUMBERS = ["", "-1", "+1", " 1", "1_0", "x", "0x10", "1.5", "\u00b2", "\u0663", "9" * 21, "9" * 5000]
 
 
+def test_specification_file_keeps_its_keys() -> None:
+    """A worker reads what a supervisor of another release has written, and the other way round."""
+    spec = Spec("io", [("nqn", "nqn.x"), ("transport", "tcp")])
+    spec.give_up_after, spec.referrers = 60, "a b"
+    written = dict(state.decode(state.SPEC, spec.encode()))
+    assert (written["horizon"], written["witnesses"]) == ("60", "a b")
+    read = Spec.decode(state.encode(state.SPEC, list(written.items())))
+    assert (read.give_up_after, read.referrers) == (60, "a b")
+
+
 @pytest.mark.parametrize("text", NO_NUMBERS)
 @pytest.mark.parametrize("field", ["horizon", "attempts"])
 def test_a_number_that_makes_no_sense_is_damage(field: str, text: str) -> None:
