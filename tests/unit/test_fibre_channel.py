@@ -231,7 +231,7 @@ def test_announcements_are_asked_for_once_it_listens(fabric: Fabric) -> None:
 
 
 def test_losses_ask_again_but_not_all_at_once(fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fibre_channel, "PAUSE", 1)
+    monkeypatch.setattr(fibre_channel, "REQUEST_INTERVAL_SECONDS", 1)
 
     async def act() -> None:
         async with fabric.running():
