@@ -84,10 +84,6 @@ def sysfs_inode(device: str) -> int:
         return 0
 
 
-# The name until all tests call it by the new one.
-kernel_instance = sysfs_inode
-
-
 def canonical_nqn(nqn: str) -> str:
     """Return what is equal for NQNs that count as one: the UUID of a UUID NQN is in lower case, all else as it is.
 

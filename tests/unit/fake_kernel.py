@@ -213,7 +213,7 @@ class Kernel:
         return device
 
     def delete(self, device: str, kernel_instance: int) -> None:
-        if controllers.kernel_instance(device) != kernel_instance:
+        if controllers.sysfs_inode(device) != kernel_instance:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         self.deleted.append(device)
         if self.delete_fails:

@@ -42,9 +42,13 @@ def users(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> list[User]:
         (block, "usable_paths", lambda _: ["nvme0"]),
         (disconnect, "system_state", lambda: "running"),
         (disconnect, "_urge", lambda _: None),
-        (discovery, "INTERVAL", 0.02),
-        (machine, "WITHDRAW_AFTER", 0.05),
-        (machine, "RETRY", {**machine.RETRY, machine.STOP: 0.05, machine.GIVE_UP: 0.05}),
+        (discovery, "EVENT_INTERVAL_SECONDS", 0.02),
+        (machine, "WITHDRAW_DEBOUNCE_SECONDS", 0.05),
+        (
+            machine,
+            "DISCONNECT_RETRY_SECONDS",
+            {**machine.DISCONNECT_RETRY_SECONDS, machine.STOP: 0.05, machine.GIVE_UP: 0.05},
+        ),
     ):
         monkeypatch.setattr(module, name, value)
     kernel.log_pages = [page(entry(NQN), generation=number) for number in (1, 2, 3)]
@@ -295,7 +299,7 @@ def test_stop_that_is_refused_reports_no_device(kernel: Kernel, users: list[User
 
 @pytest.mark.usefixtures("system_stops")
 def test_silent_controller_of_another_tool_is_given_up(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "SILENCE", 0.1)
+    monkeypatch.setattr(machine, "SILENCE_TIMEOUT_SECONDS", 0.1)
 
     def act() -> None:
         until(lambda: kernel.status == "live nvme0")
@@ -311,7 +315,7 @@ def test_silent_controller_of_another_tool_is_given_up(kernel: Kernel, monkeypat
 def test_silent_controller_of_which_nothing_can_be_told_is_looked_at_again(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "SILENCE", 0.1)
+    monkeypatch.setattr(machine, "SILENCE_TIMEOUT_SECONDS", 0.1)
     looks = 0
 
     def system_subsystems() -> set[str]:
@@ -351,7 +355,7 @@ def test_lost_controller_stays_lost_when_a_hang_up_comes_with_the_news_of_a_shut
 def test_withdrawal_whose_policy_comes_later_is_held_back_from_then(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "WITHDRAW_AFTER", 0.2)
+    monkeypatch.setattr(machine, "WITHDRAW_DEBOUNCE_SECONDS", 0.2)
     waited = 0.0
 
     def act() -> None:
@@ -462,7 +466,7 @@ def test_polled_controller_that_another_tool_left_to_us_is_read_before_it_is_par
         claim_for_another_tool(kernel)
         kernel.log_gate.set()
         until(lambda: report(DISCOVERY)["log-read"])
-        time.sleep(2 * discovery.INTERVAL)
+        time.sleep(2 * discovery.EVENT_INTERVAL_SECONDS)
         registry.delete("nvme0")
         until(lambda: kernel.status.startswith("parked") and "generation 2" in kernel.status)
         assert (kernel.log_reads, len(kernel.written), kernel.deleted) == (2, 1, ["nvme0"])
@@ -483,8 +487,8 @@ def test_polled_controller_in_use_says_so_once_however_often_it_reconnects(
 
     monkeypatch.setattr(usage, "users", counted)
     # Long enough for a look that finds nothing decided yet.
-    monkeypatch.setattr(discovery, "INTERVAL", 0.15)
-    monkeypatch.setattr(machine, "RETRY", dict.fromkeys(machine.RETRY, 0.05))
+    monkeypatch.setattr(discovery, "EVENT_INTERVAL_SECONDS", 0.15)
+    monkeypatch.setattr(machine, "DISCONNECT_RETRY_SECONDS", dict.fromkeys(machine.DISCONNECT_RETRY_SECONDS, 0.05))
 
     def look_again() -> None:
         before = looks
