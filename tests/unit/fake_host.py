@@ -31,6 +31,7 @@ from discoverd.systemd.unit_properties import Property
 from discoverd.systemd.units import UnitError
 from discoverd.tid import DISCOVERY_NQN
 
+from . import virtual_time
 from .log_pages import page
 
 NQN = "nqn.2024-08.com.example:vol{}"
@@ -272,8 +273,11 @@ class Host:
         self.systemd.units.clear()
         self.messages.clear()
 
-    def play(self, scenario: Callable[[], Awaitable[None]]) -> int:
-        """Run the supervisor for as long as the scenario lasts; returns its exit status."""
+    def play(self, scenario: Callable[[], Awaitable[None]], run: Callable[..., int] = virtual_time.run) -> int:
+        """Run the supervisor for as long as the scenario lasts; returns its exit status.
+
+        With asyncio.run for what waits for a thread that the loop does not know of.
+        """
 
         async def main() -> int:
             daemon = self.daemon = Supervisor("/libexec")
@@ -293,7 +297,7 @@ class Host:
                 await acting
             return status
 
-        return asyncio.run(main())
+        return run(main())
 
 
 async def until(condition: Callable[[], object], what: str = "", patience: float = PATIENCE) -> None:
@@ -307,7 +311,7 @@ async def until(condition: Callable[[], object], what: str = "", patience: float
 
 async def quiet() -> None:
     """Give the supervisor time for several rounds, for what must not happen in them."""
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(1)
 
 
 def spec_of(instance: str) -> state.Spec:

@@ -20,7 +20,7 @@ import pytest
 
 from discoverd import exclusions, notify, registry, state
 from discoverd.kernel import admin, block, controllers, dim, fabrics, locks
-from discoverd.worker import links, loop, machine
+from discoverd.worker import discovery, links, loop, machine
 
 from .log_pages import page
 
@@ -379,6 +379,7 @@ def install(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
         (machine, "LINK_PAUSE", 0.01),
         (notify, "WAKE_AGAIN", 0.01),
         (loop, "LIVE_CHECK", 0.05),
+        (discovery, "EVENT_INTERVAL_SECONDS", 0.1),
         (loop, "RECONNECT_CHECK", 0.02),
         (notify, "_last", ""),
         (exclusions, "load", partial(exclusions.load, str(kernel.etc))),

@@ -10,6 +10,7 @@ import pytest
 from discoverd.bus import Message, MessageType, avahi
 from discoverd.bus.avahi import IPV4, IPV6, TCP, UDP, Announced, News, Running, Service, Unasked, Withdrawn
 
+from . import virtual_time
 from .fake_host import until
 
 OWNER = ":1.7"
@@ -152,7 +153,7 @@ def test_a_service_is_announced_changes_and_goes(bus: Bus) -> None:
             bus.found(ONE)
             assert seen[1:] == [announced(ONE), announced(ONE, "192.0.2.9"), Withdrawn(ONE)]
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def test_an_answer_may_come_before_the_resolver_has_a_path(bus: Bus) -> None:
@@ -162,7 +163,7 @@ def test_an_answer_may_come_before_the_resolver_has_a_path(bus: Bus) -> None:
             bus.item("ItemNew", ONE)
             await until(lambda: announced(ONE) in seen)
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def test_gone_and_back_while_its_resolver_is_made(bus: Bus) -> None:
@@ -177,7 +178,7 @@ def test_gone_and_back_while_its_resolver_is_made(bus: Bus) -> None:
             await until(lambda: bus.calls.count(("Free", OWNER)) == 1)
             assert list(bus.resolvers.items()) == [("/resolver2", ONE)]
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def test_gone_while_its_resolver_is_made(bus: Bus) -> None:
@@ -188,7 +189,7 @@ def test_gone_while_its_resolver_is_made(bus: Bus) -> None:
             bus.item("ItemNew", TWO)
             await until(lambda: list(bus.resolvers.values()) == [TWO])
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 @pytest.mark.parametrize("sender", [":1.8", "org.freedesktop.Avahi", "org.freedesktop.DBus"])
@@ -206,7 +207,7 @@ def test_nobody_else_is_believed(bus: Bus, sender: str) -> None:
             assert seen == [Running(True)]
             assert list(bus.resolvers.values()) == [ONE]
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def test_no_other_form_is_taken(bus: Bus) -> None:
@@ -223,7 +224,7 @@ def test_no_other_form_is_taken(bus: Bus) -> None:
             assert seen == [Running(True)]
             assert bus.resolvers == {}
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def test_avahi_comes_later_and_is_not_started_by_us(bus: Bus) -> None:
@@ -239,7 +240,7 @@ def test_avahi_comes_later_and_is_not_started_by_us(bus: Bus) -> None:
             assert bus.calls.count(("ServiceBrowserNew", ":1.20")) == 2
             assert seen == [Running(False), Running(True)]
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def test_avahi_is_restarted(bus: Bus) -> None:
@@ -258,7 +259,7 @@ def test_avahi_is_restarted(bus: Bus) -> None:
             assert seen == [Running(True), announced(ONE), Running(False), Running(True)]
             assert bus.calls[-1] == ("ServiceResolverNew", ":1.20")
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 @pytest.mark.parametrize("member", ["ServiceBrowserNew", "ServiceResolverNew"])
@@ -281,7 +282,7 @@ def test_avahi_goes_during_a_call(bus: Bus, member: str) -> None:
             bus.owned_by(":1.20")
             await until(lambda: seen[-1] == Running(True))
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def test_only_what_is_wanted_is_asked_about(bus: Bus) -> None:
@@ -293,7 +294,7 @@ def test_only_what_is_wanted_is_asked_about(bus: Bus) -> None:
             bus.item("ItemNew", six)
             await until(lambda: list(bus.resolvers.values()) == [six])
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def test_a_flood_takes_no_more_places_than_there_are(bus: Bus) -> None:
@@ -309,7 +310,7 @@ def test_a_flood_takes_no_more_places_than_there_are(bus: Bus) -> None:
             await until(lambda: seen[-1] == Unasked(4095 - avahi.SERVICES_PER_INTERFACE))
             assert "flood64" in {service.name for service in bus.resolvers.values()}
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def test_one_interface_does_not_take_the_places_of_another(bus: Bus) -> None:
@@ -323,7 +324,7 @@ def test_one_interface_does_not_take_the_places_of_another(bus: Bus) -> None:
             per_interface = [service.interface for service in bus.resolvers.values()]
             assert [per_interface.count(interface) for interface in (2, 3, 4, 5, 6)] == [64, 64, 64, 64, 0]
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def test_service_that_avahi_refuses_to_resolve_stops_no_other(bus: Bus) -> None:
@@ -342,7 +343,7 @@ def test_service_that_avahi_refuses_to_resolve_stops_no_other(bus: Bus) -> None:
             bus.item("ItemRemove", ONE)
             await until(lambda: ("Free", OWNER) in bus.calls)
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 @pytest.mark.parametrize("member", ["connect", "AddMatch", "GetNameOwner", "ServiceBrowserNew"])
@@ -350,7 +351,7 @@ def test_call_without_answer_times_out(bus: Bus, member: str, monkeypatch: pytes
     monkeypatch.setattr(avahi, "_CALL_TIMEOUT_SECONDS", 0.05)
     bus.hangs = member
     with pytest.raises(TimeoutError, match=r"answer"):
-        asyncio.run(avahi.watch(lambda _: True, lambda _: None))
+        virtual_time.run(avahi.watch(lambda _: True, lambda _: None))
     assert bus.disconnected
 
 
@@ -358,7 +359,7 @@ def test_call_without_answer_times_out(bus: Bus, member: str, monkeypatch: pytes
 def test_a_refusal_is_told(bus: Bus, member: str) -> None:
     bus.errors[member] = "org.freedesktop.DBus.Error.AccessDenied"
     with pytest.raises(ConnectionError, match=f"{member}: no"):
-        asyncio.run(avahi.watch(lambda _: True, lambda _: None))
+        virtual_time.run(avahi.watch(lambda _: True, lambda _: None))
     assert bus.disconnected
 
 
@@ -368,7 +369,7 @@ def test_a_browser_that_fails_ends_the_watch(bus: Bus) -> None:
             bus.signal(BROWSER, "Failure", "s", ["out of memory"])
             await until(lambda: bus.disconnected)
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 @pytest.mark.parametrize("error", [None, EOFError()])
@@ -384,4 +385,4 @@ def test_the_bus_goes_away(bus: Bus, error: Exception | None) -> None:
         await asyncio.wait_for(task, 5)
         assert bus.disconnected
 
-    asyncio.run(main())
+    virtual_time.run(main())

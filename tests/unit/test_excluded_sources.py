@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """An exclusion holds whichever source asks."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from discoverd.exclusions import parse
 from discoverd.plan.candidate import FIBRE_CHANNEL, MDNS, NBFT, Wish
 from discoverd.supervisor.inventory import Inventory
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
+
+from . import virtual_time
 
 NQN = "nqn.2024-08.com.example:vol1"
 HOSTNQN = "nqn.2014-08.org.nvmexpress:uuid:4c4c4544-0042-3510-8052-b4c04f4a3732"
@@ -64,7 +65,7 @@ def test_announced_controller_is_excluded(
             assert tid.instance in inventory.wanted.asked
             assert (tid.instance in inventory.excluded) == excluded
 
-    asyncio.run(story())
+    virtual_time.run(story())
 
 
 def test_configured_controller_is_excluded(config: FabricsConfig) -> None:
@@ -82,4 +83,4 @@ def test_configured_controller_is_excluded(config: FabricsConfig) -> None:
         assert list(inventory.update()) == [instance]
         assert inventory.excluded == {}
 
-    asyncio.run(story())
+    virtual_time.run(story())

@@ -16,6 +16,8 @@ from discoverd.kernel.inotify import Event, Inotify
 from discoverd.sources import exclusion_files
 from discoverd.sources.exclusion_files import ExclusionFiles
 
+from . import virtual_time
+
 SOAK = 0.1
 
 
@@ -82,12 +84,12 @@ def run(desk: Desk, story: Callable[[Desk], Awaitable[None]]) -> None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def test_the_first_load_needs_no_watch(desk: Desk) -> None:
     desk.put("exclusions.conf", "nqn=nqn.a")
-    asyncio.run(desk.source.load())
+    virtual_time.run(desk.source.load())
     assert (desk.nqns, desk.changes) == (["nqn.a"], 1)
 
 
@@ -234,7 +236,7 @@ def test_a_directory_of_garbage_is_no_journal_of_garbage(desk: Desk, caplog: pyt
     for number in range(20):
         desk.put(f"exclusions.conf.d/{number}.conf", *["x"] * 50)
     os.mkfifo(desk.root / "exclusions.conf")
-    asyncio.run(desk.source.load())
+    virtual_time.run(desk.source.load())
     said = [one.getMessage() for one in caplog.records]
     assert len(said) == exclusion_files.PROBLEMS_SAID + 1
     assert said[0] == f"{desk.root}/exclusions.conf: it is not a regular file, so nothing in it counts; mend that"

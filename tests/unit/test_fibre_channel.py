@@ -15,6 +15,8 @@ from discoverd.sources import fibre_channel, udev
 from discoverd.sources.fibre_channel import FibreChannel
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TransportId
 
+from . import virtual_time
+
 HOST = "nn-0x2000000000000001:pn-0x2000000000000002"
 PORT = "nn-0x10000000000000{0:02x}:pn-0x20000000000000{0:02x}"
 ON = Settings(give_up=60)
@@ -126,7 +128,7 @@ def run(coroutine: Awaitable[None]) -> None:
     async def main() -> None:
         await coroutine
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def test_an_announcement_is_a_wish(fabric: Fabric) -> None:

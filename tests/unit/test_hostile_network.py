@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a hostile neighbour on the network must not achieve with announcements, log pages and referrals."""
 
-import asyncio
 import time
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from discoverd.supervisor import reconciler
 from discoverd.supervisor.starter import fair
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 
+from . import virtual_time
 from .fake_host import DISCOVERY as CONFIGURED
 from .fake_host import Host, leave_log, quiet, report, until
 from .log_pages import entry, page
@@ -213,7 +213,7 @@ def test_more_services_than_can_be_remembered_are_no_fault(monkeypatch: pytest.M
             source._tell(avahi.Announced(service, "192.0.2.1", 8009, (b"p=tcp",)))
         assert len(source._heard) == 2 * avahi.SERVICES_MAX
 
-    asyncio.run(scenario())
+    virtual_time.run(scenario())
 
 
 # What never ends -------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """All sources together: which are asked, what their wishes are connected with, and what news cost."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -33,6 +32,7 @@ from discoverd.supervisor import inventory
 from discoverd.supervisor.inventory import Inventory
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 
+from . import virtual_time
 from .log_pages import entry, page
 
 HOST = HostIdentity("nqn.2024-08.com.example:host", "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0")
@@ -120,7 +120,7 @@ def in_loop(scenario: Callable[[House], Awaitable[None]]) -> None:
         finally:
             await house.inventory.names.close()
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 # Wishes ---------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from discoverd.sources.announcement import attributes, describe, identify
 from discoverd.sources.mdns import Mdns
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TidError, TransportId
 
+from . import virtual_time
 from .fake_host import until
 
 NQN = "nqn.2024-08.com.example:dc"
@@ -221,7 +222,7 @@ def scenario(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Source], Aw
             async with listening() as source:
                 await story(source)
 
-        asyncio.run(main())
+        virtual_time.run(main())
 
     return run
 

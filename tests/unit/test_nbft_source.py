@@ -19,6 +19,7 @@ from discoverd.sources import nbft
 from discoverd.sources.nbft import Found, Nbft, TableFile, wanted
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO
 
+from . import virtual_time
 from .nbft_tables import HOSTNQN, Discovery, Hfi, Namespace, Security, table
 
 MAC1, MAC2 = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
@@ -338,7 +339,7 @@ def test_tables_are_read_and_interfaces_followed(tmp_path: Path, links: Links) -
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    asyncio.run(scenario())
+    virtual_time.run(scenario())
 
 
 def test_switched_off_it_reads_nothing(tmp_path: Path, links: Links) -> None:
@@ -355,7 +356,7 @@ def test_switched_off_it_reads_nothing(tmp_path: Path, links: Links) -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    asyncio.run(scenario())
+    virtual_time.run(scenario())
 
 
 @pytest.mark.parametrize("directory", ["", "nowhere"])
@@ -369,7 +370,7 @@ def test_no_table_is_no_news(tmp_path: Path, directory: str) -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    asyncio.run(scenario())
+    virtual_time.run(scenario())
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What happens one after the other: restarts between any two steps, sources in another order, news that come late."""
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -78,7 +79,7 @@ def test_a_slow_name_server_does_not_bring_a_second_unit_after_a_restart(
     assert len(host.systemd.started) == 2
     host.messages.clear()
     seconds[0] = 0.3
-    assert host.play(second) == 0
+    assert host.play(second, asyncio.run) == 0
     assert len(host.systemd.started) == 2
 
 

@@ -23,6 +23,7 @@ from discoverd.systemd.unit_properties import Property, unit_properties, unless_
 from discoverd.systemd.units import UnitError, Units
 from discoverd.tid import IO, TransportId
 
+from . import virtual_time
 from .fake_host import until
 
 # Fairness -------------------------------------------------------------------------------------------------
@@ -169,7 +170,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[
                 await scenario(room)
             return room
 
-        return asyncio.run(main())
+        return virtual_time.run(main())
 
     return run
 

@@ -17,6 +17,7 @@ from discoverd.supervisor import daemon, reconciler, starter
 from discoverd.systemd import unit_signals
 from discoverd.tid import IO, TransportId
 
+from . import virtual_time
 from .fake_host import (
     DC,
     DISCOVERY,
@@ -748,4 +749,4 @@ def test_the_detector_sees_a_file_read_in_the_loop(host: Host) -> None:
         store.read_spec("x")
 
     with pytest.raises(BlockingError):
-        asyncio.run(read())
+        virtual_time.run(read())

@@ -8,6 +8,8 @@ import pytest
 
 from discoverd.supervisor.changes import Changes, News
 
+from . import virtual_time
+
 
 async def wakes(changes: Changes) -> bool:
     """Tell whether a round would begin."""
@@ -54,7 +56,7 @@ def test_added_change_wakes_and_is_taken_once(changes: Changes, add: Callable[[C
         assert not await wakes(changes)
         assert changes.take() == News()
 
-    asyncio.run(scenario())
+    virtual_time.run(scenario())
 
 
 def test_change_put_back_comes_first_and_does_not_wake(changes: Changes) -> None:
@@ -66,7 +68,7 @@ def test_change_put_back_comes_first_and_does_not_wake(changes: Changes) -> None
         changes.put_back(["d"], frozenset({"d"}))
         assert changes.take() == News(("d", "a", "b", "c"), frozenset({"a", "c", "d"}))
 
-    asyncio.run(scenario())
+    virtual_time.run(scenario())
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -17,6 +17,7 @@ from discoverd.plan.facts import UnitFact
 from discoverd.sources import udev, unmanaged
 from discoverd.sources.unmanaged import Unmanaged, connected
 
+from . import virtual_time
 from .fake_host import DC, DISCOVERY, NQN, ONE, TWO, Host, leave_log, quiet, report, spec_of, until
 from .log_pages import entry
 
@@ -135,7 +136,7 @@ def test_where_is_looked(settings: Settings, transports: tuple[str, ...], monkey
         running.cancel()
         await asyncio.wait([running])
 
-    asyncio.run(scenario())
+    virtual_time.run(scenario())
 
 
 # What becomes of it ---------------------------------------------------------------------------------------
