@@ -203,6 +203,8 @@ class Spec:
     unless it is in use, if we have connected it (``ours``) or whoever has (``all``). ``give_up_after``: give up after
     so many seconds without a connection, 0 for never. ``attempts``: give up after so many failed attempts in a row, 0
     for never. ``source_optional``: ``host_traddr`` is left out if this host does not have it.
+    ``announced_on`` is the interface on which it was announced by mDNS, and ``announced_until`` when that was last
+    (local time), '' while it is.
 
     For a discovery controller, ``persistent`` is ``no``, ``auto`` or ``force``: whether its connection is
     persistent, or it is read from time to time. ``symname`` is the host symbolic name to register with, and with
@@ -211,6 +213,8 @@ class Spec:
     """
 
     __slots__ = (
+        "announced_on",
+        "announced_until",
         "attempts",
         "confirm",
         "disconnect",
@@ -233,6 +237,7 @@ class Spec:
         self.options = options
         self.source = ""
         self.origin = ""
+        self.announced_on = self.announced_until = ""
         self.referrers = ""
         self.note = ""
         self.give_up_after = 0
@@ -263,8 +268,13 @@ class Spec:
     def encode(self) -> bytes:
         """Return the bytes of a ``spec`` file. Raises StateError for a value that would break the form."""
         fields = [("role", self.role), ("source", self.source), ("origin", self.origin), ("note", self.note)]
-        if self.referrers:
-            fields.append(("witnesses", self.referrers))
+        for key, text in (
+            ("announced-on", self.announced_on),
+            ("announced-until", self.announced_until),
+            ("witnesses", self.referrers),
+        ):
+            if text:
+                fields.append((key, text))
         if self.give_up_after:
             fields.append(("horizon", str(self.give_up_after)))
         if self.attempts:
@@ -309,6 +319,8 @@ class Spec:
                 spec.options.append((key[7:], value))
             elif key in ("role", "persistent", "symname", "disconnect"):
                 setattr(spec, key, value)
+            elif key in ("announced-on", "announced-until"):
+                setattr(spec, key.replace("-", "_"), value)
             elif key == "horizon":
                 spec.give_up_after = number(value)
             elif key == "attempts":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from discoverd import registry, state
 from discoverd.config.errors import Diagnostic
-from discoverd.plan.candidate import CONFIGURATION, FIBRE_CHANNEL, MDNS, Refusal, Wish, target_of
+from discoverd.plan.candidate import CONFIGURATION, FIBRE_CHANNEL, MDNS, Announcement, Refusal, Wish, target_of
 from discoverd.plan.evidence import Asked
 from discoverd.plan.facts import Decision, Known, Report
 from discoverd.plan.log_page import LogPageError, PageRead, parse
@@ -117,7 +117,8 @@ def _wish(spec: state.Spec) -> Wish | None:
         )
     except TidError:
         return None  # An earlier version took it for good, and it will be announced again.
-    return Wish(tid, spec.role, spec.source, spec.origin, give_up_after=spec.give_up_after)
+    announcement = Announcement(spec.announced_on, spec.announced_until) if spec.announced_on else None
+    return Wish(tid, spec.role, spec.source, spec.origin, give_up_after=spec.give_up_after, announcement=announcement)
 
 
 def new_boot(soft_reboots: int) -> bool:

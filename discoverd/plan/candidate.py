@@ -62,6 +62,14 @@ def listed_by(role: str, origin: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Announcement:
+    """Where a controller is announced by mDNS, or was: ``until`` is when that was last (local time), '' while it is."""
+
+    interface: str
+    until: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Wish:
     """A controller that something other than an administrator or a log page asks for, without what it takes to connect.
 
@@ -80,6 +88,7 @@ class Wish:
     give_up_after: int = 0
     asked: float = 0.0
     source_optional: bool = False
+    announcement: Announcement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +113,7 @@ class Candidate:
     attempts: int = 0
     persistent: str = "auto"
     symname: str = ""
+    announcement: Announcement | None = None
 
     @property
     def configured(self) -> bool:
@@ -191,6 +201,7 @@ def granted(wish: Wish, scope: DiscoveredScope, host: HostIdentity, identities: 
         wish.source_optional,
         persistent=terms.persistent,
         symname=terms.symname,
+        announcement=wish.announcement,
     )
 
 

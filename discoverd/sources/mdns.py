@@ -7,7 +7,6 @@ What is no longer announced stays a wish, to be given up after a time: silence i
 import asyncio
 import contextlib
 import logging
-import re
 import socket
 import time
 from collections import Counter
@@ -17,7 +16,7 @@ from dataclasses import replace
 from discoverd.bus import avahi
 from discoverd.bus.avahi import SERVICES_MAX, SERVICES_PER_INTERFACE, Announced, Service
 from discoverd.config.settings import Settings
-from discoverd.plan.candidate import MDNS, Refusal, Wish
+from discoverd.plan.candidate import MDNS, Announcement, Refusal, Wish
 from discoverd.sources.announcement import describe, harmless, identify
 from discoverd.tid import DISCOVERY, TidError, TransportId
 
@@ -36,8 +35,6 @@ RETRY_SECONDS = 5
 _HEARD_MAX = 2 * SERVICES_MAX
 
 _FAMILIES = {avahi.IPV4: "ipv4", avahi.IPV6: "ipv6"}
-# A source text as `describe` makes it, and when it was heard of last if it is no longer announced.
-_SOURCE = re.compile(r"(announced by mDNS on (\S+) as '.*')( until \d{4}-\d\d-\d\d \d\d:\d\d)?")
 
 
 class Mdns:
@@ -245,23 +242,23 @@ class Mdns:
                     crowded |= places.keys() if full else {interface}
                     continue
                 places[interface] += 1
-            texts = [text for text, _ in sources]
             # One announcement of several is named for as long as it is made, whatever others come and go.
-            source = wish.source if wish is not None and wish.source in texts else texts[0]
+            source, interface = next((one for one in sources if wish is not None and one[0] == wish.source), sources[0])
             asked = wish.asked if wish is not None and _is_announced(wish) else boottime
-            self._wishes[tid] = Wish(tid, DISCOVERY, source, MDNS, asked=asked)
+            self._wishes[tid] = Wish(tid, DISCOVERY, source, MDNS, asked=asked, announcement=Announcement(interface))
         for tid, wish in self._wishes.items():
             if tid in announced:
                 continue
-            source, asked = wish.source, wish.asked
             if _is_announced(wish):
                 if now < self._unsettled_until:
                     continue
-                source, asked = source + time.strftime(" until %Y-%m-%d %H:%M"), boottime
+                until = time.strftime("%Y-%m-%d %H:%M")
+                announcement = Announcement(_interface_of(wish), until)
+                wish = replace(wish, source=f"{wish.source} until {until}", asked=boottime, announcement=announcement)
             give_up_after = (
                 CROWDED_GIVE_UP_SECONDS if _interface_of(wish) in crowded else self._settings.mdns_persistence
             )
-            self._wishes[tid] = replace(wish, source=source, give_up_after=give_up_after, asked=asked)
+            self._wishes[tid] = replace(wish, give_up_after=give_up_after)
         return beyond
 
 
@@ -277,10 +274,8 @@ def _interface_name(index: int) -> str:
 
 
 def _is_announced(wish: Wish) -> bool:
-    match = _SOURCE.fullmatch(wish.source)
-    return match is not None and not match[3]
+    return wish.announcement is None or not wish.announcement.until
 
 
 def _interface_of(wish: Wish) -> str:
-    match = _SOURCE.fullmatch(wish.source)
-    return match[2] if match else ""
+    return wish.announcement.interface if wish.announcement else wish.tid.host_iface

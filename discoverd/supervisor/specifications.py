@@ -67,6 +67,8 @@ class Specifications:
         spec.disconnect, spec.withdrawn = decision.disconnect, bool(decision.disconnect)
         spec.give_up_after, spec.source_optional = candidate.give_up_after, candidate.source_optional
         spec.attempts = candidate.attempts
+        if candidate.announcement is not None:
+            spec.announced_on, spec.announced_until = candidate.announcement.interface, candidate.announcement.until
         spec.persistent, spec.symname = candidate.persistent, candidate.symname
         spec.pleo = self._pleo and candidate.role == DISCOVERY
         written: bool = await self._blocking(store.write_spec, instance, spec)

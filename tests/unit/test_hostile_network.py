@@ -11,7 +11,7 @@ from discoverd.bus import avahi
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
 from discoverd.kernel import admin
-from discoverd.plan.candidate import CONFIGURATION, MDNS, NBFT, Candidate, Wish
+from discoverd.plan.candidate import CONFIGURATION, MDNS, NBFT, Announcement, Candidate, Wish
 from discoverd.plan.facts import Action, Decision, Known, UnitFact
 from discoverd.plan.folding import Wanted
 from discoverd.plan.log_page import PageRead, parse
@@ -124,7 +124,8 @@ def kept(instance: str) -> bool:
 def announcement(number: int) -> Wish:
     tid = TransportId.make(DISCOVERY, "tcp", f"192.0.2.{number}", "8009", DISCOVERY_NQN, host_iface="eth0")
     source = f"announced by mDNS on eth0 as '{number}' until 2026-11-21 14:05"
-    return Wish(tid, DISCOVERY, source, MDNS, give_up_after=60)
+    until = Announcement("eth0", "2026-11-21 14:05")
+    return Wish(tid, DISCOVERY, source, MDNS, give_up_after=60, announcement=until)
 
 
 PARENT = Parent(

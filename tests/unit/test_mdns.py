@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from discoverd.bus import avahi
 from discoverd.bus.avahi import IPV4, IPV6, TCP, UDP, Announced, News, Running, Service, Unasked, Withdrawn
 from discoverd.config.settings import Settings
-from discoverd.plan.candidate import MDNS, Wish
+from discoverd.plan.candidate import MDNS, Announcement, Wish
 from discoverd.sources import mdns
 from discoverd.sources.announcement import attributes, describe, identify
 from discoverd.sources.mdns import Mdns
@@ -242,7 +242,8 @@ def test_a_wish(scenario: Scenario) -> None:
         await source.settle()
         (wish,) = source.mdns.wishes
         tid = TransportId.make(DISCOVERY, "tcp", "192.0.2.1", "8009", NQN, host_iface="eth0")
-        assert wish == Wish(tid, DISCOVERY, "announced by mDNS on eth0 as 'dc-one'", MDNS, asked=wish.asked)
+        source_text = "announced by mDNS on eth0 as 'dc-one'"
+        assert wish == Wish(tid, DISCOVERY, source_text, MDNS, asked=wish.asked, announcement=Announcement("eth0"))
         assert before <= wish.asked <= time.clock_gettime(time.CLOCK_BOOTTIME)
         assert source.changes == 1
 
@@ -429,13 +430,15 @@ def test_switched_off_and_on(scenario: Scenario) -> None:
 
 
 def test_a_later_supervisor_remembers(scenario: Scenario) -> None:
-    def wish(number: int, text: str = "") -> Wish:
+    def wish(number: int, until: str = "") -> Wish:
         tid = TransportId.make(DISCOVERY, "tcp", f"192.0.2.{number}", "8009", NQN, host_iface="eth0")
-        return Wish(tid, DISCOVERY, f"announced by mDNS on eth0 as 'dc'{text}", MDNS)
+        text = f"announced by mDNS on eth0 as 'dc'{f' until {until}' if until else ''}"
+        return Wish(tid, DISCOVERY, text, MDNS, announcement=Announcement("eth0", until))
 
     async def story(source: Source) -> None:
         early = " until 2026-01-01 10:00"
-        source.mdns.remember((wish(1), wish(2), wish(3, early), wish(4, early)))
+        when = early.removeprefix(" until ")
+        source.mdns.remember((wish(1), wish(2), wish(3, when), wish(4, when)))
         # Nothing is news until there was time to hear who is announced.
         shown = source.shown()
         assert list(shown.values()) == ["eth0 as 'dc'", "eth0 as 'dc'", f"eth0 as 'dc'{early}", f"eth0 as 'dc'{early}"]

@@ -14,7 +14,7 @@ import pytest
 from discoverd import notify, registry, state, store
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
-from discoverd.plan.candidate import BOOT, CONFIGURATION, MDNS, NBFT, Candidate, Wish
+from discoverd.plan.candidate import BOOT, CONFIGURATION, MDNS, NBFT, Announcement, Candidate, Wish
 from discoverd.plan.facts import UnitFact
 from discoverd.plan.folding import fold
 from discoverd.plan.log_page import parse
@@ -159,9 +159,11 @@ PERSONA = "nqn.2024-08.com.example:other-host"
 AS_PERSONA = f"[Host]\nhostnqn = {PERSONA}\nhostid = 1f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0\n"
 
 
-def announced(give_up_after: int = 0, source: str = "announced by mDNS on eth0 as 'array'", asked: float = 0.0) -> Wish:
+def announced(give_up_after: int = 0, until: str = "", asked: float = 0.0) -> Wish:
     tid = TransportId.make(DISCOVERY, "tcp", "192.0.2.1", "8009", DISCOVERY_NQN, host_iface="eth0")
-    return Wish(tid, DISCOVERY, source, MDNS, give_up_after=give_up_after, asked=asked)
+    source = "announced by mDNS on eth0 as 'array'" + (f" until {until}" if until else "")
+    announcement = Announcement("eth0", until)
+    return Wish(tid, DISCOVERY, source, MDNS, give_up_after=give_up_after, asked=asked, announcement=announcement)
 
 
 async def announce(host: Host, *wishes: Wish) -> None:
@@ -198,7 +200,7 @@ def test_given_up_controller_leaves_no_trace_when_killed_meanwhile(host: Host, k
         host.systemd.units[instance] = UnitFact("loaded", "inactive")
 
     async def first() -> None:
-        await announce(host, announced(3600, "announced by mDNS on eth0 as 'array' until 2026-01-01 00:00"))
+        await announce(host, announced(3600, "2026-01-01 00:00"))
         await until(lambda: "1 live" in host.status)
         if not killed:
             give_up()

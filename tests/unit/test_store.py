@@ -8,7 +8,17 @@ import pytest
 
 from discoverd import state, store
 from discoverd.config.model import Secrets
-from discoverd.plan.candidate import BOOT, CONFIGURATION, FIBRE_CHANNEL, MDNS, NBFT, Candidate, Refusal, fabrics_options
+from discoverd.plan.candidate import (
+    BOOT,
+    CONFIGURATION,
+    FIBRE_CHANNEL,
+    MDNS,
+    NBFT,
+    Announcement,
+    Candidate,
+    Refusal,
+    fabrics_options,
+)
 from discoverd.plan.facts import Action, Decision, Known, Report
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 
@@ -200,3 +210,15 @@ def test_a_state_that_cannot_be_written(run: Path) -> None:
     with pytest.raises(state.StateError, match="Not a directory"):
         leave(dc(), MDNS)
     store.forget("never-there")
+
+
+def test_announcement_of_a_wish_outlives_a_restart() -> None:
+    """When it was announced last, and on which interface, are facts beside the sentence."""
+    spec = state.Spec(
+        "discovery", [("transport", "rdma"), ("traddr", "192.0.2.1"), ("trsvcid", "8009"), ("nqn", "nqn.a")]
+    )
+    spec.origin, spec.source = MDNS, "announced by mDNS on ib0 as 'array' until 2026-11-27 22:00"
+    spec.announced_on, spec.announced_until = "ib0", "2026-11-27 22:00"
+    store.write_spec("a", spec)
+    (wish,) = store.find().wishes
+    assert wish.announcement == Announcement("ib0", "2026-11-27 22:00")
