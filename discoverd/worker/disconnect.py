@@ -16,7 +16,7 @@ from discoverd import notify, registry, state
 from discoverd.kernel import controllers, fabrics, paths, spawn, usage
 from discoverd.kernel import disconnect as kernel_disconnect
 from discoverd.kernel.disconnect import Answer
-from discoverd.worker import machine
+from discoverd.worker import machine, ownership
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,15 +47,16 @@ class Progress:
     """What one look of a stop passes on to the next.
 
     ``began`` is when the stop did, from which systemd counts. ``shutdown``: the system goes down. ``given_up`` is why
-    its users are not waited for any longer, once that was said.
+    its users are not waited for any longer, once that was said; ``dead``: its target has been silent for too long.
     """
 
-    __slots__ = ("began", "given_up", "shutdown", "silent_since", "urge_at")
+    __slots__ = ("began", "dead", "given_up", "shutdown", "silent_since", "urge_at")
 
     def __init__(self, began: float) -> None:
         self.began = began
         self.shutdown = False
         self.given_up = ""
+        self.dead = False
         self.silent_since = 0.0
         self.urge_at = began + URGE_INTERVAL_SECONDS
 
@@ -129,6 +130,9 @@ def run(request: Request) -> Outcome:
         )
     except FileNotFoundError:
         return look.outcome_of(machine.REMOVED)
+    except RuntimeError as error:
+        # No further thread can be started.
+        return look.failed(str(error))
     except OSError as error:
         if error.errno != _EBUSY:
             return look.failed(error.strerror or str(error))
@@ -249,6 +253,8 @@ class _Look:
     def before_delete(self) -> Answer | None:
         """Do what is left to do before a disconnect; return an answer if there is to be none."""
         request = self.request
+        if why := self._no_longer():
+            return Answer(kernel_disconnect.LEAVE, why)
         if request.protected and not self._goes_with_network():
             return Answer(kernel_disconnect.LEAVE, request.protected)
         record = request.record
@@ -257,13 +263,28 @@ class _Look:
             self._deregistered = record.deregister(request.device, request.sysfs_inode)
         return None
 
+    def _no_longer(self) -> str:
+        """Return why what allowed the disconnect does not hold any more: its turn may have been minutes away."""
+        request = self.request
+        if other := ownership.holder(request.instance, request.device):
+            return f"it belongs to {other}"
+        if request.operation == machine.STOP:
+            return ""
+        try:
+            spec = state.Spec.decode(state.read(state.directory(request.instance) + "/spec"))
+        except state.StateError as error:
+            return f"its specification cannot be read ({error})"
+        if request.operation == machine.POLL:
+            return "its connection is to be kept by now" if spec.persistent == "force" else ""
+        return "" if spec.withdrawn and spec.disconnect else "it is asked for again"
+
     def doubt(self, error: OSError) -> None:
         """Go on without what a silent target does not take, if the system goes down: what waits for it must end."""
         if not isinstance(error, kernel_disconnect.UnwrittenError) or self.request.operation != machine.STOP:
             raise error
         if system_state() == "stopping":
             self.silent()
-        if not self.progress.given_up:
+        if not self.progress.dead:
             raise error
         notify.log(notify.ERROR, f"{error.strerror}; given up")
 
@@ -271,13 +292,14 @@ class _Look:
         """Tell whether the target has no connection; one that has had none for too long is given up."""
         device, progress, now = self.request.device, self.progress, time.monotonic()
         if controllers.attribute(device, "state") == "live":
-            progress.silent_since = 0.0
+            progress.silent_since, progress.dead = 0.0, False
             return False
         progress.silent_since = progress.silent_since or now
         if now >= progress.silent_since + machine.SILENCE_TIMEOUT_SECONDS:
             text = (
                 f"{device} has been silent for {machine.SILENCE_TIMEOUT_SECONDS} s, and the system goes down: given up"
             )
+            progress.dead = True
             self.give_up(notify.ERROR, text)
         return True
 
@@ -359,11 +381,15 @@ def _give_up(request: Request) -> Outcome:
     Never one that the system itself runs from: without it nothing of the shutdown would go on.
     """
     device, progress = request.device, request.progress
-    if system_state() != "stopping":
-        return Outcome(machine.CALLED_OFF, "", progress)
+    manager = system_state()
+    if manager != "stopping":
+        # Nothing is known if nobody answers.
+        return Outcome(machine.CALLED_OFF if manager else machine.KEPT, "", progress)
     try:
         if controllers.attribute(device, "subsysnqn") in usage.system_subsystems():
             return Outcome(machine.KEPT, "the system itself runs from it", progress)
+        if controllers.attribute(device, "state") == "live":
+            return Outcome(machine.KEPT, "it has its connection again", progress)
         fabrics.delete(device, request.sysfs_inode)
     except FileNotFoundError:
         return Outcome(machine.REMOVED, "", progress)

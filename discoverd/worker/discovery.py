@@ -72,6 +72,7 @@ class Persistence:
     def lost(self, spec: "state.Spec", seconds: float) -> None:
         """Take note of a connection that was lost after it had lasted for so many ``seconds``."""
         self._short_lived = self._short_lived + 1 if seconds < SHORT_LIVED_SECONDS else 0
+        self._ends_connections = False
         if self._short_lived >= _SHORT_LIVED_MAX and spec.persistent == "auto":
             self.persistent = False
             self.why_not = "it ends each connection within a minute"
@@ -256,7 +257,9 @@ class Discovery:
     def respecify(self, now: float, spec: "state.Spec") -> None:
         """Take a new specification, and do what it changes."""
         before, self.spec = self.spec, spec
-        if (before.persistent, before.pleo) != (spec.persistent, spec.pleo):
+        # One that was withdrawn may have had this host taken off its record.
+        asked_again = before.withdrawn and not spec.withdrawn
+        if asked_again or (before.persistent, before.pleo) != (spec.persistent, spec.pleo):
             self.request(now, fresh=True)
             return
         if spec.confirm and not before.confirm and self.log_read and self.next:

@@ -36,7 +36,7 @@ RECONNECT_CHECK = 2
 
 _SIGTERM, _SIGHUP, _SIGUSR1 = 15, 1, 10
 _BOOTTIME = 7
-_EADDRNOTAVAIL, _EALREADY = 99, 114
+_EAGAIN, _EADDRNOTAVAIL, _EALREADY = 11, 99, 114
 
 # Deep enough for the few frames of a call.
 _thread.stack_size(256 * 1024)
@@ -53,13 +53,21 @@ class Call:
         self.done = False
         self.result: Any = None
         self.error: Exception | None = None
-        _thread.start_new_thread(self._run, ())
+        try:
+            _thread.start_new_thread(self._run, ())
+        except RuntimeError:
+            # The limit of tasks is reached, or memory is short: it is as if the kernel had been asked in vain.
+            self.error = OSError(_EAGAIN, "no thread can be started")
+            self._end()
 
     def _run(self) -> None:
         try:
             self.result = self._function()
         except Exception as error:  # It is for the loop to tell what it expected.
             self.error = error
+        self._end()
+
+    def _end(self) -> None:
         self.done = True
         posix.write(self._wake, b"\0")
 
@@ -155,7 +163,7 @@ class Loop:
             return
         if _SIGTERM in received and not self._stopped_at:
             self._stopped_at = time.monotonic()
-            if self._machine.link in (machine.LIVE, machine.RECONNECTING):
+            if self._machine.link in (machine.LIVE, machine.RECONNECTING) and self._is_there():
                 # Whose it is by now decides what the stop does.
                 self._check_owner()
             self._tell(Event(machine.STOPPED))
@@ -186,7 +194,7 @@ class Loop:
         spec = self._read_spec()
         self._report.forget()
         changed = spec.encode() != before.encode()
-        if not changed and not going_down:
+        if self._machine.going_down and not going_down and (not changed or _called_off()):
             self._tell(Event(machine.NOT_GOING_DOWN))
         seconds = 0.0
         if changed and spec.asks_the_same(before) and (before.confirm or spec.confirm):
@@ -263,7 +271,7 @@ class Loop:
             choices.append(dict(_without_source(spec)))
         device = find(self._ownership.instance, choices)
         if device:
-            self._attach(device, spec, found=True)
+            self._attach(device, controllers.sysfs_inode(device), spec, found=True)
         return bool(device)
 
     def _connect(self, _: machine.Action) -> None:
@@ -273,7 +281,8 @@ class Loop:
     def _connect_ended(self, call: Call) -> None:
         error = call.error
         if error is None:
-            self._attach(str(call.result), self._machine.spec, found=False)
+            device, sysfs_inode = call.result
+            self._attach(device, sysfs_inode, self._machine.spec, found=False)
         elif not isinstance(error, OSError):
             raise error
         elif error.errno != _EALREADY or not self._adopt(self._machine.spec):
@@ -282,9 +291,13 @@ class Loop:
 
             self._tell(Event(machine.REFUSED, cause.sentence(error), errno=error.errno or 0))
 
-    def _attach(self, device: str, spec: state.Spec, found: bool) -> None:
+    def _attach(self, device: str, sysfs_inode: int, spec: state.Spec, found: bool) -> None:
         """Take the controller that the kernel has made, or has had before (``found``)."""
-        self._sysfs_inode = controllers.sysfs_inode(device)
+        self._sysfs_inode = sysfs_inode
+        if not sysfs_inode or controllers.sysfs_inode(device) != sysfs_inode:
+            # Gone again, and the name may be another's: nothing of it is ours to enter.
+            self._tell(Event(machine.REFUSED, "it was gone at once"))
+            return
         self._uevents.follow(device)
         self._ownership.take(device, spec.origin, found)
         if not self._left_alone():
@@ -296,8 +309,6 @@ class Loop:
         self._discover(spec)
         self._tell(Event(machine.CONNECTED if live else machine.ATTACHED, device))
         self._next_look = time.monotonic() + (LIVE_CHECK if live else RECONNECT_CHECK)
-        if not self._sysfs_inode:
-            self._tell(Event(machine.REMOVED))
 
     # Live --------------------------------------------------------------------------------------------------
 
@@ -323,9 +334,9 @@ class Loop:
             self._tell(Event(machine.REMADE))
         now = self._machine
         polled = now.link == machine.DISCONNECTING and now.operation == machine.POLL
-        if rediscover and self._discovery is not None and now.device and not now.stopping and not polled:
+        if rediscover and self._discovery is not None and now.device and not now.stopping:
             # Also while it is being disconnected, for it may stay, and sends no further event before it was read.
-            self._discovery.request(fresh)
+            self._discovery.request(fresh and not polled)
             self._tell(Event(machine.DUE))
 
     def _look(self) -> None:
@@ -436,6 +447,9 @@ class Loop:
         return "others connected it" if self._ownership.protected and not anybodys else ""
 
     def _disconnect_ended(self, call: Call) -> None:
+        if isinstance(call.error, OSError):
+            self._tell(Event(machine.KEPT, f"it cannot be disconnected: {call.error.strerror}"))
+            return
         if call.error is not None:
             raise call.error
         outcome: Outcome = call.result
@@ -445,6 +459,8 @@ class Loop:
             event = self._parked(self._discovery)
         if outcome.deregistered and self._discovery is not None:
             self._discovery.discovery.registration.forget()
+            if outcome.event == machine.KEPT:
+                self._discovery.record.stay()
         if operation == machine.STOP:
             self._progress = outcome.progress
         else:
@@ -535,15 +551,26 @@ PERFORM: "dict[str, Callable[[Loop, machine.Action], None]]" = {
 }
 
 
-def _connect(spec: state.Spec) -> str:
-    """Have the kernel connect, and return the device. In a thread; raises OSError."""
+def _called_off() -> bool:
+    """Tell whether the system is known not to go down any more."""
+    from discoverd.worker import disconnect
+
+    return disconnect.system_state() not in ("", "stopping")
+
+
+def _connect(spec: state.Spec) -> "tuple[str, int]":
+    """Have the kernel connect, and return the device and its inode. In a thread; raises OSError.
+
+    Later, the name may be another's already.
+    """
     known = fabrics.supported()
     try:
-        return fabrics.connect(spec.options, known)
+        device = fabrics.connect(spec.options, known)
     except OSError as error:
         if error.errno != _EADDRNOTAVAIL or not spec.source_optional:
             raise
-    return fabrics.connect(_without_source(spec), known)
+        device = fabrics.connect(_without_source(spec), known)
+    return device, controllers.sysfs_inode(device)
 
 
 def _without_source(spec: state.Spec) -> list[tuple[str, str]]:

@@ -472,7 +472,10 @@ class Machine:
         self._aim(before)
 
     def _sooner(self, event: Event) -> None:
-        if self.link == ABSENT and self.pause in (WAITING, PARKED):
+        if self.link == CONNECTING:
+            # What the attempt under way does not know of.
+            self._came_up = self._came_up or not event.seconds
+        elif self.link == ABSENT and self.pause in (WAITING, PARKED):
             self.due = min(self.due, self._now + event.seconds)
 
     def _link_up(self, _: Event) -> None:

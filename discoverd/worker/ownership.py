@@ -109,6 +109,14 @@ def _reported(instance: str) -> tuple[str, int]:
         return "", 0
 
 
+def holder(instance: str, device: str) -> str:
+    """Return who else has a controller by its entry, '' for nobody."""
+    try:
+        return _other_holder(instance, registry.retrieve(device, "owner"), registry.retrieve(device, "unit") or "")
+    except OSError as error:
+        return f"somebody (the registry is unreadable: {error.strerror})"
+
+
 class Ownership:
     """The registry's entry of the worker's controller.
 
@@ -172,7 +180,9 @@ class Ownership:
         if other:
             self._entered = ""
         elif owner:
-            self.protected = owner == registry.FIRMWARE_OWNER or (unit == self._unit and adopted)
+            # Who looks after what others connected may change, and it stays theirs.
+            theirs = adopted and (unit == self._unit or origin != "configuration")
+            self.protected = owner == registry.FIRMWARE_OWNER or theirs
             if unit == self._unit:
                 self._entered = owner
             else:

@@ -203,6 +203,10 @@ class Record:
             notify.log(notify.INFO, "deregistered from the discovery controller")
         return True
 
+    def stay(self) -> None:
+        """The controller was not left after all: a registration may follow."""
+        self._left = 0
+
     def _leave(self, device: str, sysfs_inode: int) -> str | None:
         """Return why it did not work, '' if it did, None if there was no need to."""
         deadline = time.monotonic() + DEREGISTER_TIMEOUT_SECONDS
