@@ -117,7 +117,9 @@ def _wish(spec: state.Spec) -> Wish | None:
         )
     except TidError:
         return None  # An earlier version took it for good, and it will be announced again.
-    announcement = Announcement(spec.announced_on, spec.announced_until) if spec.announced_on else None
+    announcement = None
+    if spec.announced_on or spec.announced_until:
+        announcement = Announcement(spec.announced_on, spec.announced_until)
     return Wish(tid, spec.role, spec.source, spec.origin, give_up_after=spec.give_up_after, announcement=announcement)
 
 
@@ -134,7 +136,8 @@ def new_boot(soft_reboots: int) -> bool:
         before = data if not soft_reboots else b""
     if before != data:
         for instance in os.listdir(state.CONTROLLERS):
-            with contextlib.suppress(FileNotFoundError):
+            # What somebody else has put there is no directory.
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 os.unlink(state.directory(instance) + "/report")
     with contextlib.suppress(state.StateError):  # A full /run is no reason to stand still; the next call tries again.
         state.write(path, data)

@@ -197,7 +197,8 @@ def _unwanted(instance: str, facts: Facts) -> Decision:
     elsewhere = known.origin not in SOURCES and known.target in facts.targets
     if elsewhere:
         note = ELSEWHERE
-    by = "" if elsewhere else known.origin
+    # Who is silent has not said so.
+    by = "" if elsewhere or silent else known.origin
     if not running:
         return Decision(instance, Action.LEAVE, note, note=note, withdrawn_by=by)
     disconnect = "" if known.origin in SOURCES or elsewhere else facts.policy.disconnects(instance)

@@ -57,7 +57,6 @@ class Connection:
     async def _listen(self, heard: Callable[[unit_signals.Signal], None], flowing: asyncio.Event) -> Never:
         try:
             await unit_signals.watch(heard, flowing.set)
-            self._complained = False
             log.warning("the connection to the bus ended; connecting again")
         except Exception as error:
             # The client raises all kinds; whatever it is, the answer is to try again, and to have said so once.
@@ -70,6 +69,7 @@ class Connection:
     async def _call(self, heard: Callable[[unit_signals.Signal], None], flowing: asyncio.Event) -> Never:
         """Run the agent once signals flow, and have it keep loaded what systemd has."""
         await flowing.wait()
+        self._complained = False
         try:
             units = await Units.connect(self._agent)
             try:

@@ -7,7 +7,7 @@ News of one controller has only that one looked at, however many there are.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from discoverd import state
@@ -73,7 +73,7 @@ class Reconciler:
         # Those that were there before the news were taken: what a new connection brings with it is in the next ones.
         units, news = self._connection.units, self._changes.take()
         touched = dict.fromkeys(news.instances)
-        for instance in list(self._observed.reports) if news.reports is None else news.reports:
+        for instance in self._everyone() if news.reports is None else news.reports:
             touched[instance] = None
             await self._take_report(instance)
         touched |= await self._take_stock()
@@ -88,7 +88,11 @@ class Reconciler:
                 asyncio.get_running_loop().call_later(SYSTEMD_RETRY_SECONDS, self._changes.wake)
             else:
                 await self._decide(touched)
-        self._starter.go(self._configuration.current.settings.max_connecting)
+            self._starter.go(self._configuration.current.settings.max_connecting)
+
+    def _everyone(self) -> Iterable[str]:
+        """Return all that may have reported: also those that nothing was read of yet."""
+        return dict.fromkeys(self._observed.reports) | dict.fromkeys(self._specifications.known)
 
     @property
     def settled(self) -> bool:

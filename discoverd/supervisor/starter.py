@@ -117,9 +117,11 @@ class Starter:
             self._starting[instance].set()
 
     def systemd_reloaded(self) -> None:
-        """Take the news that what is masked may be so no longer."""
+        """Take the news that what is masked may be so no longer, and that the end of a job may not have been heard."""
         self._changes.add(self._masked)
         self._masked.clear()
+        for ended in self._starting.values():
+            ended.set()
 
     def go(self, most_at_once: int) -> None:
         """Begin with as many as may be under way at once."""

@@ -176,7 +176,7 @@ def test_gone_and_back_while_its_resolver_is_made(bus: Bus) -> None:
             bus.meanwhile["ServiceResolverNew"] = gone_and_back
             bus.item("ItemNew", ONE)
             await until(lambda: bus.calls.count(("Free", OWNER)) == 1)
-            assert list(bus.resolvers.items()) == [("/resolver2", ONE)]
+            await until(lambda: list(bus.resolvers.items()) == [("/resolver2", ONE)])
 
     virtual_time.run(main())
 

@@ -646,3 +646,15 @@ def test_missing_information_never_makes_a_note(facts: Facts) -> None:
             assert not decision.disconnect or decision.action is Action.KEEP
         elif decision.note and decision.candidate is not None:
             assert decision.note == f"excluded by {WHERE}"
+
+
+def test_origin_that_has_not_answered_has_withdrawn_nothing() -> None:
+    """Also where its worker has given up, and the unit goes."""
+    known = Known(f"listed in the log page of {DC}", DC, "", frozenset({DC}))
+    facts = Facts(
+        known={NAME: known, DC: Known("configured", CONFIGURATION)},
+        reports={NAME: Report(state.GIVEN_UP)},
+        inconclusive={DC: "it has not answered"},
+    )
+    (decision,) = plan(facts, [NAME])
+    assert decision.withdrawn_by == ""
