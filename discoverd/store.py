@@ -136,8 +136,8 @@ def new_boot(soft_reboots: int) -> bool:
         before = data if not soft_reboots else b""
     if before != data:
         for instance in os.listdir(state.CONTROLLERS):
-            # What somebody else has put there is no directory.
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            # As in sweep(), for what somebody else has put there.
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 os.unlink(state.directory(instance) + "/report")
     with contextlib.suppress(state.StateError):  # A full /run is no reason to stand still; the next call tries again.
         state.write(path, data)
