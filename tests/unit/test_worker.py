@@ -94,12 +94,14 @@ def test_a_refused_connect_is_tried_until_it_works(kernel: Kernel, capsys: pytes
         # An absent target does not hold up boot.
         assert kernel.told.index("READY=1") < kernel.told.index("STATUS=live nvme0")
         until(lambda: (report()["attempt"], report()["cause"]) == ("0", ""))
+        # While the worker lives: in its end all are closed.
+        assert Links.opened
+        until(lambda: all(one.closed for one in Links.opened))
 
     assert live(kernel, act) == 0
     assert len(kernel.written) == 4
     # A cause is logged when it is news.
     assert capsys.readouterr().err.count("connection refused") == 1
-    assert all(one.closed for one in Links.opened)
 
 
 def test_a_report_tells_why_it_waits(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
