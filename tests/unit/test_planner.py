@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discoverd import state
-from discoverd.config.settings import DISCONNECT_SCOPES
+from discoverd.config.settings import DISCONNECT_SCOPES, DisconnectScope
 from discoverd.plan.candidate import CONFIGURATION, MDNS, UNMANAGED, Candidate
-from discoverd.plan.facts import Action, Answer, Decision, Facts, Known, Policy, Report, UnitFact
-from discoverd.plan.planner import ELSEWHERE, closed, plan
+from discoverd.plan.evidence import Pending, Wait
+from discoverd.plan.facts import Action, Answer, Decision, Facts, HeldBack, Known, Policy, Report, UnitFact
+from discoverd.plan.planner import ELSEWHERE, closed, confirmable, plan
 from discoverd.tid import DISCOVERY_NQN, IO, TransportId
 
 DC = "tcp:192.0.2.1:8009:nqn.2014-08.org.nvmexpress.discovery"
@@ -227,6 +228,93 @@ def test_unwanted(facts: Facts, action: Action, reason: str, note: str) -> None:
     (decision,) = decide(facts)
     assert (decision.instance, decision.action, decision.reason, decision.note) == (NAME, action, reason, note)
     assert decision.candidate is None
+
+
+# What is disconnected ---------------------------------------------------------------------------------------
+
+OVER_TCP, OVER_RDMA, OVER_FC = NAME, NAME.replace("tcp:", "rdma:"), "fc:nn-0x1:pn-0x2::nqn.tcp"
+
+
+@pytest.mark.parametrize(
+    ("policy", "instance", "disconnect"),
+    [
+        # By default, what discoverd has connected itself.
+        (Policy(), OVER_TCP, "ours"),
+        (Policy("ours", ("tcp", "rdma")), OVER_RDMA, "ours"),
+        (Policy("none"), OVER_TCP, ""),
+        (Policy("none", ("tcp", "rdma")), OVER_RDMA, ""),
+        # What others connected as well, over these transports only.
+        (Policy("all"), OVER_TCP, "all"),
+        (Policy("all"), OVER_RDMA, "ours"),
+        (Policy("all"), OVER_FC, "ours"),
+        (Policy("all", ("rdma", "fc")), OVER_TCP, "ours"),
+        (Policy("all", ("rdma", "fc")), OVER_RDMA, "all"),
+        (Policy("all", ("rdma", "fc")), OVER_FC, "all"),
+        (Policy("all", ()), OVER_TCP, "ours"),
+    ],
+)
+def test_withdrawn_controller_is_disconnected_as_policy_says(policy: Policy, instance: str, disconnect: str) -> None:
+    facts = Facts(
+        units={instance: RUNNING},
+        known={instance: KNOWN},
+        authoritative={DC: Answer("generation 7")},
+        policy=policy,
+    )
+    (decision,) = plan(facts, [instance])
+    assert decision.disconnect == disconnect
+    then = "it is disconnected unless it is in use" if disconnect else "what runs is left as it is"
+    assert decision.reason == f"{decision.note}; {then}"
+
+
+@pytest.mark.parametrize("scope", DISCONNECT_SCOPES)
+def test_removed_section_keeps_connection_whatever_the_policy(scope: DisconnectScope) -> None:
+    facts = Facts(
+        units={NAME: RUNNING},
+        known={NAME: Known("configured at f:1", CONFIGURATION)},
+        authoritative={CONFIGURATION: Answer()},
+        policy=Policy(scope),
+    )
+    (decision,) = plan(facts, [NAME])
+    assert (decision.action, decision.disconnect, decision.withdrawn_by) == (Action.KEEP, "", CONFIGURATION)
+
+
+@pytest.mark.parametrize("unit", [RUNNING, STOPPED])
+def test_withdrawn_controller_names_the_origin_that_omits_it(unit: UnitFact) -> None:
+    known = replace(KNOWN, target=A.target)
+    facts = Facts(units={NAME: unit}, known={NAME: known}, authoritative={DC: Answer("generation 7")})
+    (decision,) = plan(facts, [NAME])
+    assert decision.withdrawn_by == DC
+    # Nobody has taken back what another unit stands for.
+    (decision,) = plan(replace(facts, targets={A.target}), [NAME])
+    assert (decision.note, decision.withdrawn_by) == (ELSEWHERE, "")
+
+
+def test_wanted_controller_has_what_its_page_holds_back() -> None:
+    other = candidate("b").tid.instance
+    wanted = {NAME: (A,), other: (candidate("b"),)}
+    held_back = {NAME: HeldBack(Wait.CONFIRMATION, "2 of 4 are gone", 100.0, "12:00")}
+    facts = Facts(wanted, held_back=held_back, confirming={other})
+    first, second = plan(facts, [NAME, other])
+    assert (first.held_back, first.confirm) == ("2 of 4 are gone", False)
+    assert (second.held_back, second.confirm) == ("", True)
+
+
+def test_gap_that_is_not_proved_says_why() -> None:
+    facts = Facts(
+        units={NAME: RUNNING},
+        known={NAME: KNOWN},
+        authoritative={DC: without()},
+        pending={DC: {NAME: Pending(Wait.CONFIRMATION, "one reading has to confirm it")}},
+        inconclusive={DC: "its log page lists nothing"},
+    )
+    (decision,) = plan(facts, [NAME])
+    assert (decision.action, decision.disconnect, decision.note) == (Action.KEEP, "", "")
+    assert decision.reason == f"it was {KNOWN.source}, and one reading has to confirm it"
+    assert decision.referrers == {DC}
+
+
+def test_command_that_confirms_is_quoted_for_a_shell() -> None:
+    assert confirmable(DC, "2 of 4").endswith(f"2 of 4; to disconnect them now: discoverctl confirm '{DC}'")
 
 
 UNMANAGED_ONE = candidate(origin=UNMANAGED, source="connected by others")
