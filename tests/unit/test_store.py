@@ -408,7 +408,7 @@ def test_log_page_is_read_with_its_head(clock: dict[int, float], asked: Asked) -
 
 @pytest.mark.parametrize("fields", [{"milliseconds": "0"}, {"milliseconds": "0", "asked": "every-second-port"}])
 def test_log_page_whose_head_says_little_is_read(fields: dict[str, str]) -> None:
-    leave_log(**fields)
+    leave_log(PAGE, **fields)
     assert store.read_log("a") == PageRead(parse(PAGE), 0.0, "", Asked.UNKNOWN)
 
 
