@@ -736,3 +736,17 @@ def test_controller_that_ends_its_connections_is_left_longer_each_time(reader: R
     for _ in range(3):
         reader.lost(1)
     assert reader.discovery.persistence.away == 60
+
+
+def test_controller_that_keeps_a_connection_after_short_ones_is_read_as_any_other(reader: Reader) -> None:
+    """Also if the reading on it is the first that succeeds: nothing is left to be waited for."""
+    for _ in range(3):
+        reader.lost(5)
+    reader.again(fresh=True)
+    reader.now += 60
+    reader.end(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
+    reader.lost(65)
+    assert reader.discovery.persistence.away == 0
+    reader.page = page(HELD_SELF)
+    reader.visited(fresh=True)
+    assert reader.discovery.persistence.persistent

@@ -1,87 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a worker does when two things happen at once, and that it waits for them without a busy loop."""
 
+import _thread
 import errno
 import os
 import signal
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
 from discoverd import registry, state
-from discoverd.kernel import block, fabrics, paths, usage
+from discoverd.kernel import usage
 from discoverd.kernel.usage import User
 from discoverd.worker import disconnect, discovery, loop, machine
 
-from .fake_kernel import Kernel, identity, leave_spec, play, until
-from .log_pages import entry, page
+from .fake_kernel import Kernel, identity, play, until
+from .worker_setting import (
+    CHANGED,
+    DATA,
+    DISCOVERY,
+    DISCOVERY_NQN,
+    INSTANCE,
+    NOTE,
+    WITHDRAWN,
+    during_delete,
+    install_shutdown,
+    install_users,
+    report,
+    specify,
+    specify_discovery,
+)
 
-NQN = "nqn.2024-08.com.example:vol1"
-INSTANCE = f"tcp:192.0.2.1:4420:{NQN}"
-DISCOVERY_NQN = "nqn.2014-08.org.nvmexpress.discovery"
-DISCOVERY = f"tcp:192.0.2.1:8009:{DISCOVERY_NQN}"
-NOTE = "no longer listed"
-WITHDRAWN = {"withdrawn": True, "note": NOTE, "disconnect": "ours"}
-CHANGED = "0x70f002"
-DATA = User("mount", "/data")
 # Rounds of a worker that waits: it looks at its controller every 0.05 s.
 FEW = 40
 
 
 @pytest.fixture(autouse=True)
 def users(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> list[User]:
-    """Who uses the only namespace; there is no other path to it."""
-    found: list[User] = []
-    for module, name, value in (
-        (usage, "users", lambda *_: {"nvme0n1": list(found)} if found else {}),
-        (usage, "processes", lambda _: []),
-        (usage, "system_subsystems", set),
-        (paths, "_answering", lambda others: set().union(*others)),
-        (block, "namespaces", lambda _: ["nvme0n1"]),
-        (block, "usable_paths", lambda _: ["nvme0"]),
-        (disconnect, "system_state", lambda: "running"),
-        (disconnect, "_urge", lambda _: None),
-        (discovery, "EVENT_INTERVAL_SECONDS", 0.02),
-        (machine, "WITHDRAW_DEBOUNCE_SECONDS", 0.05),
-        (
-            machine,
-            "DISCONNECT_RETRY_SECONDS",
-            {**machine.DISCONNECT_RETRY_SECONDS, machine.STOP: 0.05, machine.GIVE_UP: 0.05},
-        ),
-    ):
-        monkeypatch.setattr(module, name, value)
-    kernel.log_pages = [page(entry(NQN), generation=number) for number in (1, 2, 3)]
-    return found
+    return install_users(kernel, monkeypatch)
 
 
 @pytest.fixture
 def system_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disconnect, "system_state", lambda: "stopping")
-
-
-def specify(**changes: object) -> state.Spec:
-    return leave_spec(INSTANCE, NQN, **changes)
-
-
-def specify_discovery(**changes: object) -> state.Spec:
-    return leave_spec(DISCOVERY, DISCOVERY_NQN, **{"role": "discovery", "persistent": "no", **changes})
-
-
-def report(instance: str = INSTANCE) -> dict[str, str]:
-    return dict(state.decode(state.REPORT, state.read(state.directory(instance) + "/report")))
-
-
-def during_delete(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
-    """Let something happen while the kernel disconnects a controller, the first time it does."""
-    delete, left = fabrics.delete, [act]
-
-    def slow(device: str, kernel_instance: int) -> None:
-        if left:
-            left.pop()()
-        delete(device, kernel_instance)
-
-    monkeypatch.setattr(fabrics, "delete", slow)
+    install_shutdown(monkeypatch)
 
 
 def rounds_of_a_quiet_time(kernel: Kernel) -> int:
@@ -211,6 +174,100 @@ def test_report_that_cannot_be_written_is_tried_again_and_said_once(
     assert capsys.readouterr().err.count("cannot report") == 1
 
 
+# Connect --------------------------------------------------------------------------------------------------
+
+
+def test_change_during_a_connect_that_fails_is_worth_an_attempt_at_once(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "LONGEST_WAIT", 60)
+    monkeypatch.setattr(machine, "SHORTEST_WAIT", 60)
+    kernel.gate.clear()
+    kernel.failures = [errno.ECONNREFUSED]
+
+    def act() -> None:
+        until(lambda: kernel.written)
+        specify(symname="new")
+        kernel.worker.signal(signal.SIGHUP)
+        kernel.gate.set()
+        until(lambda: kernel.status == "live nvme0")
+
+    play(INSTANCE, kernel, act, specify())
+
+
+def test_connected_controller_whose_name_is_anothers_at_once_is_left_to_it(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, connected = loop._connect, 0
+
+    def connect_and_lose(spec: state.Spec) -> object:
+        nonlocal connected
+        connected += 1
+        result = connect(spec)
+        if connected == 1:
+            kernel.remove(event=False)
+            kernel.add(subsysnqn="nqn.2024-08.com.example:vol2", address="traddr=192.0.2.9,trsvcid=4420")
+        return result
+
+    monkeypatch.setattr(loop, "_connect", connect_and_lose)
+
+    def act() -> None:
+        until(lambda: kernel.status.startswith("live"))
+        assert kernel.status == "live nvme1"
+        assert registry.retrieve("nvme0", "unit") is None
+
+    assert play(INSTANCE, kernel, act, specify()) == 0
+    assert kernel.deleted == ["nvme1"]
+
+
+def test_controller_that_another_unit_had_adopted_stays_theirs(kernel: Kernel) -> None:
+    kernel.add()
+    registry.claim("nvme0", registry.OWNER, "nvme-ctrl@tcp:gone.service", adopted=True)
+
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        assert registry.retrieve("nvme0", "adopted")
+        specify(origin="mdns", **WITHDRAWN)
+        kernel.worker.signal(signal.SIGHUP)
+        until(lambda: "stays: others connected it" in kernel.status)
+
+    play(INSTANCE, kernel, act, specify(origin="mdns"))
+    assert kernel.deleted == []
+
+
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [(1, "cannot connect"), (2, "no thread can be started"), (3, "cannot be disconnected: no thread can be started")],
+    ids=["connect", "reading", "disconnect"],
+)
+def test_call_that_gets_no_thread_is_made_again(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], refused: int, said: str
+) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(machine, "DISCONNECT_RETRY_SECONDS", dict.fromkeys(machine.DISCONNECT_RETRY_SECONDS, 0.05))
+    monkeypatch.setattr(discovery, "RETRY_SECONDS", (0.05,))
+
+    def start_new_thread(function: Callable[[], None], arguments: tuple[()]) -> int:
+        calls.append(function)
+        if len(calls) == refused:
+            raise RuntimeError("can't start new thread")
+        return _thread.start_new_thread(function, arguments)
+
+    monkeypatch.setattr(loop, "_thread", SimpleNamespace(start_new_thread=start_new_thread))
+
+    def act() -> None:
+        until(lambda: "generation 1" in kernel.status)
+        specify_discovery(persistent="force", **WITHDRAWN)
+        kernel.worker.signal(signal.SIGHUP)
+        until(lambda: kernel.deleted)
+        until(lambda: report(DISCOVERY)["state"] == "withdrawn")
+
+    assert play(DISCOVERY, kernel, act, specify_discovery(persistent="force")) == 0
+    assert (len(kernel.written), kernel.log_reads, kernel.deleted) == (1, 1, ["nvme0"])
+    assert len(calls) == 4
+    assert capsys.readouterr().err.count(said) == 1
+
+
 # Stop -----------------------------------------------------------------------------------------------------
 
 
@@ -294,6 +351,19 @@ def test_stop_that_is_refused_reports_no_device(kernel: Kernel, users: list[User
     assert (report()["state"], report()["device"]) == ("refused", "")
 
 
+def test_stop_after_the_name_has_become_anothers_enters_nothing(kernel: Kernel) -> None:
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        kernel.remove(event=False)
+        registry.delete("nvme0")
+        kernel.add()
+        kernel.worker.signal(signal.SIGTERM)
+
+    assert play(INSTANCE, kernel, act, specify()) == 0
+    assert kernel.deleted == []
+    assert registry.retrieve("nvme0", "unit") is None
+
+
 # Going down -----------------------------------------------------------------------------------------------
 
 
@@ -343,6 +413,38 @@ def test_lost_controller_stays_lost_when_a_hang_up_comes_with_the_news_of_a_shut
         kernel.remove()
         until(lambda: kernel.status.startswith("lost while"))
         kernel.worker.signal(signal.SIGHUP, signal.SIGUSR1)
+        assert kernel.status == "lost while the system goes down"
+
+    play(INSTANCE, kernel, act, specify())
+    assert len(kernel.written) == 1
+
+
+def test_lost_controller_is_connected_again_when_a_change_comes_with_the_end_of_a_shutdown(kernel: Kernel) -> None:
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        kernel.worker.signal(signal.SIGUSR1)
+        kernel.remove()
+        until(lambda: kernel.status.startswith("lost while"))
+        specify(symname="new")
+        kernel.worker.signal(signal.SIGHUP)
+        until(lambda: kernel.status == "live nvme0")
+
+    play(INSTANCE, kernel, act, specify())
+
+
+@pytest.mark.parametrize("answer", ["stopping", ""])
+def test_lost_controller_stays_lost_when_a_change_comes_during_a_shutdown(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    monkeypatch.setattr(disconnect, "system_state", lambda: answer)
+
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        kernel.worker.signal(signal.SIGUSR1)
+        kernel.remove()
+        until(lambda: kernel.status.startswith("lost while"))
+        specify(symname="new")
+        kernel.worker.signal(signal.SIGHUP)
         assert kernel.status == "lost while the system goes down"
 
     play(INSTANCE, kernel, act, specify())
@@ -439,6 +541,20 @@ def test_withdrawal_that_fails_after_deregistering_does_not_say_registered(kerne
     play(DISCOVERY, kernel, act, specify_discovery(persistent="force"))
 
 
+def test_withdrawal_in_use_by_a_mount_with_a_newline_in_its_name_is_told_in_one_line(
+    kernel: Kernel, users: list[User]
+) -> None:
+    users.append(User("mount", "/mnt/a\nREADY=1"))
+
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        specify(**WITHDRAWN)
+        kernel.worker.signal(signal.SIGHUP)
+        until(lambda: kernel.status == f"live nvme0; {NOTE}, and stays: in use by /mnt/a?READY=1")
+
+    play(INSTANCE, kernel, act, specify())
+
+
 # Discovery ------------------------------------------------------------------------------------------------
 
 
@@ -523,5 +639,31 @@ def test_host_that_changed_while_its_controller_was_parked_registers_after_the_r
         kernel.log_gate.set()
         until(lambda: len(kernel.deleted) == 2)
         assert [host.symname for _, host in kernel.registrations] == ["", "new"]
+
+    play(DISCOVERY, kernel, act, specify_discovery())
+
+
+def test_change_during_the_look_that_keeps_a_polled_controller_is_read(
+    kernel: Kernel, users: list[User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users.append(DATA)
+    find, looks = usage.users, 0
+
+    def find_slowly(*arguments: object) -> dict[str, list[User]]:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            kernel.uevents.send(NVME_AEN=CHANGED)
+            until(lambda: kernel.uevents.heard)
+            # Until the worker waits again, it is not done with it.
+            before = kernel.worker.rounds
+            until(lambda: kernel.worker.rounds > before)
+        return find(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(usage, "users", find_slowly)
+
+    def act() -> None:
+        until(lambda: looks)
+        until(lambda: "generation 2" in kernel.status)
 
     play(DISCOVERY, kernel, act, specify_discovery())

@@ -15,11 +15,12 @@ import pytest
 
 from discoverd import notify, state
 from discoverd.kernel import admin, controllers, dim
-from discoverd.worker import disconnect, registration
+from discoverd.worker import disconnect, machine, registration
 from discoverd.worker.loop import Call
 from discoverd.worker.registration import LONGEST_WAIT, SHORTEST_WAIT, Record, Registration
 
 from .fake_kernel import Kernel, Session, identity, play, until
+from .worker_setting import DISCOVERY, WITHDRAWN, specify_discovery
 
 HOSTNQN = "nqn.2014-08.org.nvmexpress:uuid:c6f3e2a0-5a4d-4d7b-8f55-0123456789ab"
 OTHER = "nqn.2014-08.org.nvmexpress:uuid:c6f3e2a0-5a4d-4d7b-8f55-0123456789ac"
@@ -365,3 +366,28 @@ def test_a_stop_takes_leave_also_of_a_controller_that_is_just_being_told(
     assert play(instance, kernel, act, spec) == 0
     assert [task for task, _ in kernel.registrations] == (1 + reconnected) * [dim.REGISTER] + [dim.DEREGISTER]
     assert kernel.deleted == ["nvme0"]
+
+
+@pytest.mark.parametrize("rediscovered", [False, True])
+def test_host_that_left_a_controller_asked_for_again_registers_again(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, rediscovered: bool
+) -> None:
+    """The withdrawal has failed after the host was taken off the record."""
+    monkeypatch.setattr(disconnect, "system_state", lambda: "running")
+    monkeypatch.setattr(machine, "WITHDRAW_DEBOUNCE_SECONDS", 0.05)
+    kernel.delete_fails = errno.EIO
+    kernel.identity = identity(dctype=1)
+
+    def act() -> None:
+        until(lambda: ", registered" in kernel.status)
+        specify_discovery(persistent="force", **WITHDRAWN)
+        kernel.worker.signal(signal.SIGHUP)
+        until(lambda: "cannot be disconnected" in kernel.status)
+        specify_discovery(persistent="force")
+        kernel.worker.signal(signal.SIGHUP)
+        if rediscovered:
+            kernel.uevents.send(NVME_EVENT="rediscover")
+        until(lambda: ", registered" in kernel.status, kernel.status)
+
+    play(DISCOVERY, kernel, act, specify_discovery(persistent="force"))
+    assert [task for task, _ in kernel.registrations[:3]] == [dim.REGISTER, dim.DEREGISTER, dim.REGISTER]
