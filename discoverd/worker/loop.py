@@ -36,7 +36,7 @@ RECONNECT_CHECK = 2
 
 _SIGTERM, _SIGHUP, _SIGUSR1 = 15, 1, 10
 _BOOTTIME = 7
-_EAGAIN, _EADDRNOTAVAIL, _EALREADY = 11, 99, 114
+_EADDRNOTAVAIL, _EALREADY = 99, 114
 
 # Deep enough for the few frames of a call.
 _thread.stack_size(256 * 1024)
@@ -56,8 +56,8 @@ class Call:
         try:
             _thread.start_new_thread(self._run, ())
         except RuntimeError:
-            # The limit of tasks is reached, or memory is short: it is as if the kernel had been asked in vain.
-            self.error = OSError(_EAGAIN, "no thread can be started")
+            # The limit of tasks is reached, or memory is short: an attempt that failed, with no errno of the kernel's.
+            self.error = OSError(0, "no thread can be started")
             self._end()
 
     def _run(self) -> None:
