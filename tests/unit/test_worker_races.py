@@ -237,7 +237,11 @@ def test_controller_that_another_unit_had_adopted_stays_theirs(kernel: Kernel) -
 
 @pytest.mark.parametrize(
     ("refused", "said"),
-    [(1, "cannot connect, errno 0: no thread can be started"), (2, "no thread can be started"), (3, "cannot be disconnected: no thread can be started")],
+    [
+        (1, "cannot connect, errno 0: no thread can be started"),
+        (2, "no thread can be started"),
+        (3, "cannot be disconnected: no thread can be started"),
+    ],
     ids=["connect", "reading", "disconnect"],
 )
 def test_call_that_gets_no_thread_is_made_again(
