@@ -116,7 +116,7 @@ def test_swap_file_that_never_answers_is_left_out(storage: Storage, monkeypatch:
         return storage.stat(path)
 
     monkeypatch.setattr(mounts, "posix", SimpleNamespace(**{**vars(vars(mounts)["posix"]), "stat": stat}))
-    monkeypatch.setattr(mounts, "_ANSWER_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(mounts, "_ANSWER_TIMEOUT_SECONDS", 1)
     assert mounts.swaps() == [("/dev/sda", storage.numbers["sda"])]
     gate.set()
 
