@@ -86,7 +86,8 @@ def test_a_storm_of_events(host: Machine) -> None:
         scenario.wait_unit(host, DISCOVERY_UNIT, f"3 entries in its log page (generation {STORM + 2})")
         readings, events = cdc.counter("log-reads") - before, cdc.counter("events")
         print(f"{events} events, {readings} readings; what changed last was live after {seconds:.1f} s")
-        assert events > STORM
+        # What was added after it is announced by one more only where the page was read in between.
+        assert events >= STORM
         assert readings <= READINGS
 
 
