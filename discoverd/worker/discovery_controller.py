@@ -127,10 +127,10 @@ class DiscoveryController:
 
         What was decided anew meanwhile is worth another look at once.
         """
-        often = f"{self.discovery.interval(discovery.POLL_INTERVAL_SECONDS) // 60:.0f} min"
-        return self.discovery.pause(
-            discovery.POLL_INTERVAL_SECONDS
-        ) if self.discovery.persistence.persistent is False else 0.0, often
+        usual = discovery.POLL_INTERVAL_SECONDS
+        often = f"{self.discovery.interval(usual) // 60:.0f} min"
+        decided = self.discovery.persistence.persistent is False
+        return self.discovery.pause(usual) if decided else 0.0, often
 
 
 def _expect(error: Exception | None) -> None:
