@@ -5,6 +5,9 @@ python := .cache/venv/bin/python
 # Bounds for one test; the lab's run under software emulation.
 unit_seconds := 120
 lab_seconds := 900
+# Twice the processors: many of the unit tests wait for a process or a socket.
+unit_processes := $(shell expr 2 \* $$(nproc))
+unit_options = --numprocesses=$(unit_processes) --dist=worksteal --timeout=$(unit_seconds)
 # Machines at a time: one waits while the other computes, and two processors have room for no third.
 lab_machines := 2
 
@@ -40,10 +43,10 @@ lint: setup-unit
 	$(python) -m mypy
 
 unit: setup-unit
-	$(python) -m pytest tests/unit --numprocesses=auto --timeout=$(unit_seconds) $(ARGS)
+	$(python) -m pytest tests/unit $(unit_options) $(ARGS)
 
 unit-trixie: setup
-	LAB_SUITE=trixie $(python) -m tests.lab.other_python --numprocesses=auto --timeout=$(unit_seconds) $(ARGS)
+	LAB_SUITE=trixie $(python) -m tests.lab.other_python $(unit_options) $(ARGS)
 
 fuzz: setup-unit
 	$(python) -m tests.fuzz $(ARGS)

@@ -267,7 +267,7 @@ def understand(text: str) -> tuple[dict[str, str], str]:
             return {}, f"{key}={_short(value)} is no IP address; names are not looked up, so give the address"
         if value and transport == "fc" and (value[:5] != "nn-0x" or not _wwns(value.replace(",", ":"))):
             return {}, f"{key}={_short(value)} is no Fibre Channel address; write nn-0x…:pn-0x…"
-    return fields, _doubt(fields)
+    return fields, _misunderstood(fields)
 
 
 def _meant(key: str) -> str:
@@ -276,7 +276,7 @@ def _meant(key: str) -> str:
     return f"did you mean {guess}?" if guess in KEYS else f"use {', '.join(KEYS)}"
 
 
-def _doubt(fields: dict[str, str]) -> str:
+def _misunderstood(fields: dict[str, str]) -> str:
     """Return why an entry, though well-formed, can match nothing, '' if it can."""
     for key, value in fields.items():
         if " #" in value or "\t#" in value:

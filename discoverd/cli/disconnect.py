@@ -96,7 +96,7 @@ def _disconnect(device: Device, force: bool) -> disconnecting.Answer:
             return None
         return disconnecting.Answer(disconnecting.REFUSE, disconnecting.phrase(users) + fault)
 
-    def doubt(error: OSError) -> None:
+    def on_error(error: OSError) -> None:
         if not force:
             raise _unknown(device, error)
         _must_not_be_systems(device)
@@ -104,7 +104,7 @@ def _disconnect(device: Device, force: bool) -> disconnecting.Answer:
 
     try:
         return disconnecting.disconnect(
-            device.name, device.sysfs_inode, disconnecting.TURN_TIMEOUT_SECONDS, judge, lambda: None, doubt
+            device.name, device.sysfs_inode, disconnecting.TURN_TIMEOUT_SECONDS, judge, lambda: None, on_error
         )
     except FileNotFoundError:
         return disconnecting.Answer(disconnecting.DISCONNECTED)  # It went by itself.

@@ -14,7 +14,7 @@ from discoverd.kernel.controllers import Controller as KernelController
 from discoverd.plan.facts import Report
 from discoverd.tid import DISCOVERY, IO, TRANSPORTS, TidError, TransportId, unit_instance, unit_name
 
-_PLANNED = {"start": "starting", "hold": state.STOPPED, "leave": "left alone", "keep": state.STOPPED}
+_PLANNED = {"start": "starting", "keep stopped": state.STOPPED, "leave": "left alone", "keep": state.STOPPED}
 # So a reason of the planner's ends.
 
 

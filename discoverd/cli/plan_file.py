@@ -17,7 +17,7 @@ _LIMIT = 1 << 26
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A decision: ``action`` is start, keep, hold or leave, and ``reason`` completes "because it is …".
+    """A decision: ``action`` is start, keep, keep stopped or leave, and ``reason`` completes "because it is …".
 
     ``excluded_by`` is the file and line that exclude it, ``withdrawn_by`` the origin that does not list it any more.
     ``held_back`` says of a discovery controller what of its log page is not acted on yet, '' if all of it is. What

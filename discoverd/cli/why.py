@@ -10,7 +10,7 @@ from discoverd.cli.overview import Controller, Overview
 _DECISIONS = {
     "start": "discoverd wants it connected, because it is {}.",
     "keep": "discoverd keeps it, because it is {}.",
-    "hold": "discoverd does not start it: it is {}.",
+    "keep stopped": "discoverd does not start it: it is {}.",
     "leave": "discoverd leaves it as it is: it is {}.",
 }
 
@@ -111,7 +111,7 @@ def _change(controller: Controller) -> list[str]:
         return [f"To disconnect it now, with all that waits for the same: {_confirm(controller.waits_for)}"]
     if planned and planned.held_back:
         return [f"To confirm what its log page says now: {_confirm(controller.name)}"]
-    if planned and planned.action == "hold":
+    if planned and planned.action == "keep stopped":
         return [f"To have it back: discoverctl start {name}"]
     if now == "failed":
         return [f"To see why it failed: journalctl -u {text.quoted(controller.unit_name)}"]

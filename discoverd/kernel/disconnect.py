@@ -61,55 +61,48 @@ def disconnect(
     sysfs_inode: int,
     turn: float,
     judge: "Callable[[dict[str, list[User]]], Answer | None]",
-    part: "Callable[[], Answer | None]",
-    doubt: "Callable[[OSError], None]" = stop_at,
+    before_delete: "Callable[[], Answer | None]",
+    on_error: "Callable[[OSError], None]" = stop_at,
 ) -> Answer:
     """Delete a controller, unless it is in use or something else speaks against it. Blocks.
 
     ``judge`` gets the namespaces in use, with their users, as soon as there are any and once more at the end, for what
-    it relies on may have changed; ``part`` is called last. What they answer is returned, and the controller stays; with
-    None it goes on. ``turn`` is for how many seconds the disconnect of another path is waited for. ``doubt`` gets what
-    keeps us from telling who uses it, and raises it, or returns to go on all the same.
+    it relies on may have changed; ``before_delete`` is called last. What they answer is returned, and the controller
+    stays; with None it goes on. ``turn`` is for how many seconds the disconnect of another path is waited for.
+    ``on_error`` gets what keeps us from telling who uses it, and raises it, or returns to go on all the same.
 
     Raises OSError if it cannot tell, or if the kernel fails; FileNotFoundError if the controller is gone.
     """
     claims = Claims()
     descriptors: list[int] = []
     used: dict[str, list[User]] = {}
+    errors = _Errors(on_error)
     try:
         # The workers of all paths of a subsystem may be here at once, and each of two would take the other path for
         # the one that stays.
-        try:
+        with errors:
             descriptors += _lock_subsystem(device, turn)
-        except OSError as error:
-            doubt(error)
         if controllers.sysfs_inode(device) != sysfs_inode:
             raise FileNotFoundError(2, "it is gone")
         namespaces = block.namespaces(device)
-        try:
+        with errors:
             used = usage.users(namespaces, claims)
-        except OSError as error:
-            doubt(error)
         if used and (answer := judge(used)):
             return answer
-        try:
+        with errors:
             descriptors += _keep_udev_out(namespaces, claims)
             # A target may have got one meanwhile.
             if later := _later(device, namespaces):
                 namespaces += later
                 descriptors += _keep_udev_out(later, claims)
             used = {**used, **_late_users(namespaces, used, claims)}
-        except OSError as error:
-            doubt(error)
         if used and (answer := judge(used)):
             return answer
-        try:
+        with errors:
             _write_back(device, namespaces, used)
             if later := _later(device, namespaces):
                 raise UnknownError(_EAGAIN, f"it has just got {later[0]}; try again")
-        except OSError as error:
-            doubt(error)
-        if answer := part():
+        if answer := before_delete():
             return answer
         fabrics.delete(device, sysfs_inode)
     finally:
@@ -118,6 +111,24 @@ def disconnect(
             posix.close(descriptor)
     users = usage.everybody(used)
     return Answer(DISCONNECTED, f", though in use by {phrase(users)}" if users else "")
+
+
+class _Errors:
+    """A block whose OSErrors somebody is asked about, who raises them, or returns to have the block left."""
+
+    __slots__ = ("_on_error",)
+
+    def __init__(self, on_error: "Callable[[OSError], None]") -> None:
+        self._on_error = on_error
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, OSError):
+            return False
+        self._on_error(error)
+        return True
 
 
 def _later(device: str, namespaces: list[str]) -> list[str]:

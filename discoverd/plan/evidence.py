@@ -55,8 +55,9 @@ class Reading:
     """One reading of a log page, as far as it is evidence.
 
     ``time`` in seconds, CLOCK_BOOTTIME. ``connection`` differs from one connection to the next, '' if it is not known.
-    ``listed`` has the units that stand for what the page lists, and where they are. ``doubt`` says why the page proves
-    nothing by its gaps, '' if it does. ``doubtful`` are the NQNs that entries which cannot be used could have been.
+    ``listed`` has the units that stand for what the page lists, and where they are. ``inconclusive`` says why the page
+    proves nothing by its gaps, '' if it does. ``possible_nqns`` are the NQNs that entries which cannot be used could
+    have been.
     """
 
     time: float
@@ -64,8 +65,8 @@ class Reading:
     generation: int
     asked: Asked
     listed: Mapping[str, Target]
-    doubt: str = ""
-    doubtful: frozenset[str] = frozenset()
+    inconclusive: str = ""
+    possible_nqns: frozenset[str] = frozenset()
 
 
 class Wait(enum.Enum):
@@ -164,14 +165,14 @@ class Evidence:
         self._settle(reading, last, went_back, connected)
         # The same controller may be asked for in other words, as another unit.
         targets = frozenset(reading.listed.values())
-        if reading.doubt:
+        if reading.inconclusive:
             # What it lists is there all the same. Counting begins with the next page.
             self._gaps = {
                 unit: gap for unit, gap in self._gaps.items() if referred.get(unit) not in targets and unit not in anew
             }
             self._forget(reading, referred)
             return
-        continues = connected and last is not None and not last.doubt and not went_back
+        continues = connected and last is not None and not last.inconclusive and not went_back
         before = last.listed if last is not None else {}
         self._unknown = {}
         for unit, target in {**before, **referred}.items():
@@ -191,20 +192,20 @@ class Evidence:
     def _settle(self, reading: Reading, last: Reading | None, went_back: bool, connected: bool) -> None:
         """See whether the page has said the same for long enough since the controller started, or we did."""
         changed = last is None or reading.listed.keys() != last.listed.keys()
-        anew = last is None or last.doubt or went_back or (changed and not connected)
-        if anew or reading.doubt:
+        anew = last is None or last.inconclusive or went_back or (changed and not connected)
+        if anew or reading.inconclusive:
             self._settled = False
         since, count = self._unchanged
-        if anew or changed or reading.doubt:
+        if anew or changed or reading.inconclusive:
             since, count = reading.time, 0
-        self._unchanged = since, 0 if reading.doubt else count + 1
+        self._unchanged = since, 0 if reading.inconclusive else count + 1
         enough = self._unchanged[1] >= CONFIRM_READINGS and reading.time - since >= CONFIRM_SECONDS
         self._settled = self._settled or enough
 
     def _out_of_reach(self, reading: Reading, unit: str, target: Target) -> str:
         """Return why the page says nothing about a unit that it does not list, '' if it does."""
         transport, traddr, _, nqn = target
-        if nqn in reading.doubtful:
+        if nqn in reading.possible_nqns:
             return "an entry of its log page that cannot be used may be it"
         if reading.asked is Asked.ALL_PORTS or (transport, traddr) == self._address:
             return ""
@@ -247,7 +248,7 @@ class Evidence:
         some units. ``share`` is in per cent.
         """
         reading = self._last
-        if reading is None or reading.doubt:
+        if reading is None or reading.inconclusive:
             return Verdict()
         lost = {
             unit: gap

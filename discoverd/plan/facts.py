@@ -16,7 +16,7 @@ class Action(enum.Enum):
     START = "start"
     KEEP = "keep"
     # An administrator stopped it; it stays loaded, so that `systemctl start` works.
-    HOLD = "hold"
+    KEEP_STOPPED = "keep stopped"
     LEAVE = "leave"
 
 

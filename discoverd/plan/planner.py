@@ -59,7 +59,7 @@ def _wanted(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> Decisi
     if said == state.REFUSED:
         # It failed, and stays so until somebody starts it: the administrator did not want it looked after.
         return Decision(
-            instance, Action.HOLD, f"{sources}, but an administrator stopped its unit while in use", candidate
+            instance, Action.KEEP_STOPPED, f"{sources}, but an administrator stopped its unit while in use", candidate
         )
     if report and said == state.GIVEN_UP and _is_still_given_up(candidate, report):
         return Decision(instance, Action.LEAVE, f"{sources}, but {report.status}", candidate)
@@ -67,7 +67,7 @@ def _wanted(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> Decisi
     # worker had no chance to say so. One that was killed because its stop took too long has said that it was stopping.
     ended = unit and unit.load == "loaded" and unit.active == "inactive" and said not in state.ENDED
     if ended or said in (state.STOPPED, state.STOPPING):
-        return Decision(instance, Action.HOLD, f"{sources}, but an administrator stopped its unit", candidate)
+        return Decision(instance, Action.KEEP_STOPPED, f"{sources}, but an administrator stopped its unit", candidate)
     return Decision(instance, Action.START, sources, candidate)
 
 
@@ -180,9 +180,9 @@ def _unwanted(instance: str, facts: Facts) -> Decision:
     silent = _silent(instance, known, facts)
     if silent and not ended:
         action = Action.KEEP if running else Action.LEAVE
-        doubt = _doubt(silent[0], instance, facts)
+        inconclusive = _inconclusive(silent[0], instance, facts)
         more = "" if silent[0] == known.origin else f" from {silent[0]}, which asked for it as well"
-        reason = f"it was {known.source}, and {doubt}{more}"
+        reason = f"it was {known.source}, and {inconclusive}{more}"
         # Who has taken it back is not asked again, also when nothing is left of him.
         owing = known.all_referrers if known.origin in SOURCES else frozenset(silent)
         return Decision(instance, action, reason, referrers=owing)
@@ -223,6 +223,6 @@ def confirmable(instance: str, held_back: str) -> str:
     return f"{held_back}; to disconnect them now: discoverctl confirm '{instance}'"
 
 
-def _doubt(origin: str, instance: str, facts: Facts) -> str:
+def _inconclusive(origin: str, instance: str, facts: Facts) -> str:
     pending = facts.pending.get(origin, {}).get(instance)
     return pending.reason if pending else facts.inconclusive.get(origin, "nothing newer is known")

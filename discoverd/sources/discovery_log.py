@@ -50,14 +50,15 @@ class Parent:
 class Listing:
     """What a page asks for, what of it is refused, and what it proves about the rest.
 
-    ``doubt`` says why nothing follows from what the page does not list, '' if something does. ``doubtful`` are the NQNs
-    of entries that cannot be used: a controller with such a name may be listed all the same.
+    ``inconclusive`` says why nothing follows from what the page does not list, '' if something does.
+    ``possible_nqns`` are the NQNs of entries that cannot be used: a controller with such a name may be listed all the
+    same.
     """
 
     candidates: tuple[Candidate, ...]
     refusals: tuple[Refusal, ...]
-    doubt: str
-    doubtful: frozenset[str] = frozenset()
+    inconclusive: str
+    possible_nqns: frozenset[str] = frozenset()
 
 
 def candidates(page: LogPage, parent: Parent, host: HostIdentity) -> Listing:
@@ -70,7 +71,7 @@ def candidates(page: LogPage, parent: Parent, host: HostIdentity) -> Listing:
     wanted = []
     refused = [Refusal(f"entry {number}", where, reason) for number, reason in page.refused]
     faults: set[str] = set()
-    doubtful: set[str] = set()
+    possible_nqns: set[str] = set()
     unreadable = len(refused)
     roles = {NVM: _Role(IO, parent, host), REFERRAL: _Role(DISCOVERY, parent, host)}
     for entry in page.entries:
@@ -87,7 +88,7 @@ def candidates(page: LogPage, parent: Parent, host: HostIdentity) -> Listing:
             refused.append(Refusal(f"entry {entry.number}, {entry.subnqn[:80]!r}", where, str(error)))
             could_be = _could_be(entry)
             unreadable += could_be is None
-            doubtful |= could_be or frozenset()
+            possible_nqns |= could_be or frozenset()
             continue
         if role.terms:
             wanted.append(role.candidate(tid, role.terms, bool(entry.eflags & NOT_CONNECTED_TO_CDC)))
@@ -100,16 +101,17 @@ def candidates(page: LogPage, parent: Parent, host: HostIdentity) -> Listing:
         why = f"no more than {READ_ENTRIES} entries of a log page are looked at"
         refused.append(Refusal(f"{page.beyond} entries", where, why))
     refused += [Refusal("everything", where, fault) for fault in sorted(faults)]
-    doubt = ""
+    inconclusive = ""
     if unreadable:
-        doubt = f"{unreadable} {'entry' if unreadable == 1 else 'entries'} of its log page cannot be read"
+        inconclusive = f"{unreadable} {'entry' if unreadable == 1 else 'entries'} of its log page cannot be read"
     elif not page.consistent:
-        doubt = f"the length of its log page, {page.length} bytes, does not fit its number of entries, {page.records}"
+        size = f"{page.length} bytes"
+        inconclusive = f"the length of its log page, {size}, does not fit its number of entries, {page.records}"
     elif page.beyond or faults:
-        doubt = "not all of its log page can be used"
+        inconclusive = "not all of its log page can be used"
     elif not any(one.role == IO for one in wanted):
-        doubt = "its log page lists nothing"
-    return Listing(tuple(wanted), tuple(refused), doubt, frozenset(doubtful))
+        inconclusive = "its log page lists nothing"
+    return Listing(tuple(wanted), tuple(refused), inconclusive, frozenset(possible_nqns))
 
 
 def _could_be(entry: Entry) -> frozenset[str] | None:

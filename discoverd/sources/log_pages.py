@@ -215,7 +215,7 @@ class LogPages:
             if instance in self._new:
                 self._new.discard(instance)
                 self._read(instance, listing, wanted, theirs)
-            if listing.doubt:
+            if listing.inconclusive:
                 continue
 
             def stays(unit: str, theirs: Mapping[str, Target] = theirs) -> bool:
@@ -239,13 +239,15 @@ class LogPages:
             self.pending[instance], self.listed[instance] = verdict.pending, verdict.listed
             if verdict.waiting:
                 self.waiting[instance] = verdict.waiting
-            all_served = len(wanted.of(instance)) == len(listing.candidates) and not listing.doubtful
+            all_served = len(wanted.of(instance)) == len(listing.candidates) and not listing.possible_nqns
             if verdict.settled:
                 settled.add(instance)
             if read.asked is Asked.ALL_PORTS and all_served and not verdict.pending:
                 whole.add(instance)
         self.authoritative, self.whole, self.settled = authoritative, frozenset(whole), frozenset(settled)
-        self.inconclusive = {instance: listing.doubt for instance, listing in used.items() if listing.doubt}
+        self.inconclusive = {
+            instance: listing.inconclusive for instance, listing in used.items() if listing.inconclusive
+        }
         self.closed = closed(known, wanted.asked, authoritative)
 
     def _read(self, instance: str, listing: Listing, wanted: Wanted, referred: Mapping[str, Target]) -> None:
@@ -258,7 +260,9 @@ class LogPages:
         if instance not in self._evidence:
             self._evidence[instance] = Evidence((tid.transport, tid.traddr.partition("%")[0]))
         generation = read.page.generation
-        reading = Reading(read.time, read.connection, generation, read.asked, listed, listing.doubt, listing.doubtful)
+        reading = Reading(
+            read.time, read.connection, generation, read.asked, listed, listing.inconclusive, listing.possible_nqns
+        )
         self._evidence[instance].read(reading, referred)
 
     def _within_reach(self, instance: str, referrals: list[Candidate], most: int, refusals: list[Refusal]) -> set[str]:

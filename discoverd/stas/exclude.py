@@ -59,10 +59,10 @@ def understand(options: Sequence[Option], ignore_iface: bool, findings: Findings
             findings.ignored(line, "exclude", text)
             continue
         ours = {_KEYS[key]: value for key, value in parsed.pairs.items()}
-        entry, doubt = exclusions.understand(text_of(ours))
-        if doubt or entry != ours:
-            hint = f"; {hint}" if (hint := comment_hint(option.value)) and hint not in doubt else ""
-            findings.lost(line, "exclude", (doubt or "it cannot be written so that it is understood") + hint)
+        entry, misunderstood = exclusions.understand(text_of(ours))
+        if misunderstood or entry != ours:
+            hint = f"; {hint}" if (hint := comment_hint(option.value)) and hint not in misunderstood else ""
+            findings.lost(line, "exclude", (misunderstood or "it cannot be written so that it is understood") + hint)
             continue
         dropped = [key for key in parsed.pairs if key in parsed.unread or key == "host-traddr"]
         if dropped:

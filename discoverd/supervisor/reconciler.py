@@ -153,14 +153,14 @@ class Reconciler:
         inventory = self._inventory
         known, reports = self._specifications.known, self._observed.reports
         touched |= dict.fromkeys(self._answers.take(inventory, reports, known))
-        answer, doubt = self._answers.evidence
+        answer, inconclusive = self._answers.evidence
         return Facts(
             inventory.wanted.asked,
             self._observed.units_and(self._starter.masked),
             reports,
             known,
             {**inventory.authoritative, UNMANAGED: Answer(answer)} if answer else inventory.authoritative,
-            {**inventory.log_pages.inconclusive, UNMANAGED: doubt},
+            {**inventory.log_pages.inconclusive, UNMANAGED: inconclusive},
             inventory.excluded,
             self._configuration.current.policy,
             inventory.unmanaged,
@@ -188,7 +188,9 @@ class Reconciler:
             self._say(decision, before)
             self._decisions[instance] = decision
             self._plan_file.put(decision)
-        if decision.action is Action.START or (decision.action is Action.HOLD and instance not in self._observed.units):
+        if decision.action is Action.START or (
+            decision.action is Action.KEEP_STOPPED and instance not in self._observed.units
+        ):
             self._starter.want(decision)
         else:
             self._starter.drop(instance)
@@ -216,7 +218,7 @@ class Reconciler:
         text = {
             Action.START: "starting %s: it is %s",
             Action.KEEP: "keeping %s: it is %s",
-            Action.HOLD: "not starting %s: it is %s",
+            Action.KEEP_STOPPED: "not starting %s: it is %s",
             Action.LEAVE: "leaving %s alone: it is %s",
         }[decision.action]
         quiet = decision.action is Action.KEEP and not decision.note
@@ -314,7 +316,7 @@ class Reconciler:
     def _state_of(self, decision: Decision) -> str:
         if decision.action is Action.LEAVE:
             return state.EXCLUDED if decision.instance in self._inventory.excluded else LEFT_ALONE
-        if decision.action is Action.HOLD:
+        if decision.action is Action.KEEP_STOPPED:
             return state.STOPPED
         report = self._observed.reports.get(decision.instance)
         unit = self._observed.units.get(decision.instance)

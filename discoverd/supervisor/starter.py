@@ -132,7 +132,7 @@ class Starter:
             instance = decision.instance
             if instance in self._starting or self._not_before.get(instance, 0) > now:
                 continue
-            keep_stopped = decision.action is Action.HOLD
+            keep_stopped = decision.action is Action.KEEP_STOPPED
             if keep_stopped or len(self._starting) < most_at_once:
                 del self._pending[instance]
                 self._starting[instance] = asyncio.Event()

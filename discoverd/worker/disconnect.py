@@ -126,7 +126,7 @@ def run(request: Request) -> Outcome:
         return Outcome(machine.KEPT, request.protected, look.progress)
     try:
         answer = kernel_disconnect.disconnect(
-            device, request.sysfs_inode, look.turn(), look.judge, look.before_delete, look.doubt
+            device, request.sysfs_inode, look.turn(), look.judge, look.before_delete, look.on_error
         )
     except FileNotFoundError:
         return look.outcome_of(machine.REMOVED)
@@ -278,7 +278,7 @@ class _Look:
             return "its connection is to be kept by now" if spec.persistent == "force" else ""
         return "" if spec.withdrawn and spec.disconnect else "it is asked for again"
 
-    def doubt(self, error: OSError) -> None:
+    def on_error(self, error: OSError) -> None:
         """Go on without what a silent target does not take, if the system goes down: what waits for it must end."""
         if not isinstance(error, kernel_disconnect.UnwrittenError) or self.request.operation != machine.STOP:
             raise error

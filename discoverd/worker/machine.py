@@ -27,7 +27,7 @@ LINKS = ABSENT, CONNECTING, LIVE, RECONNECTING, DISCONNECTING = (
 
 # In ascending order: keep the connection; read the log page now and then, and be disconnected meanwhile; end, because
 # nobody asks for the controller; end, because the unit is stopped.
-GOALS = HOLD, POLL, WITHDRAW, STOP = "hold", "poll", "withdraw", "stop"
+GOALS = KEEP, POLL, WITHDRAW, STOP = "keep", "poll", "withdraw", "stop"
 # What else a disconnect is for: the system goes down, and what waits for this target waits in vain.
 GIVE_UP = "give up"
 
@@ -228,7 +228,7 @@ class Machine:
         # What is polled is disconnected by itself, and not connected again.
         if self.spec.withdrawn and (self.spec.disconnect or not self.poll):
             return WITHDRAW
-        return POLL if self.poll else HOLD
+        return POLL if self.poll else KEEP
 
     @property
     def state(self) -> str:
@@ -572,7 +572,7 @@ INPUTS: "dict[str, Callable[[Machine, Event], None]]" = {
 
 # For each goal, what is done about each link (the columns are LINKS); None: nothing, or it is waited for.
 DECISIONS: "dict[str, tuple[Decision, Decision, Decision, Decision, Decision]]" = {
-    HOLD: (Machine._connect, None, None, Machine._give_up_dead, None),
+    KEEP: (Machine._connect, None, None, Machine._give_up_dead, None),
     POLL: (Machine._connect, None, Machine._poll, Machine._poll, None),
     WITHDRAW: (Machine._connect, None, Machine._withdraw, Machine._withdraw, None),
     STOP: (Machine._stopped_without, None, Machine._stop, Machine._stop, None),

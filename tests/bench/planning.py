@@ -190,7 +190,7 @@ def events(count: int) -> tuple[float, dict[str, float]]:
 
             async def is_stopped_and_started(_: int) -> None:
                 await asyncio.to_thread(host.systemd.stop, one)
-                await until(lambda: host.decisions[one].action is Action.HOLD)
+                await until(lambda: host.decisions[one].action is Action.KEEP_STOPPED)
                 await asyncio.to_thread(report, one, "live")
                 host.systemd.units[one] = UnitFact("loaded", "active")
                 host.systemd.signal(unit_signals.JobRemoved(one, "done"))

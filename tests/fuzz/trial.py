@@ -115,7 +115,7 @@ def _understand(log: admin.Log) -> None:
         for refusal in listing.refusals:
             _harmless(refusal.what)
             _harmless(refusal.reason)
-        _harmless(listing.doubt)
+        _harmless(listing.inconclusive)
 
 
 def check(candidate: Candidate) -> None:

@@ -49,7 +49,7 @@ def refuses(desk: Desk) -> None:
 
 
 def test_start(desk: Desk) -> None:
-    name = desk.controller(1, "", unit=Unit("inactive"), action="hold")
+    name = desk.controller(1, "", unit=Unit("inactive"), action="keep stopped")
 
     def start(unit: str) -> None:
         desk.bus.units[unit] = Unit(status="live nvme0")

@@ -289,7 +289,9 @@ def test_why_it_is_there(desk: Desk) -> None:
 
 def test_why_it_is_stopped(desk: Desk) -> None:
     reason = "configured at x.conf:3, but an administrator stopped its unit"
-    desk.controller(1, "", action="hold", reason=reason, unit=Unit("inactive"), report="stopped", status="stopped")
+    desk.controller(
+        1, "", action="keep stopped", reason=reason, unit=Unit("inactive"), report="stopped", status="stopped"
+    )
     text = why(desk, instance(1))
     assert f"discoverd does not start it: it is {reason}." in text
     assert text.endswith(f"To have it back: discoverctl start {instance(1)}\n")
@@ -310,7 +312,7 @@ def test_why_it_is_masked(desk: Desk) -> None:
 
 
 def test_why_a_stop_was_refused(desk: Desk) -> None:
-    desk.controller(1, "nvme0", action="hold", unit=Unit("failed", "in use by /data"), report="refused")
+    desk.controller(1, "nvme0", action="keep stopped", unit=Unit("failed", "in use by /data"), report="refused")
     text = why(desk, "nvme0")
     assert "Its worker said last: in use by /data." in text
     assert f"discoverctl disconnect {instance(1)}" in text

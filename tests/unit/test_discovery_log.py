@@ -208,7 +208,7 @@ def test_unconnectable_entry_is_one_refusal_and_the_page_is_not_whole(bad: str, 
     about = Parent(PARENT, PARENT.instance, scopes["scope"], scopes["discovery"], 0, 0)
     data = page(entry(NQN), entry("nqn.b"), entry(DISCOVERY_NQN, subtype=1), entry(DISCOVERY_NQN, subtype=1))
     listing = candidates(parse(data), about, IDENTITY)
-    assert listing.doubt == "not all of its log page can be used"
+    assert listing.inconclusive == "not all of its log page can be used"
     assert {one.role for one in listing.candidates} == {IO, DISCOVERY} - {role}
     (refusal,) = listing.refusals
     assert (refusal.what, "TLS is not supported" in refusal.reason) == ("everything", True)
@@ -363,7 +363,7 @@ def test_made_up_entries(entries: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "doubt"),
+    ("data", "inconclusive"),
     [
         (page(entry(NQN)), ""),
         # It is understood, and nothing for this host.
@@ -387,13 +387,13 @@ def test_made_up_entries(entries: list[bytes]) -> None:
         (page(entry(NQN), entry("nqn.\0\xff".encode("latin-1"))), ""),
     ],
 )
-def test_a_page_in_doubt_is_no_evidence_of_what_it_does_not_list(data: bytes, doubt: str) -> None:
+def test_inconclusive_page_proves_nothing_by_its_gaps(data: bytes, inconclusive: str) -> None:
     about = Parent(PARENT, PARENT.instance, SCOPE, SCOPE, give_up_after=0, asked=0.0)
-    assert candidates(parse(data), about, IDENTITY).doubt == doubt
+    assert candidates(parse(data), about, IDENTITY).inconclusive == inconclusive
 
 
 @pytest.mark.parametrize(
-    ("unusable", "doubtful"),
+    ("unusable", "possible_nqns"),
     [
         (entry("nqn.a", "0.0.0.0"), {"nqn.a"}),  # noqa: S104
         (entry("nqn.a", "127.0.0.1"), {"nqn.a"}),
@@ -410,10 +410,10 @@ def test_a_page_in_doubt_is_no_evidence_of_what_it_does_not_list(data: bytes, do
         (entry("nvme-ram0", "0.0.0.0"), set()),  # noqa: S104
     ],
 )
-def test_an_entry_that_cannot_be_used_may_be_a_controller_of_its_name(unusable: bytes, doubtful: set[str]) -> None:
+def test_an_entry_that_cannot_be_used_may_be_a_controller_of_its_name(unusable: bytes, possible_nqns: set[str]) -> None:
     about = Parent(PARENT, PARENT.instance, SCOPE, SCOPE, give_up_after=0, asked=0.0)
     listing = candidates(parse(page(entry(NQN), unusable)), about, IDENTITY)
-    assert (listing.doubt, set(listing.doubtful)) == ("", doubtful)
+    assert (listing.inconclusive, set(listing.possible_nqns)) == ("", possible_nqns)
     assert len(listing.refusals) == 1
 
 

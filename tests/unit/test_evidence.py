@@ -44,8 +44,8 @@ class Page:
         *volumes: str,
         after: float = 1,
         asked: Asked = Asked.ALL_PORTS,
-        doubt: str = "",
-        doubtful: Iterable[str] = (),
+        inconclusive: str = "",
+        possible_nqns: Iterable[str] = (),
         addresses: Iterable[str] | None = None,
     ) -> Verdict:
         """Read the page with these volumes on it, at each address, under the next generation."""
@@ -59,8 +59,8 @@ class Page:
             self.generation,
             asked,
             listed,
-            doubt,
-            frozenset(f"nqn.{one}" for one in doubtful),
+            inconclusive,
+            frozenset(f"nqn.{one}" for one in possible_nqns),
         )
         self.evidence.read(reading, self.known)
         self.known |= listed
@@ -189,7 +189,7 @@ def test_first_reading_after_a_restart_is_compared_with_none() -> None:
 
 def test_page_in_doubt_proves_nothing_and_the_next_is_compared_with_none() -> None:
     page = Page(*VOLUMES)
-    page.read(doubt="its log page lists nothing")
+    page.read(inconclusive="its log page lists nothing")
     assert page.verdict == Verdict()
     page.read(*VOLUMES[1:])
     assert page.waits == {"vol0": Wait.CONFIRMATION}
@@ -198,7 +198,7 @@ def test_page_in_doubt_proves_nothing_and_the_next_is_compared_with_none() -> No
 def test_page_in_doubt_takes_no_proof_back() -> None:
     page = Page(*VOLUMES)
     page.read(*VOLUMES[1:])
-    page.read(doubt="1 entry of its log page cannot be read")
+    page.read(inconclusive="1 entry of its log page cannot be read")
     assert page.absent == set()
     page.connection = "2"
     page.read(*VOLUMES[1:])
@@ -209,7 +209,7 @@ def test_entry_of_a_doubtful_page_is_listed_again() -> None:
     page = Page(*VOLUMES)
     page.read(*VOLUMES[1:])
     assert page.absent == {"vol0"}
-    page.read(*VOLUMES, doubt="1 entry of its log page cannot be read")
+    page.read(*VOLUMES, inconclusive="1 entry of its log page cannot be read")
     page.read(*VOLUMES[1:])
     assert (page.absent, page.waits) == (set(), {"vol0": Wait.CONFIRMATION})
 
@@ -222,7 +222,7 @@ def test_page_in_doubt_shows_that_it_has_started_anew(volumes: list[str]) -> Non
     for _ in range(2):
         page.read(*VOLUMES[2:], after=MINUTE)
     page.generation = 0 if volumes == VOLUMES[2:] else page.generation
-    page.read(*volumes, after=MINUTE, doubt="1 entry of its log page cannot be read")
+    page.read(*volumes, after=MINUTE, inconclusive="1 entry of its log page cannot be read")
     for _ in range(3):
         page.read(*VOLUMES[2:], after=MINUTE)
         assert page.absent == set()
@@ -233,7 +233,7 @@ def test_page_in_doubt_shows_that_it_has_started_anew(volumes: list[str]) -> Non
 def test_page_in_doubt_counts_for_what_was_asked_for() -> None:
     page = Page(addresses=(SECOND,))
     page.read(*VOLUMES, asked=Asked.ONE_PORT)
-    page.read(*VOLUMES, doubt="1 entry of its log page cannot be read")
+    page.read(*VOLUMES, inconclusive="1 entry of its log page cannot be read")
     for _ in range(5):
         page.read(*VOLUMES[1:], asked=Asked.ONE_PORT, after=MINUTE)
     assert page.waits == {"vol0": Wait.UNKNOWN}
@@ -241,7 +241,7 @@ def test_page_in_doubt_counts_for_what_was_asked_for() -> None:
 
 def test_entry_that_cannot_be_used_may_be_any_path_of_its_subsystem() -> None:
     page = Page("vol0", "vol1", addresses=(FIRST, SECOND))
-    page.read("vol0", "vol1", addresses=(FIRST,), doubtful=("vol0",))
+    page.read("vol0", "vol1", addresses=(FIRST,), possible_nqns=("vol0",))
     assert page.verdict.pending.keys() == {f"vol0@{SECOND}"}
     assert page.verdict.absent == {f"vol1@{SECOND}"}
 
@@ -298,7 +298,7 @@ def test_held_back_begins_anew_with_the_controller(
     assert page.absent == set()
     page.connection, page.generation = connection, generation
     if in_doubt:
-        page.read(after=after, doubt="its log page lists nothing")
+        page.read(after=after, inconclusive="its log page lists nothing")
         after = 1
     page.read(VOLUMES[10], after=after)
     assert page.absent == set()

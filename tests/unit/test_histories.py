@@ -54,7 +54,7 @@ def reading(**changes: Any) -> Mutation:
 
 def pages_in_doubt_are_left_out(patch: pytest.MonkeyPatch) -> None:
     read = Evidence.read
-    patch.setattr(Evidence, "read", lambda self, one, referred: None if one.doubt else read(self, one, referred))
+    patch.setattr(Evidence, "read", lambda self, one, referred: None if one.inconclusive else read(self, one, referred))
 
 
 def share(value: int) -> Mutation:
@@ -125,8 +125,8 @@ def no_word_is_kept(patch: pytest.MonkeyPatch) -> None:
         pytest.param(reading(generation=0), id="generations do not go back"),
         pytest.param(reading(connection="1"), id="one connection"),
         pytest.param(reading(connection=""), id="connections are not known"),
-        pytest.param(reading(doubtful=frozenset()), id="entries that cannot be used are nobody's"),
-        pytest.param(reading(doubt=""), id="no page is in doubt"),
+        pytest.param(reading(possible_nqns=frozenset()), id="entries that cannot be used are nobody's"),
+        pytest.param(reading(inconclusive=""), id="no page is inconclusive"),
         pytest.param(reading(asked=Asked.ALL_PORTS), id="all ports were asked for"),
         pytest.param(reading(asked=Asked.UNKNOWN), id="nobody knows what was asked for"),
         pages_in_doubt_are_left_out,

@@ -167,7 +167,7 @@ def test_of_an_endless_log_page_so_much_is_read_and_that_is_said() -> None:
     found = parse(endless)
     assert (len(found.entries), found.beyond) == (admin.READ_ENTRIES, (1 << 14) - admin.READ_ENTRIES)
     listing = candidates(found, PARENT, HOST)
-    assert ([one.what for one in listing.refusals], listing.doubt) == (
+    assert ([one.what for one in listing.refusals], listing.inconclusive) == (
         ["14336 entries"],
         "not all of its log page can be used",
     )
@@ -178,7 +178,7 @@ def test_refusals_of_one_log_page_are_few() -> None:
     listing = candidates(parse(nonsense), PARENT, HOST)
     assert len(listing.refusals) == REFUSALS + 1
     assert listing.refusals[-1].what == f"{1000 - REFUSALS} more entries"
-    assert listing.doubt
+    assert listing.inconclusive
 
 
 def test_ever_new_names_in_pages_are_bounded() -> None:

@@ -15,7 +15,7 @@ import discoverd
 from discoverd.kernel import routes
 
 INSIDE = """
-import select, subprocess, sys, time
+import json, select, subprocess, sys, time
 sys.path.insert(0, {package!r})
 from discoverd.kernel import routes
 from discoverd.worker.links import Links
@@ -25,6 +25,14 @@ CARRIER = 1.2
 
 def ip(change):
     subprocess.run(["ip", *change.split()], check=True)
+
+def wait_for_carriers():
+    while True:
+        links = json.loads(subprocess.run(["ip", "-json", "link"], stdout=subprocess.PIPE, check=True).stdout)
+        if all(link["operstate"] == "UP" for link in links if link["ifname"] != "lo"):
+            time.sleep(0.1)
+            return
+        time.sleep(0.02)
 
 def heard(change, *waiting):
     '''Which of these workers, given by the options of their connects, the change concerned.'''
@@ -49,7 +57,7 @@ for n in (0, 1):
     ip(f"address add 2001:db8:{{n}}::1/64 dev d{{n}} nodad")
     ip(f"link set d{{n}} up")
     ip(f"link set e{{n}} up")
-time.sleep(CARRIER)
+wait_for_carriers()
 first, second = {{"traddr": "192.0.2.2"}}, {{"traddr": "192.0.2.66"}}
 {body}
 """
@@ -129,7 +137,7 @@ ip("link set d2 up")
 ip("link set e2 up")
 ip("address add 203.0.113.1/24 dev d2")
 ip("address add 2001:db8:2::1/64 dev d2 nodad")
-time.sleep(CARRIER)
+wait_for_carriers()
 def named(target, source=""):
     import _socket
     return sorted(_socket.if_indextoname(index) for index in routes.interfaces(target, source))

@@ -57,7 +57,7 @@ class World:
                 assert not self.operation or follows, "two operations at once"
                 self.operation = action.kind
             if action.kind == machine.CONNECT:
-                assert before.goal in (machine.HOLD, machine.POLL), "connected though nobody asks for it"
+                assert before.goal in (machine.KEEP, machine.POLL), "connected though nobody asks for it"
             if action.kind == machine.DISCONNECT:
                 self.check_disconnect(action.text)
             if action.kind == machine.END:

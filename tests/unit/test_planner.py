@@ -50,7 +50,7 @@ def decide(facts: Facts) -> list[Decision]:
         (
             # Stopped before its worker could say so.
             Facts(ASKED, units={NAME: STOPPED}, reports={NAME: Report("live")}),
-            Action.HOLD,
+            Action.KEEP_STOPPED,
             "configured at f:1, but an administrator stopped its unit",
         ),
         (Facts(ASKED, units={NAME: UnitFact("loaded", "failed")}), Action.START, "configured at f:1"),
@@ -58,29 +58,29 @@ def decide(facts: Facts) -> list[Decision]:
         (Facts(ASKED, reports={NAME: Report("live")}), Action.START, "configured at f:1"),
         (
             Facts(ASKED, units={NAME: STOPPED}, reports={NAME: Report("stopped")}),
-            Action.HOLD,
+            Action.KEEP_STOPPED,
             "configured at f:1, but an administrator stopped its unit",
         ),
         # Its unit is unloaded after a restart of systemd, and the wish stands.
         (
             Facts(ASKED, reports={NAME: Report("stopped")}),
-            Action.HOLD,
+            Action.KEEP_STOPPED,
             "configured at f:1, but an administrator stopped its unit",
         ),
         # Killed because its stop took too long.
         (
             Facts(ASKED, units={NAME: UnitFact("loaded", "failed")}, reports={NAME: Report("stopping")}),
-            Action.HOLD,
+            Action.KEEP_STOPPED,
             "configured at f:1, but an administrator stopped its unit",
         ),
         (
             Facts(ASKED, units={NAME: UnitFact("loaded", "failed")}, reports={NAME: Report("refused")}),
-            Action.HOLD,
+            Action.KEEP_STOPPED,
             "configured at f:1, but an administrator stopped its unit while in use",
         ),
         (
             Facts(ASKED, reports={NAME: Report("refused")}),
-            Action.HOLD,
+            Action.KEEP_STOPPED,
             "configured at f:1, but an administrator stopped its unit while in use",
         ),
         (Facts(ASKED, units={NAME: RUNNING}, reports={NAME: Report("refused")}), Action.KEEP, "configured at f:1"),
@@ -647,7 +647,7 @@ facts_of_all_kinds = st.builds(
 
 
 def test_no_action_stops_anything() -> None:
-    assert set(Action) == {Action.START, Action.KEEP, Action.HOLD, Action.LEAVE}
+    assert set(Action) == {Action.START, Action.KEEP, Action.KEEP_STOPPED, Action.LEAVE}
 
 
 @given(facts_of_all_kinds)
@@ -685,7 +685,7 @@ def test_a_decision_depends_on_one_controller_only(facts: Facts) -> None:
 @given(facts_of_all_kinds)
 def test_only_what_is_asked_for_and_does_not_run_is_started(facts: Facts) -> None:
     for decision in decide(facts):
-        if decision.action in (Action.START, Action.HOLD):
+        if decision.action in (Action.START, Action.KEEP_STOPPED):
             unit = facts.units.get(decision.instance)
             if decision.instance in facts.wanted:
                 assert decision.candidate == facts.wanted[decision.instance][0]

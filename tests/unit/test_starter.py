@@ -62,7 +62,7 @@ def test_origin_that_waited_longest_is_first() -> None:
     assert order(*two, decision("x"), served={CONFIGURATION: 9.0, "a": 1.0})[0] == "x"
 
 
-@pytest.mark.parametrize("action", [Action.KEEP, Action.HOLD, Action.LEAVE])
+@pytest.mark.parametrize("action", [Action.KEEP, Action.KEEP_STOPPED, Action.LEAVE])
 def test_only_starts_wait_for_their_turn(action: Action) -> None:
     """What runs already is no reason for its origin to wait longer."""
     runs = [decision(f"r{number}", "a", action) for number in range(3)]
@@ -181,7 +181,7 @@ A, B, C = decision("a"), decision("b"), decision("c")
 
 def keep_stopped(name: str) -> Decision:
     (Path(state.CONTROLLERS) / name).mkdir(exist_ok=True)
-    return decision(name, action=Action.HOLD)
+    return decision(name, action=Action.KEEP_STOPPED)
 
 
 def test_unit_gets_its_specification_before_it_is_started(play: Play) -> None:

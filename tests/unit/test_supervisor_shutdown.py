@@ -50,7 +50,7 @@ def test_unit_that_refused_to_stop_is_not_started_again(host: Host) -> None:
         host.systemd.units[ONE] = UnitFact("loaded", "failed")
         report(ONE, "refused")
         host.systemd.signal(unit_signals.JobRemoved(ONE, "failed"))
-        await until(lambda: plan_file()["controllers"][0]["action"] == "hold")
+        await until(lambda: plan_file()["controllers"][0]["action"] == "keep stopped")
         await quiet()
 
     assert host.play(scenario) == 0
@@ -191,7 +191,7 @@ def test_the_plan_is_written_when_it_changes_only(host: Host) -> None:
         assert path.stat().st_ino == before
         host.systemd.stop(ONE)
         await until(lambda: path.stat().st_ino != before)
-        await until(lambda: plan_file()["controllers"][1]["action"] == "hold")
+        await until(lambda: plan_file()["controllers"][1]["action"] == "keep stopped")
 
     assert host.play(scenario) == 0
 

@@ -61,7 +61,7 @@ def diagram() -> str:
                 arrows.setdefault((link, cell[0]), []).append(event)
     arrows[machine.ABSENT, machine.CONNECTING] = ["due"]
     for link in (machine.LIVE, machine.RECONNECTING):
-        arrows[link, machine.DISCONNECTING] = ["the goal is not to hold it"]
+        arrows[link, machine.DISCONNECTING] = ["the goal is not to keep it"]
         arrows[machine.DISCONNECTING, link] = ["kept"]
     lines += [f"    {one} --> {other}: {', '.join(events)}" for (one, other), events in arrows.items()]
     lines += [f"    {machine.ABSENT} --> [*]: stopped, withdrawn, excluded, given up", "```", ""]
