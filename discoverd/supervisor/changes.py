@@ -33,6 +33,10 @@ class Changes:
         """Tell whether there is an instance to be decided about."""
         return bool(self._instances)
 
+    def __contains__(self, instance: str) -> bool:
+        """Tell whether an instance is to be decided about: what was decided before is out of date."""
+        return instance in self._instances
+
     def add(self, instances: Iterable[str]) -> None:
         """Have these decided about."""
         self._instances |= dict.fromkeys(instances)

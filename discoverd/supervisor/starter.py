@@ -130,7 +130,8 @@ class Starter:
         now = asyncio.get_running_loop().time()
         for decision in fair(self._pending.values(), self._served):
             instance = decision.instance
-            if instance in self._starting or self._not_before.get(instance, 0) > now:
+            # A decision from before the end of a start does not know of what came after it, such as a stop.
+            if instance in self._starting or instance in self._changes or self._not_before.get(instance, 0) > now:
                 continue
             keep_stopped = decision.action is Action.KEEP_STOPPED
             if keep_stopped or len(self._starting) < most_at_once:
