@@ -204,12 +204,12 @@ class Spec:
     so many seconds without a connection, 0 for never. ``attempts``: give up after so many failed attempts in a row, 0
     for never. ``source_optional``: ``host_traddr`` is left out if this host does not have it.
     ``announced_on`` is the interface on which it was announced by mDNS, and ``announced_until`` when that was last
-    (local time), '' while it is.
+    (local time), '' while it is. ``trusted`` as in discoverd.plan.candidate: of what is only announced, less is read.
 
     For a discovery controller, ``persistent`` is ``no``, ``auto`` or ``force``: whether its connection is
     persistent, or it is read from time to time. ``symname`` is the host symbolic name to register with, and with
     ``pleo`` only entries of the port that was asked are asked for. ``confirm``: its log page is read every minute,
-    because more readings are needed before something is withdrawn.
+    because more readings are needed before something is withdrawn. With ``register`` it is told who this host is (DIM).
     """
 
     __slots__ = (
@@ -225,10 +225,12 @@ class Spec:
         "persistent",
         "pleo",
         "referrers",
+        "register",
         "role",
         "source",
         "source_optional",
         "symname",
+        "trusted",
         "withdrawn",
     )
 
@@ -249,6 +251,7 @@ class Spec:
         self.symname = ""
         self.pleo = False
         self.confirm = False
+        self.register = self.trusted = True
 
     def asks_the_same(self, other: "Spec") -> bool:
         """Tell whether both ask for the same, whatever they say in the status and how often the log page is read."""
@@ -300,6 +303,8 @@ class Spec:
             ("withdrawn", self.withdrawn),
             ("pleo", self.pleo),
             ("confirm", self.confirm),
+            ("no-registration", not self.register),
+            ("untrusted", not self.trusted),
         ]
 
     @staticmethod
@@ -327,6 +332,10 @@ class Spec:
                 spec.attempts = number(value)
             elif key in ("source-optional", "withdrawn", "pleo", "confirm"):
                 setattr(spec, key.replace("-", "_"), True)
+            elif key == "no-registration":
+                spec.register = False
+            elif key == "untrusted":
+                spec.trusted = False
         if not spec.option("nqn") or not spec.option("transport"):
             raise StateError("it has no NQN or no transport")
         if number(spec.option("trsvcid") or "0") > _LAST_PORT:

@@ -100,7 +100,9 @@ def known(spec: state.Spec) -> Known:
     """Return what is known of the controller that a specification is about."""
     target = target_of(spec.role, *(spec.option(key) for key in ("transport", "traddr", "trsvcid", "nqn")))
     withdrawn = spec.note if spec.withdrawn else ""
-    return Known(spec.source, spec.origin, withdrawn, frozenset(spec.referrers.split()), target)
+    return Known(
+        spec.source, spec.origin, withdrawn, frozenset(spec.referrers.split()), target, spec.role, spec.trusted
+    )
 
 
 def _wish(spec: state.Spec) -> Wish | None:
@@ -174,6 +176,7 @@ def plan_row(decision: Decision) -> str:
         "held_back": decision.held_back,
         "excluded_by": decision.excluded_by,
         "withdrawn_by": decision.withdrawn_by,
+        "trust": decision.candidate.trust if decision.candidate else "",
     }
     candidate = decision.candidate
     for field in ("transport", "traddr", "trsvcid", "subsysnqn", "host_iface", "host_traddr"):

@@ -38,6 +38,7 @@ def summary(controller: Controller) -> dict[str, object]:
         "kept": controller.report.kept if controller.report else "",
         "excluded_by": controller.excluded,
         "withdrawn_by": controller.planned.withdrawn_by if controller.planned else "",
+        "trust": controller.planned.trust if controller.planned else "",
         "device": device.name if device else "",
         "kernel_state": device.kernel.state if device else "",
         "owner": device.owner if device else "",

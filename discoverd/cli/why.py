@@ -13,6 +13,10 @@ _DECISIONS = {
     "keep stopped": "discoverd does not start it: it is {}.",
     "leave": "discoverd leaves it as it is: it is {}.",
 }
+_ANNOUNCED = (
+    "Only an announcement leads to it, which whoever is on the link can make: it gets no key of this host. To have it "
+    "trusted, configure it, or its discovery controller, in /etc/nvme/nvme-fabrics.conf."
+)
 
 
 def explain(word: str, overview: Overview, json: bool) -> Exit:
@@ -49,7 +53,10 @@ def _wish(controller: Controller) -> list[str]:
     if planned and controller.excluded and planned.action == "keep":
         return [f"It is {planned.reason}. It stays connected, and is not connected again once it is lost."]
     if planned:
-        return [_DECISIONS.get(planned.action, planned.action + ": it is {}.").format(planned.reason)]
+        return [
+            _DECISIONS.get(planned.action, planned.action + ": it is {}.").format(planned.reason),
+            *([_ANNOUNCED] if planned.trust == "announced" else []),
+        ]
     if spec and spec.source:
         return [f"It was {spec.source} when discoverd decided last."]
     return ["No source that discoverd has asks for it."]

@@ -19,6 +19,8 @@ LogLevel = Literal["err", "warning", "info", "debug"]
 LOG_LEVELS: tuple[LogLevel, ...] = ("err", "warning", "info", "debug")
 FAMILIES = ("ipv4", "ipv6")
 DisconnectScope = Literal["ours", "all", "none"]
+Registration = Literal["trusted", "all", "none"]
+REGISTRATIONS: tuple[Registration, ...] = ("trusted", "all", "none")
 DISCONNECT_SCOPES: tuple[DisconnectScope, ...] = ("ours", "all", "none")
 TRANSPORTS = ("tcp", "rdma", "fc")
 
@@ -42,6 +44,8 @@ class Settings:
     many as it takes. ``pleo``: ask direct discovery controllers for entries of the port that was asked only.
     ``mdns_interfaces``: only these, all if empty. ``mdns_persistence``: how long a discovery controller that is neither
     announced nor connected is kept. ``give_up``: the same for one that only a referral or a Fibre Channel event named.
+    ``registration``: which discovery controllers are told who this host is (DIM): those that are trusted
+    (discoverd.plan.candidate), all, or none.
     """
 
     log_level: LogLevel = "info"
@@ -50,12 +54,13 @@ class Settings:
     mdns_interfaces: tuple[str, ...] = ()
     mdns_ignore_interfaces: tuple[str, ...] = ()
     mdns_families: tuple[str, ...] = FAMILIES
-    mdns_persistence: int = 72 * _HOUR
+    mdns_persistence: int = 300
     nbft: bool = True
     fibre_channel: bool = True
     fc_kick_start_interval: int = 0
     give_up: int = 72 * _HOUR
     pleo: bool = True
+    registration: Registration = "trusted"
     disconnect_scope: DisconnectScope = "ours"
     disconnect_transports: tuple[str, ...] = ("tcp",)
     disconnect_share: int = 25
@@ -172,6 +177,13 @@ def _scope(text: str) -> DisconnectScope:
     raise _BadValueError(f"one of {', '.join(DISCONNECT_SCOPES)}")
 
 
+def _registration(text: str) -> Registration:
+    for one in REGISTRATIONS:
+        if one == text.lower():
+            return one
+    raise _BadValueError(f"one of {', '.join(REGISTRATIONS)}")
+
+
 def _transports(text: str) -> tuple[str, ...]:
     words = text.lower().split()
     if not all(word in TRANSPORTS for word in words):
@@ -217,6 +229,7 @@ _KEYS: dict[str, Callable[[str], Any]] = {
     "fc-kick-start-interval": _span,
     "give-up": _span,
     "pleo": _switch,
+    "registration": _registration,
     "disconnect-scope": _scope,
     "disconnect-transports": _transports,
     "disconnect-share": _share,

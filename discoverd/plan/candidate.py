@@ -1,6 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A controller that a source asks for, with everything that is needed to connect it."""
+"""A controller that a source asks for, with everything that is needed to connect it.
 
+Trust: what the configuration, firmware, the boot or the Fibre Channel fabric asks for is trusted, and so is what these
+lead to by referrals and log pages. What only an announcement by mDNS leads to is announced: whoever is on a link can
+have it tried. Local users are no source. docs/design/threats.md says what the difference makes.
+"""
+
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -19,8 +25,8 @@ BOOT = "boot"
 # Nobody asks discoverd for it, and others have connected it (sources/unmanaged.py).
 UNMANAGED = "others"
 SOURCES = frozenset((CONFIGURATION, NBFT, MDNS, FIBRE_CHANNEL, BOOT, UNMANAGED))
-# Those whose word nobody on the network can forge.
-AUTHORITIES = frozenset((CONFIGURATION, NBFT, BOOT))
+# Those whose word nobody can forge who is merely on a link: a fabric's name server is its administrator's.
+AUTHORITIES = frozenset((CONFIGURATION, NBFT, BOOT, FIBRE_CHANNEL))
 
 # The keep-alive time-out of a discovery controller, unless the configuration names another (seconds).
 DISCOVERY_KEEP_ALIVE = "30"
@@ -45,6 +51,13 @@ _FLAGS = {
     "hdr-digest": "hdr_digest",
     "data-digest": "data_digest",
 }
+
+
+class Trust(enum.StrEnum):
+    """Whom a controller is owed to; see above."""
+
+    TRUSTED = "trusted"
+    ANNOUNCED = "announced"
 
 
 # Where a controller is, however the host gets there, and as which host.
@@ -127,8 +140,13 @@ class Candidate:
 
     @property
     def trusted(self) -> bool:
-        """Tell whether the chain to it starts at the configuration, firmware or the boot, not at an announcement."""
+        """Tell whether the chain to it starts at somebody trusted, not at an announcement."""
         return self.trusted_parent or self.origin in AUTHORITIES
+
+    @property
+    def trust(self) -> Trust:
+        """The class of trust."""
+        return Trust.TRUSTED if self.trusted else Trust.ANNOUNCED
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +203,8 @@ def granted(wish: Wish, scope: DiscoveredScope, host: HostIdentity, identities: 
 
     ``identities`` has the host IDs of host NQNs that wishes may have of their own. Raises ConfigError.
     """
+    if wish.origin not in AUTHORITIES:
+        scope = without_keys(scope)
     if wish.tid.hostnqn:
         scope = as_host(scope, wish.tid.hostnqn, identities)
     terms = Terms.make(wish.role, scope, host, wish.params)
@@ -203,6 +223,14 @@ def granted(wish: Wish, scope: DiscoveredScope, host: HostIdentity, identities: 
         symname=terms.symname,
         announcement=wish.announcement,
     )
+
+
+def without_keys(scope: DiscoveredScope) -> DiscoveredScope:
+    """Return the scope for what is only announced: it gets no key of this host, with which its answers could be tried.
+
+    That TLS is asked for stays, so that nothing is connected in the clear for want of a key.
+    """
+    return replace(scope, secrets=replace(scope.secrets, kxchap_secret="", kxchap_ctrl_secret=""))
 
 
 def as_host(scope: DiscoveredScope, hostnqn: str, identities: Mapping[str, str]) -> DiscoveredScope:

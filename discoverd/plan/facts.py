@@ -61,7 +61,8 @@ class Known:
 
     ``withdrawn`` is the note with which its worker was told that nobody asks for it any more, '' if it was not.
     ``referrers`` are the origins that listed it and whose present answer does not yet omit it, as far as they are
-    written down; it is not disconnected before the answer of each of them does. ``target`` is where it is.
+    written down; it is not disconnected before the answer of each of them does. ``target`` is where it is, and ``role``
+    and ``trusted`` as in Candidate.
     """
 
     source: str
@@ -69,6 +70,8 @@ class Known:
     withdrawn: str = ""
     referrers: frozenset[str] = frozenset()
     target: Target = ("", "", "", "")
+    role: str = ""
+    trusted: bool = True
 
     @property
     def all_referrers(self) -> frozenset[str]:
@@ -131,6 +134,8 @@ class Facts:
     controllers what of their page is not acted on yet, and ``confirming`` are those whose page has to be read every
     minute.
 
+    ``trusted_subsystems`` has the NQNs of subsystems that somebody trusted asks for, as canonical_nqn() has them.
+
     ``excluded`` has the place in the exclusion files that excludes a controller. ``targets`` has all targets that
     anybody asks for. ``unmanaged`` has what others connected and no unit of ours asks for, and for UNMANAGED
     ``authoritative`` has the answer that does not list them.
@@ -150,6 +155,7 @@ class Facts:
     closed: Container[str] = ()
     held_back: Mapping[str, HeldBack] = field(default_factory=dict)
     confirming: Container[str] = ()
+    trusted_subsystems: Container[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

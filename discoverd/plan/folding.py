@@ -7,8 +7,9 @@ so such candidates are folded into one unit. What a source changes costs as much
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from discoverd.kernel.controllers import canonical_nqn
 from discoverd.plan.candidate import BOOT, SOURCES, Candidate, Target
@@ -46,6 +47,9 @@ class Wanted:
         self._origins: dict[str, tuple[Candidate, ...]] = {}
         # How many candidates there are for each target that anybody asks for.
         self.targets: Counter[Target] = Counter()
+        # How many of them are for I/O with each subsystem and trusted, and the units of those that are only announced.
+        self.trusted_subsystems: Counter[str] = Counter()
+        self._announced: dict[str, set[str]] = {}
         self._groups: dict[Group, list[Candidate]] = {}
         self._units: dict[Group, dict[str, tuple[Candidate, ...]]] = {}
         # Units of one name that several groups have: a peer may list a discovery controller as an I/O controller.
@@ -65,11 +69,13 @@ class Wanted:
             self._origins[origin] = candidates
         else:
             self._origins.pop(origin, None)
-        self.targets.update(one.target for one in candidates)
-        for one in before:
-            self.targets[one.target] -= 1
-            if not self.targets[one.target]:
-                del self.targets[one.target]
+        _replace(self.targets, (one.target for one in before), (one.target for one in candidates))
+        subsystems = _trusted_subsystems(before), _trusted_subsystems(candidates)
+        trusted = {nqn: nqn in self.trusted_subsystems for some in subsystems for nqn in some}
+        _replace(self.trusted_subsystems, *subsystems)
+        for nqn, before_that in trusted.items():
+            if (nqn in self.trusted_subsystems) is not before_that:
+                self._changed |= dict.fromkeys(self.announced(nqn))
         theirs, ours = _grouped(before), _grouped(candidates)
         for key in theirs | ours:
             if theirs.get(key) != ours.get(key):
@@ -92,6 +98,10 @@ class Wanted:
             if any((one.tid, one.origin) == (candidate.tid, candidate.origin) for one in asked):
                 return instance
         raise KeyError(candidate)
+
+    def announced(self, nqn: str) -> Collection[str]:
+        """Return the units of a subsystem's I/O controllers that only announcements lead to."""
+        return self._announced.get(nqn, ())
 
     def changes(self) -> dict[str, None]:
         """Return the instances about which something has changed since the last call, in the order of the changes."""
@@ -117,6 +127,8 @@ class Wanted:
             del claims[key]
         self._changed[instance] = None
         self.discovery.discard(instance)
+        if instance in self.asked:
+            self._announce(instance, there=False)
         if not claims:
             del self._claims[instance], self.asked[instance]
             return
@@ -127,6 +139,33 @@ class Wanted:
         self.asked[instance] = first
         if first[0].role == DISCOVERY:
             self.discovery.add(instance)
+        elif not first[0].trusted:
+            self._announce(instance, there=True)
+
+    def _announce(self, instance: str, *, there: bool) -> None:
+        """Keep in mind to which subsystem a unit is that only announcements lead to."""
+        nqn = canonical_nqn(self.asked[instance][0].tid.subsysnqn)
+        if there:
+            self._announced.setdefault(nqn, set()).add(instance)
+        elif nqn in self._announced:
+            self._announced[nqn].discard(instance)
+            if not self._announced[nqn]:
+                del self._announced[nqn]
+
+
+T = TypeVar("T")
+
+
+def _replace(counter: Counter[T], before: Iterable[T], after: Iterable[T]) -> None:
+    counter.update(after)
+    for one in before:
+        counter[one] -= 1
+        if not counter[one]:
+            del counter[one]
+
+
+def _trusted_subsystems(candidates: tuple[Candidate, ...]) -> list[str]:
+    return [canonical_nqn(one.tid.subsysnqn) for one in candidates if one.trusted and one.role != DISCOVERY]
 
 
 def _grouped(candidates: tuple[Candidate, ...]) -> dict[Group, list[Candidate]]:

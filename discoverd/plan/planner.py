@@ -13,9 +13,10 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 
 from discoverd import state
+from discoverd.kernel.controllers import canonical_nqn
 from discoverd.plan.candidate import SOURCES, UNMANAGED, Candidate
 from discoverd.plan.facts import Action, Answer, Decision, Facts, Known, Report
-from discoverd.tid import DISCOVERY_NQN
+from discoverd.tid import DISCOVERY_NQN, IO
 
 # What is said of a unit that another one stands for by now.
 ELSEWHERE = "asked for in another way by now, as another unit"
@@ -53,6 +54,13 @@ def _wanted(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> Decisi
         if running:
             return Decision(instance, Action.KEEP, reason, candidate, f"excluded by {where}", excluded_by=where)
         return Decision(instance, Action.LEAVE, reason, candidate, excluded_by=where)
+    if adds_untrusted_path(candidate, facts.trusted_subsystems):
+        note = "only announcements lead to it, and its subsystem is asked for by somebody trusted"
+        reason = f"{sources}, but {note}"
+        if running:
+            reason += "; it is disconnected unless it is in use"
+            return Decision(instance, Action.KEEP, reason, candidate, note, "ours")
+        return Decision(instance, Action.LEAVE, reason, candidate)
     if running:
         return Decision(instance, Action.KEEP, sources, candidate)
     said = report.state if report else ""
@@ -69,6 +77,14 @@ def _wanted(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> Decisi
     if ended or said in (state.STOPPED, state.STOPPING):
         return Decision(instance, Action.KEEP_STOPPED, f"{sources}, but an administrator stopped its unit", candidate)
     return Decision(instance, Action.START, sources, candidate)
+
+
+def adds_untrusted_path(candidate: Candidate, trusted_subsystems: Container[str]) -> bool:
+    """Tell whether a candidate would add a path, by the word of an announcement, to a subsystem that somebody trusted
+    asks for: whoever is on a link could have the host read and write there.
+    """
+    untrusted = candidate.role == IO and not candidate.trusted
+    return untrusted and canonical_nqn(candidate.tid.subsysnqn) in trusted_subsystems
 
 
 def _referrers(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> frozenset[str]:

@@ -9,7 +9,7 @@ from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import DiscoveredScope
 from discoverd.kernel.admin import READ_ENTRIES, TRTYPES
-from discoverd.plan.candidate import Candidate, Refusal, Terms, listed_by
+from discoverd.plan.candidate import Candidate, Refusal, Terms, listed_by, without_keys
 from discoverd.plan.log_page import (
     DUPLICATE_RETURNED_INFORMATION,
     NOT_CONNECTED_TO_CDC,
@@ -32,8 +32,8 @@ class Parent:
     ``io`` and ``discovery`` are what the configuration has for discovered controllers of these roles. A referral is
     given up after ``give_up_after`` seconds without a connection, and ``asked`` is when the page came (seconds,
     CLOCK_BOOTTIME). What the page says is not connected to the central discovery controller is tried ``ncc_attempts``
-    times, 0 for as often as it takes. ``trusted``: the chain of referrals to it starts at the
-    configuration, firmware or the boot.
+    times, 0 for as often as it takes. ``trusted`` as in Candidate: what it lists is as trusted as
+    it is, and gets keys only if it is.
     """
 
     tid: TransportId
@@ -155,7 +155,8 @@ class _Role:
         self._parent = parent
         self._source = listed_by(role, parent.instance)
         try:
-            self.terms = Terms.make(role, parent.discovery if role == DISCOVERY else parent.io, host)
+            scope = parent.discovery if role == DISCOVERY else parent.io
+            self.terms = Terms.make(role, scope if parent.trusted else without_keys(scope), host)
         except ConfigError as error:
             self.fault = str(error)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from discoverd import state
+from discoverd.kernel.controllers import canonical_nqn
 from discoverd.plan.candidate import UNMANAGED
 from discoverd.plan.facts import Action, Answer, Decision, Facts
 from discoverd.plan.planner import confirmable, plan
@@ -26,6 +27,7 @@ from discoverd.supervisor.specifications import Specifications
 from discoverd.supervisor.starter import Starter
 from discoverd.supervisor.status_line import LEFT_ALONE, STARTING, Tally
 from discoverd.systemd.units import UnitError, Units
+from discoverd.tid import IO
 
 log = logging.getLogger("discoverd")
 
@@ -154,6 +156,12 @@ class Reconciler:
         known, reports = self._specifications.known, self._observed.reports
         touched |= dict.fromkeys(self._answers.take(inventory, reports, known))
         answer, inconclusive = self._answers.evidence
+        # What was trusted before a restart is so until its source has spoken, and what is there for as long as it is.
+        remembered = {
+            canonical_nqn(one.target[3])
+            for instance, one in known.items()
+            if one.trusted and one.role == IO and instance not in inventory.wanted.asked
+        }
         return Facts(
             inventory.wanted.asked,
             self._observed.units_and(self._starter.masked),
@@ -169,6 +177,7 @@ class Reconciler:
             inventory.log_pages.closed,
             inventory.held_back,
             inventory.confirming,
+            remembered | inventory.wanted.trusted_subsystems.keys(),
         )
 
     async def _decide(self, touched: dict[str, None]) -> None:
@@ -288,7 +297,9 @@ class Reconciler:
             return
         if report is not None and report.state in state.ENDED:
             self._inventory.unmanaged_source.forget(instance)
+        target = self._specifications.known[instance].target
         await self._specifications.forget(instance)
+        self._changes.add(self._inventory.wanted.announced(canonical_nqn(target[3])))
         self._observed.forget_report(instance)
         self._tally.failed(instance, "")
         self._starter.forget(instance)

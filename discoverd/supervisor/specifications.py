@@ -32,7 +32,8 @@ class Specifications:
         # The decisions that the specifications on disk were made from.
         self._made_from: dict[str, Decision] = {}
         self._abilities: set[str] | None = None
-        self._pleo = True
+        defaults = Settings()
+        self._pleo, self._registration = defaults.pleo, defaults.registration
         self._lacking: set[str] = set()
 
     def take_up(self, known: Mapping[str, Known]) -> None:
@@ -45,8 +46,8 @@ class Specifications:
         ``abilities`` are the options of connects that the kernel knows, None where it does not tell.
         """
         self._abilities = None if abilities is None else set(abilities)
-        if settings.pleo != self._pleo:
-            self._pleo = settings.pleo
+        if (settings.pleo, settings.registration) != (self._pleo, self._registration):
+            self._pleo, self._registration = settings.pleo, settings.registration
             self._made_from.clear()
 
     async def write(self, decision: Decision) -> bool:
@@ -71,6 +72,8 @@ class Specifications:
             spec.announced_on, spec.announced_until = candidate.announcement.interface, candidate.announcement.until
         spec.persistent, spec.symname = candidate.persistent, candidate.symname
         spec.pleo = self._pleo and candidate.role == DISCOVERY
+        spec.trusted = candidate.trusted
+        spec.register = self._registration == "all" or (candidate.trusted and self._registration == "trusted")
         written: bool = await self._blocking(store.write_spec, instance, spec)
         self._made_from[instance] = decision
         self._known[instance] = store.known(spec)

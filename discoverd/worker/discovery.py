@@ -240,7 +240,7 @@ class Discovery:
 
     def _takes_registrations(self, answer: Interrogation) -> bool:
         # What a registration with RDMA or Fibre Channel would have to hold is not defined.
-        return answer.dctype in ("ddc", "cdc") and self.spec.option("transport") == "tcp"
+        return self.spec.register and answer.dctype in ("ddc", "cdc") and self.spec.option("transport") == "tcp"
 
     def interval(self, usual: float) -> float:
         """Return how many seconds there are between two readings without an event, of which ``usual`` is the most."""
@@ -259,12 +259,15 @@ class Discovery:
         before, self.spec = self.spec, spec
         # One that was withdrawn may have had this host taken off its record.
         asked_again = before.withdrawn and not spec.withdrawn
-        if asked_again or (before.persistent, before.pleo) != (spec.persistent, spec.pleo):
+        if not spec.register:
+            self.registration.forget()
+        to_register = spec.register and not before.register
+        if asked_again or to_register or (before.persistent, before.pleo) != (spec.persistent, spec.pleo):
             self.request(now, fresh=True)
             return
         if spec.confirm and not before.confirm and self.log_read and self.next:
             self.next = min(self.next, now + CONFIRM_INTERVAL_SECONDS)
-        if self.registration.outdated(spec):
+        if spec.register and self.registration.outdated(spec):
             self.registration.renew(now)
 
     def tick(self, now: float, live: bool) -> None:

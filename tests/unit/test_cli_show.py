@@ -68,6 +68,7 @@ def test_the_list_for_programs(desk: Desk) -> None:
             "kept": "",
             "excluded_by": "",
             "withdrawn_by": "",
+            "trust": "",
             "device": "nvme0",
             "kernel_state": "live",
             "owner": "nvme-ctrl",

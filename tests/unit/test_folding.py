@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from discoverd.kernel.controllers import canonical_nqn
 from discoverd.plan.candidate import BOOT, CONFIGURATION, FIBRE_CHANNEL, MDNS, NBFT, Candidate
 from discoverd.plan.folding import Wanted, fold, group_of, satisfies
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
@@ -334,9 +335,12 @@ def test_withdrawn_wish_leaves_no_trace(
     wanted.changes()
     added = tuple(replace(one, origin=origin) for one in more)
     wanted.put(origin, mine + added)
-    # Nothing outside the groups of what was added has changed.
+    # Nothing outside the groups of what was added has changed, nor other paths to subsystems that it makes trusted.
     touched = {group_of(one) for one in added}
+    subsystems = {canonical_nqn(one.tid.subsysnqn) for one in added if one.trusted and one.role == IO}
     for instance in wanted.changes():
+        if instance in wanted.asked and canonical_nqn(wanted.asked[instance][0].tid.subsysnqn) in subsystems:
+            continue
         assert any(instance in wanted._units[key] or instance in units_before.get(key, ()) for key in touched)
     wanted.put(origin, mine)
     assert plain(wanted) == before

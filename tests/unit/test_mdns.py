@@ -442,7 +442,7 @@ def test_a_later_supervisor_remembers(scenario: Scenario) -> None:
         # Nothing is news until there was time to hear who is announced.
         shown = source.shown()
         assert list(shown.values()) == ["eth0 as 'dc'", "eth0 as 'dc'", f"eth0 as 'dc'{early}", f"eth0 as 'dc'{early}"]
-        assert [one.give_up_after for one in source.mdns.wishes] == [0, 0, 259200, 259200]
+        assert [one.give_up_after for one in source.mdns.wishes] == [0, 0, 300, 300]
         txt = ("p=tcp", f"nqn={NQN}")
         source.hear(announced(*txt, name="dc", address="192.0.2.1"))
         source.hear(announced(*txt, name="dc three", address="192.0.2.3"))

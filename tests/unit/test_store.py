@@ -200,7 +200,7 @@ def test_announced_controller_is_a_wish_again(origin: str) -> None:
     leave(tid, origin, give_up_after=3600)
     found = store.find()
     target = ("tcp", "192.0.2.7", "8009", DISCOVERY_NQN)
-    assert found.known == {tid.instance: Known(f"asked for by {origin}", origin, target=target)}
+    assert found.known == {tid.instance: Known(f"asked for by {origin}", origin, target=target, role=DISCOVERY)}
     (wish,) = found.wishes
     assert (wish.tid, wish.role, wish.origin, wish.give_up_after) == (tid, DISCOVERY, origin, 3600)
     assert wish.source == f"asked for by {origin}"
@@ -280,7 +280,16 @@ def test_known_controller_is_what_its_specification_says(withdrawn: bool) -> Non
         "no longer listed" if withdrawn else "",
         frozenset((DC, "tcp:192.0.2.2:8009:b")),
         ("rdma", "192.0.2.1", "4421", "nqn.a"),
+        IO,
+        trusted=True,
     )
+
+
+def test_what_only_announcements_led_to_is_still_known_as_that() -> None:
+    spec = state.Spec(IO, [("nqn", "nqn.a"), ("transport", "tcp")])
+    spec.trusted = spec.register = False
+    again = state.Spec.decode(spec.encode())
+    assert (again.trusted, again.register, store.known(again).trusted) == (False, False, False)
 
 
 # Booted anew ----------------------------------------------------------------------------------------------
@@ -581,6 +590,7 @@ def test_a_row_tells_what_the_controller_is() -> None:
         "held_back": "",
         "excluded_by": "",
         "withdrawn_by": "",
+        "trust": "trusted",
         "transport": "tcp",
         "traddr": "192.0.2.1",
         "trsvcid": "4420",
@@ -612,6 +622,7 @@ def test_row_has_each_field_in_its_place() -> None:
         "held_back": "what is held back",
         "excluded_by": "f:3",
         "withdrawn_by": DC,
+        "trust": "announced",
         "transport": "tcp",
         "traddr": "192.0.2.1",
         "trsvcid": "4421",
@@ -627,7 +638,7 @@ def test_row_without_a_candidate_says_nothing_of_it() -> None:
     row = json.loads(store.plan_row(Decision("a", Action.KEEP, "the reason")))
     told = {"instance": "a", "action": "keep", "reason": "the reason"}
     assert row == {**dict.fromkeys(row, ""), **told}
-    assert len(row) == 15
+    assert len(row) == 16
 
 
 def test_plan_has_each_field_in_its_place(run: Path, no_umask: None) -> None:

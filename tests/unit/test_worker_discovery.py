@@ -516,6 +516,30 @@ def test_only_tcp_registers(reader: Reader) -> None:
     assert reader.registration.renewed == []
 
 
+def test_discovery_controller_that_is_not_to_know_the_host_is_told_nothing(reader: Reader) -> None:
+    reader.dctype = "cdc"
+    reader.specify(register=False)
+    reader.visited(fresh=True)
+    reader.specify(symname="another")
+    assert (reader.registration.renewed, reader.discovery.verdict()) == ([], "")
+
+
+def test_discovery_controller_is_told_when_it_is_to_know_the_host(reader: Reader) -> None:
+    reader.dctype = "cdc"
+    reader.specify(register=False)
+    reader.visited(fresh=True)
+    reader.now += EVENT_INTERVAL_SECONDS
+    reader.specify(register=True)
+    reader.end()
+    assert reader.registration.renewed == [True]
+    reader.registered()
+    reader.registration.retry_at = reader.now + 1
+    reader.specify(register=False)
+    reader.now += 2
+    reader.tick()
+    assert reader.registration.renewed == [True], "an attempt that failed is not made again"
+
+
 def test_a_failed_registration_is_tried_again_while_there_is_a_connection(reader: Reader) -> None:
     reader.dctype = "cdc"
     reader.visited(fresh=True)
