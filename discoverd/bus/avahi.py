@@ -3,8 +3,9 @@
 and later).
 
 Avahi sends the signals of a browser or resolver to the connection that made it and to nobody else, so they need no
-match rule. A service keeps its resolver for as long as it is announced: only so is a change of its address or TXT
-record heard of. Avahi is never started by us: calls go to the connection that owns its name, if there is one.
+match rule. What this host announces itself does not count. A service keeps its resolver for as long as it is announced:
+only so is a change of its address or TXT record heard of. Avahi is never started by us: calls go to the connection that
+owns its name, if there is one.
 """
 
 import asyncio
@@ -29,6 +30,8 @@ IPV4 = 0
 IPV6 = 1
 _ANY = -1
 _USE_MULTICAST = 2
+# AVAHI_LOOKUP_RESULT_LOCAL and AVAHI_LOOKUP_RESULT_OUR_OWN: this host announces it. Any of its users can have it do so.
+_LOCAL = 8 | 16
 
 # As many services are asked about: anybody on the link can announce any number. Those beyond wait for a place.
 SERVICES_MAX = 256
@@ -174,12 +177,15 @@ class _Client:
         body = message.body
         match kind:
             case (_, "ItemNew"):
-                self._appeared(Service(*body[:5]))
+                if not body[5] & _LOCAL:
+                    self._appeared(Service(*body[:5]))
             case (_, "ItemRemove"):
                 self._disappeared(Service(*body[:5]))
             case (_, "Found"):
                 service = Service(*body[:5])
-                if service in self._listed:
+                if body[10] & _LOCAL:
+                    self._disappeared(service)
+                elif service in self._listed:
                     # Avahi keeps a TXT record's strings in reverse, and hands them on like that.
                     txt = tuple(bytes(one) for one in reversed(body[9]))
                     self._handler(Announced(service, body[7], body[8], txt))

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from struct import Struct
+from typing import TypeVar
 
 log = logging.getLogger("discoverd.interfaces")
+T = TypeVar("T")
 
 # News come in bursts (seconds).
 DEBOUNCE_SECONDS = 0.5
@@ -19,7 +21,8 @@ RETRY_SECONDS = 30
 _GROUP_LINK = 1
 _RTM_NEWLINK = 16
 _RTM_GETLINK = 18
-_NLM_F_REQUEST_DUMP = 0x301
+# NLM_F_REQUEST and NLM_F_DUMP
+REQUEST_DUMP = 0x301
 _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
 _IFLA_ADDRESS = 1
@@ -90,34 +93,41 @@ def _top(link: Link, known: dict[int, Link]) -> Link:
 
 def links() -> tuple[Link, ...]:
     """Return all interfaces. Blocks for a moment; raises OSError."""
+    question = _QUESTION.pack(
+        *(_QUESTION.size, _RTM_GETLINK, REQUEST_DUMP, 1, 0),
+        *(0, 0, 0, 0, 0, 0),
+        *(8, _IFLA_EXT_MASK, _SKIP_STATISTICS),
+    )
+    return tuple(_link(message) for message in dump(question, _RTM_NEWLINK))
+
+
+def dump(question: bytes, answer: int) -> Iterator[bytes]:
+    """Yield the bodies of the messages of type ``answer`` that a request for all brings. Blocks; raises OSError."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
         netlink.settimeout(5)
-        size = _QUESTION.size
-        netlink.send(
-            _QUESTION.pack(
-                *(size, _RTM_GETLINK, _NLM_F_REQUEST_DUMP, 1, 0),
-                *(0, 0, 0, 0, 0, 0),
-                *(8, _IFLA_EXT_MASK, _SKIP_STATISTICS),
-            )
-        )
-        found: list[Link] = []
+        netlink.send(question)
         while True:
             for kind, message in _messages(netlink.recv(65536)):
                 if kind == _NLMSG_DONE:
-                    return tuple(found)
+                    return
                 if kind == _NLMSG_ERROR:
                     code = -int.from_bytes(message[:4], sys.byteorder, signed=True)
                     raise OSError(code, os.strerror(code))
-                if kind == _RTM_NEWLINK:
-                    found.append(_link(message))
+                if kind == answer:
+                    yield message
 
 
 async def follow(report: Callable[[tuple[Link, ...]], None]) -> None:
     """Call ``report`` with all interfaces, at once and whenever one of them has changed. Runs for ever."""
+    await follow_all(links, _GROUP_LINK, report)
+
+
+async def follow_all(read: Callable[[], T], groups: int, report: Callable[[T], None]) -> None:
+    """Call ``report`` with what ``read`` returns, at once and when news of the multicast ``groups`` have changed it."""
     complained = False
     while True:
         try:
-            await _follow(report)
+            await _follow(read, groups, report)
         except OSError as error:
             if not complained:
                 log.warning("cannot hear of network interfaces: %s; trying again every %d s", error, RETRY_SECONDS)
@@ -125,16 +135,16 @@ async def follow(report: Callable[[tuple[Link, ...]], None]) -> None:
         await asyncio.sleep(RETRY_SECONDS)
 
 
-async def _follow(report: Callable[[tuple[Link, ...]], None]) -> None:
+async def _follow(read: Callable[[], T], groups: int, report: Callable[[T], None]) -> None:
     loop = asyncio.get_running_loop()
-    with _subscribe() as netlink:
+    with _subscribe(groups) as netlink:
         news = asyncio.Event()
         loop.add_reader(netlink, _drain, netlink, news)
         try:
-            last: tuple[Link, ...] = ()
+            last: T | None = None
             while True:
                 news.clear()
-                found = await asyncio.to_thread(links)
+                found = await asyncio.to_thread(read)
                 if found != last:
                     report(found)
                 last = found
@@ -144,10 +154,10 @@ async def _follow(report: Callable[[tuple[Link, ...]], None]) -> None:
             loop.remove_reader(netlink)
 
 
-def _subscribe() -> socket.socket:
+def _subscribe(groups: int) -> socket.socket:
     flags = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
     netlink = socket.socket(socket.AF_NETLINK, flags, socket.NETLINK_ROUTE)
-    netlink.bind((0, _GROUP_LINK))
+    netlink.bind((0, groups))
     return netlink
 
 
@@ -171,10 +181,10 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _link(message: bytes) -> Link:
-    found = _attributes(message[16:])
-    info = _attributes(found.get(_IFLA_LINKINFO, b""))
+    found = attributes(message[16:])
+    info = attributes(found.get(_IFLA_LINKINFO, b""))
     kind = _text(info.get(_IFLA_INFO_KIND, b""))
-    data = _attributes(info.get(_IFLA_INFO_DATA, b"")) if kind == "vlan" else {}
+    data = attributes(info.get(_IFLA_INFO_DATA, b"")) if kind == "vlan" else {}
     return Link(
         index=_number(message[4:8]),
         name=_text(found.get(_IFLA_IFNAME, b"")),
@@ -187,7 +197,8 @@ def _link(message: bytes) -> Link:
     )
 
 
-def _attributes(data: bytes) -> dict[int, bytes]:
+def attributes(data: bytes) -> dict[int, bytes]:
+    """Return the attributes of a message by their type, without one that is cut short."""
     found = {}
     while len(data) >= _ATTRIBUTE.size:
         length, kind = _ATTRIBUTE.unpack_from(data)

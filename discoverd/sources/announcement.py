@@ -8,6 +8,7 @@ import ipaddress
 from collections.abc import Iterable
 
 from discoverd.bus.avahi import UDP, Announced
+from discoverd.kernel.addresses import HostAddresses
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TidError, TransportId, check_interface, check_peer_nqn
 
 # What ``p`` may say. RoCE and iWARP are the same to the kernel.
@@ -29,8 +30,8 @@ def attributes(txt: Iterable[bytes]) -> dict[str, bytes | None]:
     return found
 
 
-def identify(announced: Announced, interface: str, unique_nqn: bool) -> TransportId:
-    """Return which controller is announced, as heard on ``interface``.
+def identify(announced: Announced, interface: str, unique_nqn: bool, addresses: HostAddresses) -> TransportId:
+    """Return which controller is announced, as heard on ``interface`` by the host with these ``addresses``.
 
     Without ``unique_nqn`` it is asked for under the well-known NQN. Raises TidError with the rule that broke.
     """
@@ -50,7 +51,7 @@ def identify(announced: Announced, interface: str, unique_nqn: bool) -> Transpor
     return TransportId.make(
         DISCOVERY,
         transport,
-        _address(announced.address, interface),
+        _address(announced.address, interface, addresses),
         str(announced.port),
         nqn if unique_nqn else DISCOVERY_NQN,
         host_iface=interface if transport == "tcp" else "",
@@ -75,17 +76,15 @@ def _text(txt: dict[str, bytes | None], key: str) -> str:
         raise TidError(f"the {key}= of its TXT record is not valid UTF-8") from None
 
 
-def _address(text: str, interface: str) -> str:
+def _address(text: str, interface: str, addresses: HostAddresses) -> str:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
         raise TidError(f"{text[:_NAME_MAX]!r} is not an IP address") from None
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped
-    if address.is_loopback:
-        raise TidError(f"its address {address} is this host's own")
-    if address.is_unspecified or address.is_multicast or address == ipaddress.ip_address("255.255.255.255"):
-        raise TidError(f"{address} is no address to connect to")
+    if fault := addresses.fault(str(address)):
+        raise TidError(fault)
     # Without its interface a link-local address means nothing.
     if isinstance(address, ipaddress.IPv6Address) and address.is_link_local and address.scope_id is None:
         return f"{address}%{interface}"

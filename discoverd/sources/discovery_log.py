@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import DiscoveredScope
+from discoverd.kernel.addresses import NO_ADDRESSES, HostAddresses
 from discoverd.kernel.admin import READ_ENTRIES, TRTYPES
 from discoverd.plan.candidate import Candidate, Refusal, Terms, listed_by, without_keys
 from discoverd.plan.log_page import (
@@ -33,7 +34,7 @@ class Parent:
     given up after ``give_up_after`` seconds without a connection, and ``asked`` is when the page came (seconds,
     CLOCK_BOOTTIME). What the page says is not connected to the central discovery controller is tried ``ncc_attempts``
     times, 0 for as often as it takes. ``trusted`` as in Candidate: what it lists is as trusted as
-    it is, and gets keys only if it is.
+    it is, and gets keys only if it is. ``addresses`` are this host's.
     """
 
     tid: TransportId
@@ -44,6 +45,7 @@ class Parent:
     asked: float
     trusted: bool = False
     ncc_attempts: int = 0
+    addresses: HostAddresses = NO_ADDRESSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def candidates(page: LogPage, parent: Parent, host: HostIdentity) -> Listing:
             if entry.subtype not in roles:
                 raise TidError(f"its subsystem type {entry.subtype} is unknown")
             role = roles[entry.subtype]
-            tid = _identify(entry, role.role, parent.tid, role.terms.persona if role.terms else "")
+            tid = _identify(entry, role.role, parent, role.terms.persona if role.terms else "")
         except TidError as error:
             refused.append(Refusal(f"entry {entry.number}, {entry.subnqn[:80]!r}", where, str(error)))
             could_be = _could_be(entry)
@@ -179,7 +181,8 @@ class _Role:
         )
 
 
-def _identify(entry: Entry, role: str, parent: TransportId, persona: str) -> TransportId:
+def _identify(entry: Entry, role: str, about: Parent, persona: str) -> TransportId:
+    parent = about.tid
     if entry.subtype == NVM and entry.subnqn == DISCOVERY_NQN:
         raise TidError("it is an I/O controller with the NQN of discovery controllers")
     transport = TRTYPES.get(entry.trtype, "")
@@ -200,17 +203,12 @@ def _identify(entry: Entry, role: str, parent: TransportId, persona: str) -> Tra
         hostnqn=persona,
     )
     if transport in ("tcp", "rdma"):
-        _check_target(tid.traddr, parent)
+        fault = about.addresses.fault(tid.traddr)
+        # A host that is a target itself, and whose discovery controller somebody trusted asks for, may list itself.
+        own = about.addresses.has(tid.traddr)
+        if fault and not (own and about.trusted and about.addresses.has(parent.traddr)):
+            raise TidError(fault + (", and the discovery controller is not" if own else ""))
     return tid
-
-
-@functools.lru_cache(maxsize=1024)
-def _check_target(traddr: str, parent: TransportId) -> None:
-    address = ipaddress.ip_address(traddr)
-    if address.is_unspecified or address.is_multicast:
-        raise TidError(f"{traddr} is no address to connect to")
-    if address.is_loopback and not _is_loopback(parent):
-        raise TidError(f"{traddr} is this host, and the discovery controller is not")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -230,7 +228,3 @@ def _zoned(traddr: str, parent: TransportId) -> str:
     if not zone:
         raise TidError(f"{address} is an address of one link, and the discovery controller's does not tell of which")
     return f"{address}%{zone}"
-
-
-def _is_loopback(parent: TransportId) -> bool:
-    return parent.transport in ("tcp", "rdma") and ipaddress.ip_address(parent.traddr).is_loopback

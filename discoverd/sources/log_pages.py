@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Role
+from discoverd.kernel.addresses import NO_ADDRESSES, HostAddresses
 from discoverd.kernel.controllers import canonical_nqn
 from discoverd.plan.candidate import AUTHORITIES, SOURCES, Candidate, Refusal, Target, as_host
 from discoverd.plan.evidence import Asked, Evidence, Pending, Reading
@@ -34,8 +35,8 @@ REFERRALS = 256
 class Context:
     """What log pages are understood with. ``hostids`` has the host IDs of host NQNs that firmware brought along.
 
-    ``give_up_after`` and ``ncc_attempts`` as in Parent. ``share`` is how much of what a page listed may be withdrawn at
-    once (per cent).
+    ``give_up_after``, ``ncc_attempts`` and ``addresses`` as in Parent. ``share`` is how much of what a page listed may
+    be withdrawn at once (per cent).
     """
 
     config: FabricsConfig
@@ -45,6 +46,7 @@ class Context:
     give_up_after: int
     ncc_attempts: int
     share: int
+    addresses: HostAddresses = NO_ADDRESSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +296,15 @@ class LogPages:
         io = _scope(context, via, "io", parent.tid.hostnqn)
         discovery = _scope(context, via, "discovery", parent.tid.hostnqn)
         about = Parent(
-            parent.tid, instance, io, discovery, context.give_up_after, read.time, trusted, context.ncc_attempts
+            parent.tid,
+            instance,
+            io,
+            discovery,
+            context.give_up_after,
+            read.time,
+            trusted,
+            context.ncc_attempts,
+            context.addresses,
         )
         listing = discovery_log.candidates(read.page, about, context.host)
         self._listed[instance] = _Listed(read.page, context, parent.tid, via, trusted, listing)

@@ -16,6 +16,7 @@ from dataclasses import replace
 from discoverd.bus import avahi
 from discoverd.bus.avahi import SERVICES_MAX, SERVICES_PER_INTERFACE, Announced, Service
 from discoverd.config.settings import Settings
+from discoverd.kernel.addresses import HostAddresses
 from discoverd.plan.candidate import MDNS, Announcement, Refusal, Wish
 from discoverd.sources.announcement import describe, harmless, identify
 from discoverd.tid import DISCOVERY, TidError, TransportId
@@ -41,7 +42,7 @@ class Mdns:
     """Wishes for announced discovery controllers, and for those that were announced before.
 
     Set ``unique_nqn`` to False, before :meth:`configure`, where the kernel takes none but the well-known NQN for a
-    discovery controller.
+    discovery controller. Nothing is heard before :meth:`locate` has told which addresses are this host's own.
     """
 
     def __init__(self, changed: Callable[[], None]) -> None:
@@ -50,6 +51,7 @@ class Mdns:
         self.unique_nqn = True
         self._changed = changed
         self._settings = Settings()
+        self._addresses = HostAddresses()
         self._browse_anew = asyncio.Event()
         # What Avahi tells, with the interface's name, and when that which it no longer tells was told last.
         self._heard: dict[Service, tuple[str, Announced]] = {}
@@ -85,6 +87,11 @@ class Mdns:
             self._lost.clear()
             self._unasked = 0
             self._unsettled_until = 0.0
+        self._refresh()
+
+    def locate(self, addresses: HostAddresses) -> None:
+        """Take the addresses of this host: who announces one of them is not believed."""
+        self._addresses = addresses
         self._refresh()
 
     async def run(self) -> None:
@@ -217,7 +224,7 @@ class Mdns:
             if not self._accepts(service, interface):
                 continue
             try:
-                tid = identify(news, interface, self.unique_nqn)
+                tid = identify(news, interface, self.unique_nqn, self._addresses)
             except TidError as error:
                 where = f"announced by mDNS on {interface}"
                 refusals.append(Refusal(f"discovery controller '{harmless(service.name)}'", where, str(error)))

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Never, TypeVar
 
 from discoverd import state, store
-from discoverd.kernel import usage
+from discoverd.kernel import addresses, usage
 from discoverd.sources import boot
 from discoverd.supervisor.changes import Changes
 from discoverd.supervisor.configuration import Configuration
@@ -151,6 +151,7 @@ class Supervisor:
         )
         for source in sources:
             self._tasks.create_task(source.run())
+        self._tasks.create_task(addresses.follow(inventory.locate))
         self._tasks.create_task(self._connection.run(self._signalled))
         self._tasks.create_task(self._rounds())
         return wake
@@ -167,6 +168,9 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FIRST_LOOKUP_TIMEOUT_SECONDS):
                     await self._inventory.names.answered()
+        # Before any announcement or log page counts, whatever else becomes known later.
+        with contextlib.suppress(OSError):
+            self._inventory.locate(await self._blocking(addresses.read))
         self._inventory.booted(await self._blocking(boot.claims, self._configuration.current.host.hostnqn))
 
     async def _blocking(self, function: Callable[..., T], *arguments: object) -> T:

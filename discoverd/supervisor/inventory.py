@@ -9,6 +9,7 @@ from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
 from discoverd.config.settings import Settings
+from discoverd.kernel.addresses import HostAddresses
 from discoverd.plan.candidate import (
     BOOT,
     CONFIGURATION,
@@ -69,10 +70,11 @@ class Inventory:
         self.wanted = Wanted(known.__contains__)
         self._boot: tuple[Candidate, ...] = ()
         self._configured = Configured((), {}, (), whole=False)
-        self._context = Context(self.config, self.host, {}, {}, 0, 0, 0)
+        self._addresses = HostAddresses()
+        self._context = Context(self.config, self.host, {}, {}, 0, 0, 0, self._addresses)
         self._exclusions = self.exclusions.exclusions
         # By origin: what the candidates were made from, and what could not be one.
-        self._granted: dict[str, tuple[tuple[Wish, ...], FabricsConfig, HostIdentity]] = {}
+        self._granted: dict[str, tuple[tuple[Wish, ...], FabricsConfig, HostIdentity, HostAddresses]] = {}
         self._ungranted: dict[str, tuple[Refusal, ...]] = {}
         self._refusals = Refusals()
         self.excluded: dict[str, str] = {}
@@ -107,6 +109,12 @@ class Inventory:
         self.names.prefer(addresses)
         self.mdns.remember(tuple(wish for wish in wishes if wish.origin == MDNS))
         self.fibre_channel.remember(tuple(wish for wish in wishes if wish.origin == FIBRE_CHANNEL))
+
+    def locate(self, addresses: HostAddresses) -> None:
+        """Take the addresses of this host, to which nobody on the network may have it connect."""
+        self._addresses = addresses
+        self.mdns.locate(addresses)
+        self._news()
 
     def booted(self, candidates: tuple[Candidate, ...]) -> None:
         """Take what was connected before the system was booted."""
@@ -186,6 +194,7 @@ class Inventory:
             self.settings.give_up,
             self.settings.connect_attempts_on_ncc,
             self.settings.disconnect_share,
+            self._addresses,
         )
         # Equal is not enough, and comparing whole configurations not cheap: log pages are gone through again for each.
         if any(getattr(context, name) is not getattr(self._context, name) for name in Context.__slots__):
@@ -197,7 +206,7 @@ class Inventory:
             (FIBRE_CHANNEL, self.fibre_channel.wishes),
         ):
             granted_before = self._granted.get(origin)
-            basis = (wishes, self.config, self.host)
+            basis = (wishes, self.config, self.host, self._addresses)
             if granted_before is None or any(
                 one is not other for one, other in zip(granted_before, basis, strict=True)
             ):
@@ -209,7 +218,11 @@ class Inventory:
         refused = []
         for wish in wishes:
             scope = self.config.discovered(None, "discovery" if wish.role == DISCOVERY else "io")
+            # Also those that an earlier supervisor believed, when the address was another host's.
+            fault = self._addresses.fault(wish.tid.traddr) if origin == MDNS else ""
             try:
+                if fault:
+                    raise ConfigError(fault)
                 candidates.append(granted(wish, scope, self.host, self.nbft.identities))
             except ConfigError as error:
                 refused.append(Refusal(str(wish.tid), wish.source, str(error)))

@@ -15,7 +15,8 @@ import pytest
 from discoverd import boot_record, notify, registry, state, store
 from discoverd.config.fabrics import load_fabrics
 from discoverd.config.identity import load_host_identity
-from discoverd.kernel import controllers, fabrics
+from discoverd.kernel import addresses, controllers, fabrics
+from discoverd.kernel.addresses import HostAddresses
 from discoverd.plan.candidate import Candidate
 from discoverd.plan.facts import Decision, UnitFact
 from discoverd.sources import exclusion_files
@@ -367,6 +368,8 @@ def install(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconciler, "LAST_REPORT_DELAY_SECONDS", 0.02)
     monkeypatch.setattr(starter, "START_RETRY_SECONDS", 0.05)
     monkeypatch.setattr(starter, "FIRST_ATTEMPT_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(addresses, "read", HostAddresses)
+    monkeypatch.setattr(addresses, "follow", _silent)
     for source in (Mdns, Nbft, FibreChannel):
         monkeypatch.setattr(source, "run", _silent)
     monkeypatch.setattr(inventory, "ExclusionFiles", partial(ExclusionFiles, root=str(host.etc)))

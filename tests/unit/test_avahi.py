@@ -101,13 +101,13 @@ class Bus:
         assert self.handler
         self.handler(message)
 
-    def item(self, member: str, service: Service, sender: str = "") -> None:
-        body: list[object] = [service.interface, service.protocol, service.name, service.type, service.domain, 4]
+    def item(self, member: str, service: Service, sender: str = "", flags: int = 4) -> None:
+        body: list[object] = [service.interface, service.protocol, service.name, service.type, service.domain, flags]
         self.signal(BROWSER, member, "iisssu", body, sender)
 
-    def found(self, service: Service, address: str = "192.0.2.1", sender: str = "") -> None:
+    def found(self, service: Service, address: str = "192.0.2.1", sender: str = "", flags: int = 4) -> None:
         where = [service.interface, service.protocol, service.name, service.type, service.domain]
-        body: list[object] = [*where, "array.local", service.protocol, address, 8009, [b"p=rdma", b"p=tcp"], 4]
+        body: list[object] = [*where, "array.local", service.protocol, address, 8009, [b"p=rdma", b"p=tcp"], flags]
         self.signal(RESOLVER, "Found", "iissssisqaayu", body, sender)
 
     def owned_by(self, owner: str) -> None:
@@ -208,6 +208,24 @@ def test_nobody_else_is_believed(bus: Bus, sender: str) -> None:
             assert list(bus.resolvers.values()) == [ONE]
 
     virtual_time.run(main())
+
+
+@pytest.mark.parametrize("flags", [4 | 8, 8 | 16])
+def test_what_this_host_announces_does_not_count(bus: Bus, flags: int) -> None:
+    """AVAHI_LOOKUP_RESULT_LOCAL and _OUR_OWN: any user can publish a service with Avahi."""
+
+    async def story() -> None:
+        async with watching(bus) as seen:
+            bus.item("ItemNew", ONE, flags=flags)
+            bus.item("ItemNew", TWO)
+            await until(lambda: list(bus.resolvers.values()) == [TWO])
+            # Its name was free on the link when it was heard first.
+            bus.found(TWO, flags=flags)
+            bus.found(TWO, flags=flags)
+            await until(lambda: not bus.resolvers)
+        assert seen == [Running(True), Withdrawn(TWO)]
+
+    asyncio.run(story())
 
 
 def test_no_other_form_is_taken(bus: Bus) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import DiscoveredScope, Secrets
+from discoverd.kernel.addresses import HostAddresses
 from discoverd.plan.candidate import Candidate, Refusal
 from discoverd.plan.log_page import Entry, LogPageError, parse
 from discoverd.sources.discovery_log import Parent, candidates
@@ -214,16 +215,33 @@ def test_unconnectable_entry_is_one_refusal_and_the_page_is_not_whole(bad: str, 
     assert (refusal.what, "TLS is not supported" in refusal.reason) == ("everything", True)
 
 
+HERE = HostAddresses(frozenset((bytes((192, 0, 2, 2)),)), frozenset((bytes((192, 0, 2, 255)),)))
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+@pytest.mark.parametrize("dc", ["192.0.2.1", "192.0.2.2", "127.0.0.1"])
+@pytest.mark.parametrize("listed", ["192.0.2.2", "127.0.0.1", "::ffff:192.0.2.2", "192.0.2.255", "192.0.2.3"])
+def test_only_a_trusted_discovery_controller_of_this_host_lists_this_host(trusted: bool, dc: str, listed: str) -> None:
+    tid = TransportId.make(DISCOVERY, "tcp", dc, "", DISCOVERY_NQN)
+    about = Parent(tid, tid.instance, SCOPE, SCOPE, 0, 0.0, trusted, addresses=HERE)
+    listing = candidates(parse(page(entry(NQN, listed))), about, IDENTITY)
+    here = listed not in ("192.0.2.3", "192.0.2.255")
+    taken = listed == "192.0.2.3" or (here and trusted and dc != "192.0.2.1")
+    assert bool(listing.candidates) is taken
+    if not taken:
+        assert listing.possible_nqns == {NQN}, "what is connected already is not withdrawn for it"
+
+
 @pytest.mark.parametrize(
     ("refused", "why"),
     [
-        (entry(NQN, "127.0.0.1", subtype=1), "is this host"),
+        (entry(NQN, "127.0.0.1", subtype=1), "is an address of this host, and the"),
         (entry(NQN, "ff02::1", subtype=1), "no address to connect to"),
         (entry(DISCOVERY_NQN, "nn-0x1:pn-0x2", "none", trtype=FC, subtype=1), "cannot refer to fc"),
         (entry(DISCOVERY_NQN, "", "none", trtype=254, subtype=1), "cannot refer to loop"),
         (entry(DISCOVERY_NQN), "the NQN of discovery controllers"),
-        (entry(NQN, "127.0.0.1"), "is this host"),
-        (entry(NQN, "::1"), "is this host"),
+        (entry(NQN, "127.0.0.1"), "is an address of this host, and the"),
+        (entry(NQN, "::1"), "is an address of this host, and the"),
         (entry(NQN, "224.0.0.1"), "no address to connect to"),
         (entry(NQN, "", "none", trtype=254), "cannot refer to loop"),
         (entry(NQN, "nn-0x1:pn-0x2", "none", trtype=FC), "cannot refer to fc"),

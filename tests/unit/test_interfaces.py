@@ -100,7 +100,7 @@ def test_all_are_told_at_once_and_when_one_changes(monkeypatch: pytest.MonkeyPat
     answers = [(ETH,), (ETH,), (ETH, VLAN)]
     monkeypatch.setattr(interfaces, "links", lambda: answers.pop(0) if answers[1:] else answers[0])
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    monkeypatch.setattr(interfaces, "_subscribe", lambda: here)
+    monkeypatch.setattr(interfaces, "_subscribe", lambda _: here)
     told: list[tuple[Link, ...]] = []
 
     async def scenario() -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from discoverd.bus import avahi
 from discoverd.bus.avahi import IPV4, IPV6, TCP, UDP, Announced, News, Running, Service, Unasked, Withdrawn
 from discoverd.config.settings import Settings
+from discoverd.kernel.addresses import HostAddresses
 from discoverd.plan.candidate import MDNS, Announcement, Wish
 from discoverd.sources import mdns
 from discoverd.sources.announcement import attributes, describe, identify
@@ -26,6 +27,12 @@ from . import virtual_time
 from .fake_host import until
 
 NQN = "nqn.2024-08.com.example:dc"
+HERE = HostAddresses(
+    frozenset(
+        socket.inet_pton(family, text) for family, text in ((socket.AF_INET, "192.0.2.2"), (socket.AF_INET6, "fe80::2"))
+    ),
+    frozenset((socket.inet_aton("192.0.2.255"),)),
+)
 INTERFACES = {2: "eth0", 3: "eth1", 4: "eth2"}
 
 
@@ -77,7 +84,7 @@ def test_any_txt_record_has_attributes(txt: list[bytes]) -> None:
     ],
 )
 def test_an_announcement_is_a_controller(news: Announced, instance: str) -> None:
-    assert identify(news, "eth0", unique_nqn=True).instance == instance
+    assert identify(news, "eth0", unique_nqn=True, addresses=HERE).instance == instance
 
 
 @pytest.mark.parametrize(
@@ -97,9 +104,14 @@ def test_an_announcement_is_a_controller(news: Announced, instance: str) -> None
         (announced("p=tcp", f"nqn={NQN}\ntraddr=192.0.2.9"), "is not allowed"),
         (announced("p=tcp", f"nqn={NQN}{'x' * 224}"), "223 are allowed"),
         (announced(port=0), "port is 0"),
-        (announced(address="127.0.0.1"), "this host's own"),
-        (announced(address="::1"), "this host's own"),
-        (announced(address="::ffff:127.0.0.1"), "this host's own"),
+        (announced(address="127.0.0.1"), "an address of this host"),
+        (announced(address="::1"), "an address of this host"),
+        (announced(address="::ffff:127.0.0.1"), "an address of this host"),
+        (announced(address="192.0.2.2"), "192.0.2.2 is an address of this host"),
+        (announced(address="::ffff:192.0.2.2"), "an address of this host"),
+        (announced(address="fe80::2"), "an address of this host"),
+        (announced(address="192.0.2.255"), "no address to connect to"),
+        (announced(address="0.0.0.1"), "no address to connect to"),
         (announced(address="0.0.0.0"), "no address to connect to"),  # noqa: S104
         (announced(address="::"), "no address to connect to"),
         (announced(address="224.0.0.251"), "no address to connect to"),
@@ -111,14 +123,14 @@ def test_an_announcement_is_a_controller(news: Announced, instance: str) -> None
 )
 def test_nonsensical_announcement_is_refused(news: Announced, reason: str) -> None:
     with pytest.raises(TidError, match=reason):
-        identify(news, "eth0", unique_nqn=True)
+        identify(news, "eth0", unique_nqn=True, addresses=HERE)
 
 
 def test_a_kernel_without_unique_names_gets_the_well_known_one() -> None:
     news = announced("p=tcp", f"nqn={NQN}")
-    assert identify(news, "eth0", unique_nqn=False).subsysnqn == DISCOVERY_NQN
+    assert identify(news, "eth0", unique_nqn=False, addresses=HERE).subsysnqn == DISCOVERY_NQN
     with pytest.raises(TidError, match="begin"):
-        identify(announced("p=tcp", "nqn=x"), "eth0", unique_nqn=False)
+        identify(announced("p=tcp", "nqn=x"), "eth0", unique_nqn=False, addresses=HERE)
 
 
 @given(
@@ -129,7 +141,7 @@ def test_a_kernel_without_unique_names_gets_the_well_known_one() -> None:
 )
 def test_any_announcement_is_a_controller_or_refused(txt: list[bytes], address: str, port: int, kind: str) -> None:
     try:
-        tid = identify(announced(*txt, address=address, port=port, kind=kind), "eth0", unique_nqn=True)
+        tid = identify(announced(*txt, address=address, port=port, kind=kind), "eth0", unique_nqn=True, addresses=HERE)
     except TidError:
         return
     assert tid.instance.isascii()

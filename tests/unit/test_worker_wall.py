@@ -16,7 +16,7 @@ import discoverd
 
 PACKAGE = Path(discoverd.__file__).parent
 # What of the kernel only the supervisor needs.
-SUPERVISORS = ("inotify.py", "interfaces.py", "nbft.py")
+SUPERVISORS = ("addresses.py", "inotify.py", "interfaces.py", "nbft.py")
 INSIDE = sorted(
     [
         *PACKAGE.glob("worker/*.py"),
