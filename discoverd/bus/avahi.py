@@ -34,8 +34,8 @@ _USE_MULTICAST = 2
 _LOCAL = 8 | 16
 
 # As many services are asked about: anybody on the link can announce any number. Those beyond wait for a place.
-SERVICES_MAX = 256
-SERVICES_PER_INTERFACE = 64
+SERVICES_MAX = 128
+SERVICES_PER_INTERFACE = 32
 # As many are remembered at all. Avahi's cache has no more for one interface (cache-entries-max).
 _HEARD_MAX = 4096
 

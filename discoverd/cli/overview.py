@@ -110,6 +110,8 @@ class Controller:
             return state.EXCLUDED
         if unit and unit.active == "failed":
             return state.REFUSED if report and report.state == state.REFUSED else "failed"
+        if report and report.state == state.GIVEN_UP:
+            return state.GIVEN_UP
         if unit:
             return state.STOPPED
         if self.planned:

@@ -40,6 +40,8 @@ MAX_ENTRIES = 16_384
 # So many of them are read. Pages are kept in /run and in memory, anybody on a link can announce a discovery controller,
 # and more controllers of one are not connected anyway.
 READ_ENTRIES = 2048
+# Of a page that only an announcement leads to: each entry costs memory, here and under /run.
+READ_UNTRUSTED_ENTRIES = 256
 # Seconds before a page that has changed meanwhile is read again, each time, until it is given up. One that changes all
 # the time costs no more readings than one that is announced all the time.
 CHANGED_RETRY_SECONDS = (1, 2, 2, 2, 2)
@@ -185,7 +187,7 @@ def discovery_options(session: Session) -> int:
 
 
 class Log:
-    """A discovery log page: header and the first READ_ENTRIES of its ``records`` entries, all of 1024 bytes."""
+    """A discovery log page: header and the first of its ``records`` entries, all of 1024 bytes."""
 
     __slots__ = ("data", "generation", "records")
 
@@ -216,8 +218,8 @@ def _field(data: bytes, start: int, size: int) -> str:
     return data[start : start + size].partition(b"\0")[0].decode("utf-8", "replace").strip(" ")
 
 
-def read_discovery_log(session: Session, specific: int = 0) -> Log:
-    """Read a discovery controller's log page, asked for with ``specific`` (such as PORT_LOCAL).
+def read_discovery_log(session: Session, specific: int = 0, most: int = READ_ENTRIES) -> Log:
+    """Read a discovery controller's log page, asked for with ``specific`` (such as PORT_LOCAL), ``most`` entries of it.
 
     The header is read before and after; a change in between means reading again, a little later. Extended entries,
     which were not asked for and which some controller may send all the same, lose what they have more than basic ones.
@@ -228,7 +230,7 @@ def read_discovery_log(session: Session, specific: int = 0) -> Log:
         header = _Header(session, specific)
         fault: AdminError | None = None
         try:
-            page = header.entries(session)
+            page = header.entries(session, most)
         except AdminError as error:
             # Half of it may be from before a change and half from after it.
             fault = error
@@ -256,10 +258,10 @@ class _Header:
         if records > MAX_ENTRIES:
             raise AdminError(f"its discovery log page claims {records} entries, more than {MAX_ENTRIES}")
 
-    def entries(self, session: Session) -> bytearray:
-        """Return a page in the basic format: this header, and READ_ENTRIES entries at most."""
+    def entries(self, session: Session, most: int) -> bytearray:
+        """Return a page in the basic format: this header, and ``most`` entries at most."""
         _, records, _, flags, length = self.fields
-        count = min(records, READ_ENTRIES)
+        count = min(records, most)
         page = bytearray(self._data)
         if flags & _HEADER_EXTENDED:
             # The file that is made of it says what is in it. A length that does not fit stays, and tells of it.

@@ -14,6 +14,7 @@ from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity, identity_for
 from discoverd.config.model import Connection, DiscoveredScope, Secrets
 from discoverd.kernel.controllers import canonical_nqn
+from discoverd.plan.budgets import ANNOUNCED_ATTEMPTS
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TransportId
 
 # Origins: who asks, for as long as it exists. A log page's is the instance of its discovery controller.
@@ -222,6 +223,7 @@ def granted(wish: Wish, scope: DiscoveredScope, host: HostIdentity, identities: 
         persistent=terms.persistent,
         symname=terms.symname,
         announcement=wish.announcement,
+        attempts=0 if wish.origin in AUTHORITIES else ANNOUNCED_ATTEMPTS,
     )
 
 

@@ -7,7 +7,7 @@ Layout: NVMe-oF 1.1 §5.3, NVMe Base Specification 2.0 figure 295 (1024-byte hea
 import struct
 from dataclasses import dataclass
 
-from discoverd.kernel.admin import ENTRY_SIZE, HEADER_SIZE, READ_ENTRIES
+from discoverd.kernel.admin import ENTRY_SIZE, HEADER_SIZE, READ_ENTRIES, READ_UNTRUSTED_ENTRIES
 from discoverd.plan.evidence import Asked
 
 # Generation, number of entries, their format, total length in bytes.
@@ -73,8 +73,8 @@ def parse(data: bytes) -> LogPage:
     generation, records, form, length = _HEADER.unpack_from(data)
     if form != 0:
         raise LogPageError(f"the record format {form} is unknown")
-    read = min(records, READ_ENTRIES)
-    if len(data) != HEADER_SIZE + read * ENTRY_SIZE:
+    read, rest = divmod(len(data) - HEADER_SIZE, ENTRY_SIZE)
+    if rest or read not in (min(records, READ_ENTRIES), min(records, READ_UNTRUSTED_ENTRIES)):
         raise LogPageError(f"it claims {records} entries and has {len(data)} bytes")
     entries = []
     refused = []

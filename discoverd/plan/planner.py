@@ -138,7 +138,12 @@ def closed(known: Mapping[str, Known], wanted: Container[str], authoritative: Ma
 
 
 def _is_still_given_up(candidate: Candidate, report: Report) -> bool:
-    """Tell whether nothing has come since that would be a reason to try again."""
+    """Tell whether nothing has come since that would be a reason to try again.
+
+    What is only announced is tried again by and by (discoverd.supervisor.starter).
+    """
+    if not candidate.trusted:
+        return False
     out_of_time = bool(candidate.give_up_after) and candidate.asked <= report.time
     return out_of_time or 0 < candidate.attempts <= report.attempt
 

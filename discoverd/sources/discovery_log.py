@@ -9,7 +9,8 @@ from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import DiscoveredScope
 from discoverd.kernel.addresses import NO_ADDRESSES, HostAddresses
-from discoverd.kernel.admin import READ_ENTRIES, TRTYPES
+from discoverd.kernel.admin import READ_ENTRIES, READ_UNTRUSTED_ENTRIES, TRTYPES
+from discoverd.plan.budgets import ANNOUNCED_ATTEMPTS, ANNOUNCED_GIVE_UP_SECONDS
 from discoverd.plan.candidate import Candidate, Refusal, Terms, listed_by, without_keys
 from discoverd.plan.log_page import (
     DUPLICATE_RETURNED_INFORMATION,
@@ -100,7 +101,9 @@ def candidates(page: LogPage, parent: Parent, host: HostIdentity) -> Listing:
         more = len(refused) - REFUSALS
         refused[REFUSALS:] = [Refusal(f"{more} more entries", where, "they cannot be connected either")]
     if page.beyond:
-        why = f"no more than {READ_ENTRIES} entries of a log page are looked at"
+        most = READ_ENTRIES if parent.trusted else READ_UNTRUSTED_ENTRIES
+        why = f"no more than {most} entries of a log page are looked at"
+        why += "" if parent.trusted else " where only an announcement leads to it"
         refused.append(Refusal(f"{page.beyond} entries", where, why))
     refused += [Refusal("everything", where, fault) for fault in sorted(faults)]
     inconclusive = ""
@@ -165,6 +168,9 @@ class _Role:
     def candidate(self, tid: TransportId, terms: Terms, ncc: bool) -> Candidate:
         parent = self._parent
         give_up_after, asked = (parent.give_up_after, parent.asked) if self.role == DISCOVERY else (0, 0.0)
+        attempts = parent.ncc_attempts if ncc else 0
+        if not parent.trusted:
+            give_up_after, asked, attempts = ANNOUNCED_GIVE_UP_SECONDS, parent.asked, ANNOUNCED_ATTEMPTS
         options = terms.options(tid, self.role)
         return Candidate(
             tid,
@@ -175,7 +181,7 @@ class _Role:
             give_up_after,
             asked,
             trusted_parent=parent.trusted,
-            attempts=parent.ncc_attempts if ncc else 0,
+            attempts=attempts,
             persistent=terms.persistent,
             symname=terms.symname,
         )

@@ -9,6 +9,7 @@ from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Role
 from discoverd.kernel.addresses import NO_ADDRESSES, HostAddresses
 from discoverd.kernel.controllers import canonical_nqn
+from discoverd.plan.budgets import ANNOUNCED_LISTED, ANNOUNCED_REFERRALS
 from discoverd.plan.candidate import AUTHORITIES, SOURCES, Candidate, Refusal, Target, as_host
 from discoverd.plan.evidence import Asked, Evidence, Pending, Reading
 from discoverd.plan.facts import Answer, Known
@@ -24,8 +25,6 @@ from discoverd.tid import DISCOVERY, TransportId
 LIMIT = 1024
 # And so many for all of them: anybody on a link can announce discovery controllers, and each has a page.
 TOTAL = 4096
-# Those that only announcements lead to have so many of them.
-ANNOUNCED = 1024
 # Referrals lead so far, as with nvme-cli, and to no more discovery controllers than this.
 DEPTH = 8
 REFERRALS = 256
@@ -151,11 +150,11 @@ class LogPages:
             if not queue:
                 trusted = False
                 queue += [instance for instance in announced if instance not in self.depths]
-                referrals_max += len(queue)
                 self.depths |= dict.fromkeys(queue, 0)
+                referrals_max = min(referrals_max + len(queue), len(self.depths) + ANNOUNCED_REFERRALS)
                 vias |= dict.fromkeys(queue)
                 # Workers of what was listed by who has gone since go on: with every new name there would be more.
-                room = min(room, ANNOUNCED) - sum(
+                room = min(room, ANNOUNCED_LISTED) - sum(
                     one.origin not in SOURCES and not any(by.trusted_parent for by in wanted.asked.get(instance, ()))
                     for instance, one in known.items()
                 )
@@ -176,8 +175,8 @@ class LogPages:
             new = [one for one in candidates if trusted or one.tid.instance not in known]
             if len(new) > max(0, room):
                 beyond = new[max(0, room) :]
-                why = f"all discovery controllers together can list {TOTAL} controllers, {ANNOUNCED} of them where mDNS"
-                why += " leads to; the rest is not connected"
+                why = f"all discovery controllers together can list {TOTAL} controllers, {ANNOUNCED_LISTED} of them"
+                why += " where mDNS leads to; the rest is not connected"
                 refusals.append(Refusal(f"{len(beyond)} entries", f"in the log page of {instance}", why))
                 without = set(beyond)
                 candidates = tuple(one for one in candidates if one not in without)
@@ -277,7 +276,8 @@ class LogPages:
             if self.depths[instance] >= DEPTH:
                 why = f"it is more than {DEPTH} referrals away from what was asked for"
             elif not known and len(self.depths) + new >= most:
-                why = f"no more than {REFERRALS} discovery controllers are connected for referrals"
+                why = f"no more than {REFERRALS} discovery controllers are connected for referrals, "
+                why += f"{ANNOUNCED_REFERRALS} of them where mDNS leads to"
             else:
                 new += not known
                 near.add(name)

@@ -136,6 +136,8 @@ class Reconciler:
         if report is None:
             return
         self._inventory.reported(instance, before, report)
+        if report.state == state.LIVE:
+            self._starter.connected(instance)
         if decision := self._decisions.get(instance):
             # At once: the next decision may have to wait for systemd.
             self._tally.count(instance, self._state_of(decision))
@@ -332,5 +334,5 @@ class Reconciler:
         report = self._observed.reports.get(decision.instance)
         unit = self._observed.units.get(decision.instance)
         if report is None or unit is None or not unit.running:
-            return STARTING
+            return state.GIVEN_UP if report and report.state == state.GIVEN_UP else STARTING
         return LEFT_ALONE if report.state == state.FOREIGN else report.state

@@ -3,6 +3,7 @@
 
 import asyncio
 import logging
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
@@ -15,6 +16,7 @@ from discoverd.supervisor.connection import Connection
 from discoverd.supervisor.fields import about
 from discoverd.supervisor.specifications import Specifications
 from discoverd.supervisor.status_line import Tally
+from discoverd.supervisor.turns import Turns
 from discoverd.systemd.unit_properties import unit_properties, unless_exists
 from discoverd.systemd.units import UnitError
 
@@ -45,6 +47,10 @@ def fair(decisions: Iterable[Decision], served: Mapping[str, float]) -> list[Dec
 
     placed = [(place(decision), decision) for decision in decisions]
     return [decision for _, decision in sorted(placed, key=lambda pair: pair[0])]
+
+
+def _trusted(decision: Decision) -> bool:
+    return decision.candidate is None or decision.candidate.trusted
 
 
 class Starter:
@@ -81,6 +87,8 @@ class Starter:
         self._not_before: dict[str, float] = {}
         # When one of an origin's controllers was started last.
         self._served: dict[str, float] = {}
+        self._announced = Turns()
+        self._retry: asyncio.TimerHandle | None = None
 
     def __contains__(self, instance: str) -> bool:
         return instance in self._starting
@@ -88,7 +96,11 @@ class Starter:
     @property
     def idle(self) -> bool:
         """Tell whether nothing is being started, nor waits for its turn."""
-        return not self._starting and not self._pending
+        now = asyncio.get_running_loop().time()
+        waiting = (
+            one for one in self._pending.values() if _trusted(one) or self._announced.due(one.instance, now) <= now
+        )
+        return not self._starting and next(waiting, None) is None
 
     @property
     def masked(self) -> Collection[str]:
@@ -108,6 +120,11 @@ class Starter:
         self._not_before.pop(instance, None)
         self._served.pop(instance, None)
         self._masked.discard(instance)
+        self._announced.forget(instance)
+
+    def connected(self, instance: str) -> None:
+        """Take the news that a controller is live."""
+        self._announced.connected(instance)
 
     def job_ended(self, instance: str) -> None:
         """Take the news that a job of a unit has ended."""
@@ -128,16 +145,31 @@ class Starter:
         if not self._pending or self._connection.units is None:
             return
         now = asyncio.get_running_loop().time()
+        next_turn = math.inf
         for decision in fair(self._pending.values(), self._served):
             instance = decision.instance
             # A decision from before the end of a start does not know of what came after it, such as a stop.
             if instance in self._starting or instance in self._changes or self._not_before.get(instance, 0) > now:
                 continue
             keep_stopped = decision.action is Action.KEEP_STOPPED
-            if keep_stopped or len(self._starting) < most_at_once:
-                del self._pending[instance]
-                self._starting[instance] = asyncio.Event()
-                self._tasks.create_task(self._start(decision, keep_stopped))
+            if not keep_stopped and len(self._starting) >= most_at_once:
+                continue
+            if not keep_stopped and not _trusted(decision):
+                if (due := self._announced.due(instance, now)) > now:
+                    next_turn = min(next_turn, due)
+                    continue
+                self._announced.began(instance)
+            del self._pending[instance]
+            self._starting[instance] = asyncio.Event()
+            self._tasks.create_task(self._start(decision, keep_stopped))
+        self._come_back(next_turn)
+
+    def _come_back(self, when: float) -> None:
+        """Have a round begin when it is the turn of something that is only announced."""
+        if self._retry is not None:
+            self._retry.cancel()
+        loop = asyncio.get_running_loop()
+        self._retry = None if when == math.inf else loop.call_at(when, self._changes.wake)
 
     async def _start(self, decision: Decision, keep_stopped: bool) -> None:
         """Make or start a unit, and wait for the end of its first attempt, within bounds."""
@@ -154,6 +186,8 @@ class Starter:
         finally:
             if keep_stopped:
                 await self._allow_start(instance)
+            elif not _trusted(decision):
+                self._announced.ended(instance, asyncio.get_running_loop().time())
             del self._starting[instance]
             self._changes.add_unit(instance)
         if keep_stopped:
@@ -170,7 +204,11 @@ class Starter:
         if units is None:
             raise UnitError("not connected to systemd")
         properties = unit_properties(
-            candidate.tid, candidate.role, self._worker, canonical_nqn(candidate.tid.subsysnqn) in self._system
+            candidate.tid,
+            candidate.role,
+            self._worker,
+            canonical_nqn(candidate.tid.subsysnqn) in self._system,
+            candidate.trusted,
         )
         if keep_stopped:
             # There is no way to make a unit and not start it; with this the start does nothing.

@@ -20,6 +20,7 @@ _ORDER = (
     state.WAITING,
     state.PARKED,
     STARTING,
+    state.GIVEN_UP,
     state.STOPPED,
     state.EXCLUDED,
     LEFT_ALONE,

@@ -21,7 +21,9 @@ def unless_exists(path: str) -> Property:
     return ("Conditions", "a(sbbs)", [["ConditionPathExists", False, True, path]])
 
 
-def unit_properties(tid: TransportId, role: str, worker: str, system: bool = False) -> list[Property]:
+def unit_properties(
+    tid: TransportId, role: str, worker: str, system: bool = False, trusted: bool = True
+) -> list[Property]:
     """Return the properties for StartTransientUnit. ``worker`` is the path of the worker's launcher.
 
     With ``system`` the system itself runs from the subsystem, and a shutdown does not stop the unit.
@@ -50,7 +52,8 @@ def unit_properties(tid: TransportId, role: str, worker: str, system: bool = Fal
         ("KillMode", "s", "mixed"),
         # Nothing asks for these units but the supervisor's call, and `systemctl isolate` stops what nothing asks for.
         ("IgnoreOnIsolate", "b", True),
-        ("OOMScoreAdjust", "i", -900),
+        # Storage goes last when memory is short, but not what whoever is on a link has had connected.
+        ("OOMScoreAdjust", "i", -900 if trusted else 0),
         ("SyslogIdentifier", "s", "nvme-ctrl"),
         ("LogExtraFields", "aay", journal_fields(tid)),
         *(_SYSTEM_ORDERING if system else _ordering(tid.transport)),

@@ -262,7 +262,11 @@ class Discovery:
         if not spec.register:
             self.registration.forget()
         to_register = spec.register and not before.register
-        if asked_again or to_register or (before.persistent, before.pleo) != (spec.persistent, spec.pleo):
+        if (
+            asked_again
+            or to_register
+            or ((before.persistent, before.pleo, before.trusted) != (spec.persistent, spec.pleo, spec.trusted))
+        ):
             self.request(now, fresh=True)
             return
         if spec.confirm and not before.confirm and self.log_read and self.next:

@@ -24,6 +24,7 @@ class Interrogation:
         "_address",
         "_ask",
         "_automatic",
+        "_most",
         "_port_local",
         "answered",
         "connection",
@@ -38,6 +39,7 @@ class Interrogation:
     def __init__(self, spec: "Spec", before: "Interrogation | None", fresh: bool, connection: str, ask: bool) -> None:
         self._automatic = spec.persistent == "auto"
         self._port_local = spec.pleo
+        self._most = admin.READ_ENTRIES if spec.trusted else admin.READ_UNTRUSTED_ENTRIES
         self._address = spec.option("transport"), spec.option("traddr"), spec.option("trsvcid")
         self.fresh = fresh or before is None
         self.connection = connection
@@ -58,13 +60,13 @@ class Interrogation:
             if self.fresh:
                 self._look(session, device)
             try:
-                self.log = admin.read_discovery_log(session, self.specific)
+                self.log = admin.read_discovery_log(session, self.specific, self._most)
             except admin.RefusedError:
                 if not self.specific:
                     raise
                 # It announced what it does not keep.
                 self.specific = 0
-                self.log = admin.read_discovery_log(session)
+                self.log = admin.read_discovery_log(session, 0, self._most)
             if self._automatic and not self.may_persist():
                 self._identify(session)
                 self._try_keep_alive(session)

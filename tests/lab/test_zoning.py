@@ -169,7 +169,9 @@ def test_two_that_refer_to_each_other_and_list_the_same(host: Machine) -> None:
 def test_announced_cdc_is_registered_with_and_followed(host: Machine) -> None:
     host.run(f"lab-target up --subsystems 2 --ports {ADDRESS}:4420")
     unit = f"nvme-ctrl@tcp:{ADDRESS}:8009:{A}::path0.service"
-    host.put("/etc/nvme/discoverd.conf", "[Global]\nmdns-interfaces = path0\nmdns-families = ipv4\nregistration = all\n")
+    host.put(
+        "/etc/nvme/discoverd.conf", "[Global]\nmdns-interfaces = path0\nmdns-families = ipv4\nregistration = all\n"
+    )
     host.run("lab-mdns up && systemctl start avahi-daemon.service", timeout=scenario.GENEROUS)
     try:
         with Cdc(host, instances={"cdc": {"nqn": A}}, entries=[entry(nqn(1)), entry(nqn(2))]) as cdc:

@@ -326,7 +326,7 @@ def test_a_flood_takes_no_more_places_than_there_are(bus: Bus) -> None:
             # A place that falls free goes to the next.
             bus.item("ItemRemove", Service(2, IPV4, "flood0", TCP, "local"))
             await until(lambda: seen[-1] == Unasked(4095 - avahi.SERVICES_PER_INTERFACE))
-            assert "flood64" in {service.name for service in bus.resolvers.values()}
+            assert "flood32" in {service.name for service in bus.resolvers.values()}
 
     virtual_time.run(main())
 
@@ -340,7 +340,7 @@ def test_one_interface_does_not_take_the_places_of_another(bus: Bus) -> None:
             await until(lambda: len(bus.resolvers) == avahi.SERVICES_MAX)
             await until(lambda: seen[-1] == Unasked(6 * 80 - avahi.SERVICES_MAX))
             per_interface = [service.interface for service in bus.resolvers.values()]
-            assert [per_interface.count(interface) for interface in (2, 3, 4, 5, 6)] == [64, 64, 64, 64, 0]
+            assert [per_interface.count(interface) for interface in (2, 3, 4, 5, 6)] == [32, 32, 32, 32, 0]
 
     virtual_time.run(main())
 

@@ -30,7 +30,7 @@ SCOPE = DiscoveredScope({"ctrl-loss-tmo": "-1"}, Secrets(), "", "", "", "")
 def found(
     data: bytes, parent: TransportId = PARENT, scope: DiscoveredScope = SCOPE, discovery: DiscoveredScope = SCOPE
 ) -> tuple[tuple[Candidate, ...], tuple[Refusal, ...]]:
-    about = Parent(parent, parent.instance, scope, discovery, give_up_after=3600, asked=17.5)
+    about = Parent(parent, parent.instance, scope, discovery, give_up_after=3600, asked=17.5, trusted=True)
     listing = candidates(parse(data), about, IDENTITY)
     return listing.candidates, listing.refusals
 
@@ -437,6 +437,6 @@ def test_an_entry_that_cannot_be_used_may_be_a_controller_of_its_name(unusable: 
 
 @pytest.mark.parametrize(("eflags", "limit", "attempts"), [(4, 3, 3), (4, 0, 0), (0, 3, 0), (6, 2, 2)])
 def test_entry_not_connected_to_the_cdc_is_tried_so_often(eflags: int, limit: int, attempts: int) -> None:
-    about = Parent(PARENT, PARENT.instance, SCOPE, SCOPE, give_up_after=0, asked=0.0, ncc_attempts=limit)
+    about = Parent(PARENT, PARENT.instance, SCOPE, SCOPE, give_up_after=0, asked=0.0, trusted=True, ncc_attempts=limit)
     (found,) = candidates(parse(page(entry(NQN, eflags=eflags))), about, IDENTITY).candidates
     assert found.attempts == attempts

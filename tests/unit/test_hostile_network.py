@@ -11,13 +11,14 @@ from discoverd.bus import avahi
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
 from discoverd.kernel import admin
+from discoverd.plan.budgets import ANNOUNCED_LISTED
 from discoverd.plan.candidate import CONFIGURATION, MDNS, NBFT, Announcement, Candidate, Wish
 from discoverd.plan.facts import Action, Decision, Known, UnitFact
 from discoverd.plan.folding import Wanted
 from discoverd.plan.log_page import PageRead, parse
 from discoverd.sources import mdns
 from discoverd.sources.discovery_log import REFUSALS, Parent, candidates
-from discoverd.sources.log_pages import ANNOUNCED, Context, LogPages
+from discoverd.sources.log_pages import Context, LogPages
 from discoverd.supervisor import reconciler
 from discoverd.supervisor.starter import fair
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
@@ -192,11 +193,11 @@ def test_ever_new_names_in_pages_are_bounded() -> None:
         pages.put(name, PageRead(listed, 0))
         pages.follow(wanted, CONTEXT, {}, known)
         # All are started, and none of their workers ever ends.
-        known |= {one: Known("", asked[0].origin) for one, asked in wanted.asked.items()}
+        known |= {one: Known("", asked[0].origin, trusted=False) for one, asked in wanted.asked.items()}
         # A new supervisor finds the same again.
         pages.follow(wanted, CONTEXT, {}, known)
         assert known.keys() >= wanted.asked.keys()
-    assert ANNOUNCED <= len(known) <= ANNOUNCED + 7
+    assert ANNOUNCED_LISTED <= len(known) <= ANNOUNCED_LISTED + 7
     mine = candidate(DISCOVERY, CONFIGURATION, DISCOVERY_NQN, address="198.51.100.1")
     wanted = put(mine)
     pages.put(mine.tid.instance, PageRead(parse(page(entry(VOLUME))), 0))

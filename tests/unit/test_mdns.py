@@ -510,14 +510,14 @@ def test_a_flood_is_one_refusal(scenario: Scenario) -> None:
         ]
 
     async def story(source: Source) -> None:
-        source.hear(*controllers(2, 70), *controllers(3, 3))
+        source.hear(*controllers(2, 38), *controllers(3, 3))
         source.tell(Unasked(10))
         await source.settle()
-        assert len(source.mdns.wishes) == 64 + 3
+        assert len(source.mdns.wishes) == 32 + 3
         assert [refusal.what for refusal in source.mdns.refusals] == ["16 more discovery controllers"]
         # Those that are kept without being announced have their places too, so nobody gets more by saying goodbye.
         kept = list(source.mdns.wishes)
-        for one in controllers(2, 70):
+        for one in controllers(2, 38):
             source.tell(Withdrawn(one.service))
         source.tell(Unasked(0))
         await asyncio.sleep(mdns.LOST_TIMEOUT_SECONDS * 2)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from discoverd import state
 from discoverd.config.settings import DISCONNECT_SCOPES, DisconnectScope
-from discoverd.plan.candidate import CONFIGURATION, MDNS, UNMANAGED, Candidate
+from discoverd.plan.candidate import CONFIGURATION, MDNS, SOURCES, UNMANAGED, Candidate
 from discoverd.plan.evidence import Pending, Wait
 from discoverd.plan.facts import Action, Answer, Decision, Facts, HeldBack, Known, Policy, Report, UnitFact
 from discoverd.plan.planner import ELSEWHERE, closed, confirmable, plan
@@ -25,7 +25,8 @@ STOPPED = UnitFact("loaded", "inactive")
 def candidate(name: str = "a", origin: str = CONFIGURATION, source: str = "") -> Candidate:
     tid = TransportId.make(IO, "tcp", "192.0.2.1", "", "nqn." + name)
     source = source or ("configured at f:1" if origin == CONFIGURATION else f"listed in the log page of {origin}")
-    return Candidate(tid, IO, source, origin, (("nqn", "nqn." + name), ("transport", "tcp")))
+    options = (("nqn", "nqn." + name), ("transport", "tcp"))
+    return Candidate(tid, IO, source, origin, options, trusted_parent=origin not in SOURCES)
 
 
 A = candidate()

@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from discoverd import state, store
+from discoverd.plan.budgets import ANNOUNCED_FIRST_WAIT_SECONDS
 from discoverd.plan.candidate import CONFIGURATION, Candidate
 from discoverd.plan.facts import Action, Decision
 from discoverd.supervisor import starter
@@ -29,9 +30,9 @@ from .fake_host import until
 # Fairness -------------------------------------------------------------------------------------------------
 
 
-def decision(name: str, origin: str = CONFIGURATION, action: Action = Action.START) -> Decision:
+def decision(name: str, origin: str = CONFIGURATION, action: Action = Action.START, trusted: bool = True) -> Decision:
     tid = TransportId.make(IO, "tcp", "192.0.2.1", "", "nqn." + name)
-    candidate = Candidate(tid, IO, "listed somewhere", origin, ())
+    candidate = Candidate(tid, IO, "listed somewhere", origin, (), trusted_parent=trusted)
     return Decision(name, action, "asked for", candidate)
 
 
@@ -258,6 +259,63 @@ def test_served_origin_that_is_forgotten_does_not_wait(play: Play) -> None:
         room.starter.job_ended("p1")
 
     play(scenario)
+
+
+def announced(name: str, origin: str = "dc") -> Decision:
+    return decision(name, origin, trusted=False)
+
+
+def test_announced_controllers_are_tried_one_at_a_time_behind_the_trusted(play: Play) -> None:
+    async def scenario(room: Room) -> None:
+        room.begin(announced("x"), announced("y"), A, B, most_at_once=2)
+        await until(lambda: room.systemd.started == ["a", "b"])
+        room.starter.job_ended("a")
+        room.starter.job_ended("b")
+        await room.ended("a", "b")
+        room.starter.go(10)
+        await until(lambda: room.systemd.started == ["a", "b", "x"])
+        await asyncio.sleep(0.01)
+        assert room.systemd.started == ["a", "b", "x"]
+        room.starter.job_ended("x")
+        await room.ended("x")
+        room.changes.take()
+        room.starter.connected("x")
+        room.starter.go(10)
+        await until(lambda: room.systemd.started == ["a", "b", "x", "y"])
+        room.starter.job_ended("y")
+        await room.ended("y")
+
+    play(scenario)
+
+
+def test_announced_controller_that_failed_is_tried_again_later_without_news(play: Play) -> None:
+    async def scenario(room: Room) -> None:
+        room.begin(announced("x"))
+        await until(lambda: room.systemd.started == ["x"])
+        room.starter.job_ended("x")
+        await room.ended("x")
+        room.changes.take()
+        room.begin(announced("x"))
+        assert room.starter.idle, "nobody waits for it"
+        began = asyncio.get_running_loop().time()
+        await room.changes.wait()
+        assert asyncio.get_running_loop().time() - began >= ANNOUNCED_FIRST_WAIT_SECONDS - 1
+        room.starter.go(10)
+        await until(lambda: room.systemd.started == ["x", "x"])
+        room.starter.job_ended("x")
+        await room.ended("x")
+
+    play(scenario)
+
+
+def test_announced_controller_has_no_protection_from_the_oom_killer(play: Play) -> None:
+    async def scenario(room: Room) -> None:
+        room.begin(announced("x"))
+        await until(lambda: room.systemd.calls)
+        room.starter.job_ended("x")
+
+    ((_, properties),) = play(scenario).systemd.calls
+    assert ("OOMScoreAdjust", "i", 0) in properties
 
 
 def test_first_attempt_without_end_gives_its_place_away(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ from discoverd import state
 from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import DiscoveredScope, Secrets
+from discoverd.kernel.admin import READ_UNTRUSTED_ENTRIES
+from discoverd.plan.budgets import ANNOUNCED_ATTEMPTS, ANNOUNCED_GIVE_UP_SECONDS
 from discoverd.plan.candidate import (
     BOOT,
     CONFIGURATION,
@@ -151,3 +153,36 @@ def test_path_that_somebody_trusted_lists_as_well_is_trusted() -> None:
     assert wanted.announced(NQN) == ()
     (decision,) = plan(Facts(wanted.asked, trusted_subsystems=wanted.trusted_subsystems), [instance])
     assert decision.action is Action.START
+
+
+# Budgets --------------------------------------------------------------------------------------------------
+
+
+def test_announced_controller_ends_after_one_attempt_and_is_given_up_soon() -> None:
+    tid = TransportId.make(DISCOVERY, "tcp", "192.0.2.1", "", DISCOVERY_NQN)
+    made = granted(Wish(tid, DISCOVERY, "announced", MDNS), SCOPE, HOST, {})
+    assert (made.attempts, made.give_up_after) == (ANNOUNCED_ATTEMPTS, 0), "while it is announced"
+    parent = Parent(tid, tid.instance, SCOPE, SCOPE, 3600, 17.5, trusted=False, ncc_attempts=7)
+    data = log_page(entry(NQN, eflags=4), entry(DISCOVERY_NQN, subtype=1, traddr="192.0.2.2"))
+    for one in discovery_log.candidates(parse(data), parent, HOST).candidates:
+        limits = one.attempts, one.give_up_after, one.asked
+        assert limits == (ANNOUNCED_ATTEMPTS, ANNOUNCED_GIVE_UP_SECONDS, 17.5)
+
+
+def test_announced_controller_that_gave_up_is_wanted_all_the_same() -> None:
+    """When its turn comes; discoverd.supervisor.turns says when that is."""
+    one = replace(path("192.0.2.66", trusted=False), attempts=1)
+    reports = {one.tid.instance: Report(state.GIVEN_UP, attempt=1)}
+    assert decide(one, reports=reports).action is Action.START
+
+
+def test_page_of_an_announced_discovery_controller_is_cut_short() -> None:
+    data = bytearray(log_page(*(entry(f"{NQN}-{number}") for number in range(READ_UNTRUSTED_ENTRIES))))
+    data[8:16] = (1000).to_bytes(8, "little")
+    data[20:24] = bytes(4)
+    page = parse(bytes(data))
+    assert (len(page.entries), page.beyond) == (READ_UNTRUSTED_ENTRIES, 1000 - READ_UNTRUSTED_ENTRIES)
+    tid = TransportId.make(DISCOVERY, "tcp", "192.0.2.1", "", DISCOVERY_NQN)
+    listing = discovery_log.candidates(page, Parent(tid, tid.instance, SCOPE, SCOPE, 0, 0, trusted=False), HOST)
+    assert "only an announcement leads to it" in listing.refusals[0].reason
+    assert listing.inconclusive

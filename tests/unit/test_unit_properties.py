@@ -111,7 +111,7 @@ def test_how_it_is_run() -> None:
 
 def test_no_secret_is_within_reach() -> None:
     """Any user can read a unit's properties: what they are made from is an identity, a role, a path and a yes or no."""
-    assert list(inspect.signature(unit_properties).parameters) == ["tid", "role", "worker", "system"]
+    assert list(inspect.signature(unit_properties).parameters) == ["tid", "role", "worker", "system", "trusted"]
     assert list(inspect.signature(journal_fields).parameters) == ["tid"]
     assert {field.name for field in fields(TransportId)} == {
         "transport",

@@ -122,7 +122,7 @@ class Reader:
             raise self.options
         return self.options
 
-    def read_discovery_log(self, _: object, specific: int = 0) -> admin.Log:
+    def read_discovery_log(self, _: object, specific: int = 0, most: int = admin.READ_ENTRIES) -> admin.Log:  # noqa: ARG002
         self.asked.append("port" if specific == admin.PORT_LOCAL else "page")
         if specific and self.refuses_port_local:
             raise admin.RefusedError(0x4002)
