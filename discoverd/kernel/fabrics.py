@@ -7,14 +7,30 @@ Follows drivers/nvme/host/fabrics.c. The errno of a failed connect is the kernel
 
 import _socket
 import posix
+import time
 
 from discoverd.kernel import controllers
 
 DEVICE = "/dev/nvme-fabrics"
 # As long as the kernel's own attempt takes, which sends a second SYN after a second (TCP_SYNCNT 1).
 REACH_TIMEOUT_SECONDS = 3
+# Half as long as the kernel waits for an answer to its own ICReq, in which nobody else can connect.
+ANSWER_TIMEOUT_SECONDS = 5
 
 _SO_BINDTODEVICE = 25
+_IC_LENGTH = 128
+# Of the PDU that ends a connection (C2HTermReq), what says why it was sent.
+_TERM_LENGTH = 10
+
+
+class ProbeError(OSError):
+    """What takes TCP connections at a target's address does not go on as an NVMe/TCP controller does.
+
+    ``errno`` is ETIMEDOUT if it said nothing, or too little, in time; ECONNRESET if it closed the connection; EPROTO if
+    it said something else. ``answer`` is the beginning of what it said.
+    """
+
+    answer = b""
 
 
 def supported() -> set[str] | None:
@@ -67,11 +83,13 @@ _ESSENTIAL = frozenset(
 
 
 def reach(options: dict[str, str]) -> None:
-    """Raise OSError unless the target takes a TCP connection within REACH_TIMEOUT_SECONDS. Other transports
-    pass.
+    """Raise OSError unless what is at the target's address takes a TCP connection within REACH_TIMEOUT_SECONDS, and
+    initialises it as NVMe/TCP within ANSWER_TIMEOUT_SECONDS (ICReq, ICResp). Other transports pass.
 
     The kernel connects one controller at a time (nvmf_dev_mutex), and waits seconds for a target that does not answer:
-    the controllers of one dead array would keep those of all others waiting.
+    the controllers of one dead or silent array would keep those of all others waiting. The connection is closed before
+    its first command, so that no controller is made at the target. With TLS the probe ends with the TCP connection:
+    what comes next is the handshake's.
     """
     if options.get("transport") != "tcp":
         return
@@ -87,10 +105,41 @@ def reach(options: dict[str, str]) -> None:
         if source := options.get("host_traddr"):
             probe.bind(_socket_address(source, 0))
         probe.connect(target)
+        if "tls" not in options:
+            _initialize(probe, ("hdr_digest" in options) | ("data_digest" in options) << 1)
     except TimeoutError:
         raise OSError(110, "timed out") from None
     finally:
         probe.close()
+
+
+def _initialize(probe: _socket.socket, digests: int) -> None:
+    """Initialise a connection as the kernel will, with the same digests (bit 0 for headers, bit 1 for data).
+
+    Raises ProbeError. What else of the answer may not suit the kernel is for the kernel to say; it does so at once.
+    """
+    length = _IC_LENGTH.to_bytes(4, "little")
+    answer = b""
+    deadline = time.monotonic() + ANSWER_TIMEOUT_SECONDS
+    errno = 0
+    try:
+        # Type 0, no flags, its length twice; PDU format 0, no alignment, digests, one R2T at a time.
+        probe.send(b"\0\0\x80\0" + length + b"\0\0\0" + digests.to_bytes(1, "little") + bytes(_IC_LENGTH - 12))
+        while len(answer) < (_IC_LENGTH if answer[:1] in (b"", b"\1") else _TERM_LENGTH):
+            probe.settimeout(max(deadline - time.monotonic(), 0.001))
+            if not (more := probe.recv(_IC_LENGTH - len(answer))):
+                errno = 104  # ECONNRESET
+                break
+            answer += more
+    except TimeoutError:
+        errno = 110
+    except OSError:
+        errno = 104  # Or EPIPE, where it was closed before it was asked.
+    begun = answer[:1] in (b"", b"\1")
+    if errno or not begun or answer[4:8] != length or (answer[11] ^ digests) & 3:
+        error = ProbeError(errno if errno and begun else 71, "no NVMe/TCP connection can be initialised")  # EPROTO
+        error.answer = answer
+        raise error
 
 
 def _socket_address(address: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
@@ -103,9 +152,8 @@ def _socket_address(address: str, port: int) -> tuple[str, int] | tuple[str, int
 def connect(options: list[tuple[str, str]], known: set[str] | None) -> str:
     """Connect with what of ``options`` the kernel knows, and return the new controller's name.
 
-    Raises OSError with the kernel's errno, or with that of the attempt to reach the target.
+    Raises OSError with the kernel's errno.
     """
-    reach(dict(options))
     text = connect_string(options, known)
     fd = posix.open(DEVICE, posix.O_RDWR | posix.O_CLOEXEC)
     try:

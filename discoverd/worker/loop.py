@@ -565,12 +565,17 @@ def _connect(spec: state.Spec) -> "tuple[str, int]":
     """
     known = fabrics.supported()
     try:
-        device = fabrics.connect(spec.options, known)
+        device = _attempt(spec.options, known)
     except OSError as error:
         if error.errno != _EADDRNOTAVAIL or not spec.source_optional:
             raise
-        device = fabrics.connect(_without_source(spec), known)
+        device = _attempt(_without_source(spec), known)
     return device, controllers.sysfs_inode(device)
+
+
+def _attempt(options: list[tuple[str, str]], known: set[str] | None) -> str:
+    fabrics.reach(dict(options))
+    return fabrics.connect(options, known)
 
 
 def _without_source(spec: state.Spec) -> list[tuple[str, str]]:

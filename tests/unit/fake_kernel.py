@@ -129,6 +129,11 @@ class Kernel:
         self.fails_always = 0
         self.gate = threading.Event()
         self.gate.set()
+        # What the probe before a connect fails with, likewise.
+        self.probed: list[dict[str, str]] = []
+        self.probe_failures: list[OSError] = []
+        self.probe_gate = threading.Event()
+        self.probe_gate.set()
         self.missing = False
         # The addresses this host has, None for any.
         self.addresses: set[str] | None = None
@@ -193,6 +198,12 @@ class Kernel:
         if self.missing:
             raise FileNotFoundError(2, "No such file or directory", fabrics.DEVICE)
         return self.known
+
+    def reach(self, options: dict[str, str]) -> None:
+        self.probed.append(options)
+        self.probe_gate.wait(PATIENCE)
+        if self.probe_failures:
+            raise self.probe_failures.pop(0)
 
     def connect(self, options: list[tuple[str, str]], known: set[str] | None) -> str:
         text = fabrics.connect_string(options, known)
@@ -292,6 +303,7 @@ class Scenario(threading.Thread):
         except BaseException as error:
             self.error = error
         self._kernel.gate.set()
+        self._kernel.probe_gate.set()
         self._kernel.log_gate.set()
         self._kernel.dim_gate.set()
         if not self.over:
@@ -365,6 +377,7 @@ def install(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
         (controllers, "CLASS", str(kernel.sysfs)),
         (block, "SYS", str(kernel.root / "sys")),
         (fabrics, "supported", kernel.supported),
+        (fabrics, "reach", kernel.reach),
         (fabrics, "connect", kernel.connect),
         (fabrics, "delete", kernel.delete),
         (admin, "Session", Session),

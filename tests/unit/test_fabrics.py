@@ -5,12 +5,17 @@ import errno
 import os
 import posix
 import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from discoverd.kernel import controllers, fabrics
+from discoverd.worker.cause import sentence
 
 OPTIONS = [("nqn", "nqn.a"), ("transport", "tcp"), ("dhchap_secret", "x"), ("tos", "3"), ("hdr_digest", "")]
 
@@ -23,14 +28,156 @@ def test_options_that_the_kernel_lacks_are_left_out_unless_they_matter() -> None
     assert fabrics.lacking(OPTIONS, known) == ["hdr_digest"]
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_a_target_that_listens_is_reached(address: str) -> None:
+# The probe ------------------------------------------------------------------------------------------------
+
+LENGTH = (128).to_bytes(4, "little")
+
+
+def icresp(digests: int = 0) -> bytes:
+    return b"\1\0\x80\0" + LENGTH + b"\0\0\0" + bytes([digests]) + bytes(116)
+
+
+def asked(connection: socket.socket) -> bytes:
+    """Take the whole of an ICReq."""
+    return connection.recv(128, socket.MSG_WAITALL)
+
+
+@contextmanager
+def listening(serve: Callable[[socket.socket], object], address: str = "127.0.0.1") -> Iterator[dict[str, str]]:
+    """Have each connection served by a function, and closed after it; gives the options of a connect to there."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.create_server((address, 0), family=family) as server:
-        port = str(server.getsockname()[1])
-        fabrics.reach({"transport": "tcp", "traddr": address, "trsvcid": port, "host_traddr": address})
+
+        def run() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    serve(connection)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield {"transport": "tcp", "traddr": address, "trsvcid": str(server.getsockname()[1])}
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def answering(answer: bytes) -> Callable[[socket.socket], None]:
+    def serve(connection: socket.socket) -> None:
+        asked(connection)
+        connection.sendall(answer)
+        connection.recv(1)
+
+    return serve
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_target_that_listens_is_reached(address: str) -> None:
+    with listening(answering(icresp()), address) as options:
+        fabrics.reach({**options, "host_traddr": address})
     with pytest.raises(ConnectionRefusedError):
-        fabrics.reach({"transport": "tcp", "traddr": address, "trsvcid": port})
+        fabrics.reach(options)
+
+
+def test_probe_asks_as_the_kernel_does_and_closes_before_the_first_command() -> None:
+    heard = []
+
+    def serve(connection: socket.socket) -> None:
+        heard.append(asked(connection))
+        # In two parts, as a network may deliver it.
+        connection.sendall(icresp(3)[:60])
+        time.sleep(0.02)
+        connection.sendall(icresp(3)[60:])
+        heard.append(connection.recv(1))
+
+    with listening(serve) as options:
+        fabrics.reach({**options, "hdr_digest": "", "data_digest": ""})
+    # Type, flags, HLEN, PDO, PLEN; PFV, HPDA, DGST, MAXR2T (NVMe/TCP Transport Specification, figure "ICReq PDU").
+    head = bytes([0, 0, 128, 0, 128, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0])
+    assert heard == [head + bytes(112), b""]
+
+
+NOT_NVME = [
+    (b"", errno.ECONNRESET, "closes it"),
+    (icresp()[:64], errno.ECONNRESET, "closes it"),
+    (icresp(1), errno.EPROTO, "digests"),
+    (b"\1\0\x80\0\xff\xff\0\0" + bytes(120), errno.EPROTO, "not NVMe/TCP"),
+    (b"\3\0\x18\0\x98\0\0\0\6\0" + bytes(142), errno.EPROTO, "ends the connection: unsupported parameter"),
+    (b"\3\0\x18\0\x98\0\0\0\x63\0" + bytes(142), errno.EPROTO, "fatal error status 0x63"),
+    (b"\x15\3\3\0\2\2\x32", errno.EPROTO, "wants TLS on this port"),
+    (b"SSH-2.0-OpenSSH_9.2p1\r\n", errno.EPROTO, "not NVMe/TCP"),
+    (b"HTTP/1.1 400 Bad Request\r\n\r\n", errno.EPROTO, "not NVMe/TCP"),
+    (b"+", errno.EPROTO, "not NVMe/TCP"),
+]
+
+
+@pytest.mark.parametrize(("answer", "number", "words"), NOT_NVME, ids=range(len(NOT_NVME)))
+def test_what_is_no_nvme_target_is_not_reached(answer: bytes, number: int, words: str) -> None:
+    def serve(connection: socket.socket) -> None:
+        asked(connection)
+        connection.sendall(answer)
+
+    with listening(serve) as options, pytest.raises(fabrics.ProbeError) as caught:
+        fabrics.reach(options)
+    assert caught.value.errno == number
+    assert words in sentence(caught.value)
+
+
+def test_peer_that_speaks_first_and_resets_is_not_reached() -> None:
+    def serve(connection: socket.socket) -> None:
+        # Closed with something unread, a connection is reset.
+        connection.recv(1)
+
+    with listening(serve) as options, pytest.raises(fabrics.ProbeError) as caught:
+        fabrics.reach(options)
+    assert caught.value.errno == errno.ECONNRESET
+
+
+@pytest.mark.parametrize("said", [b"", icresp()[:7]], ids=["silent", "stuck"])
+def test_silent_target_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    monkeypatch.setattr(fabrics, "ANSWER_TIMEOUT_SECONDS", 0.2)
+    began = time.monotonic()
+    with listening(answering(said)) as options, pytest.raises(fabrics.ProbeError) as caught:
+        fabrics.reach(options)
+    assert time.monotonic() < began + 5
+    assert caught.value.errno == errno.ETIMEDOUT
+    assert "does not answer" in sentence(caught.value)
+
+
+def test_target_that_drips_is_not_waited_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fabrics, "ANSWER_TIMEOUT_SECONDS", 0.2)
+    dripped = []
+
+    def serve(connection: socket.socket) -> None:
+        try:
+            for byte in icresp():
+                connection.sendall(bytes([byte]))
+                dripped.append(byte)
+                time.sleep(0.1)
+        except OSError:
+            pass
+
+    with listening(serve) as options, pytest.raises(fabrics.ProbeError, match="initialised"):
+        fabrics.reach(options)
+    assert len(dripped) < 64
+
+
+def test_target_with_tls_is_only_connected_to() -> None:
+    heard: list[bytes] = []
+    done = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        heard.append(connection.recv(1))
+        done.set()
+
+    with listening(serve) as options:
+        fabrics.reach({**options, "tls": ""})
+        assert done.wait(5)
+    assert heard == [b""]
 
 
 def test_a_target_that_does_not_answer_times_out(monkeypatch: pytest.MonkeyPatch) -> None:

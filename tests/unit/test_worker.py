@@ -155,6 +155,19 @@ def test_no_fabrics_device(kernel: Kernel) -> None:
     assert live(kernel, act) == 0
 
 
+def test_silent_target_never_reaches_the_kernel(kernel: Kernel) -> None:
+    kernel.probe_failures = [fabrics.ProbeError(errno.ETIMEDOUT, "no NVMe/TCP connection can be initialised")] * 2
+
+    def act() -> None:
+        until(lambda: "attempt 1: the target takes the TCP connection and does not answer" in kernel.status)
+        until(lambda: "attempt 2" in kernel.status)
+        assert kernel.written == []
+        until(lambda: kernel.status == "live nvme0")
+
+    assert live(kernel, act) == 0
+    assert len(kernel.probed) == 3
+
+
 def test_a_kernel_without_an_option(kernel: Kernel) -> None:
     kernel.known = {"nqn", "transport", "traddr", "trsvcid"}
     spec = leave_spec()
