@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from discoverd import registry, state
 from discoverd.config.errors import Diagnostic
+from discoverd.kernel import fabrics
 from discoverd.plan.candidate import CONFIGURATION, FIBRE_CHANNEL, MDNS, Announcement, Refusal, Wish, target_of
 from discoverd.plan.evidence import Asked
 from discoverd.plan.facts import Decision, Known, Report
@@ -58,6 +59,15 @@ def prepare() -> socket.socket:
     # left.
     os.rename(temporary, state.WAKE_SOCKET)
     return wake
+
+
+def write_abilities(module: int, known: Iterable[str] | None) -> None:
+    """Have workers know which options this loading of nvme-fabrics knows, None if it does not tell.
+
+    Raises state.StateError.
+    """
+    fields = [("module", str(module)), *(("option", name) for name in sorted(known or ()))]
+    state.write(fabrics.ABILITIES, state.encode(fabrics.ABILITIES_KIND, fields))
 
 
 def sweep() -> None:

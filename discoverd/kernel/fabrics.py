@@ -9,14 +9,19 @@ import _socket
 import posix
 import time
 
+from discoverd import state
 from discoverd.kernel import controllers
 
 DEVICE = "/dev/nvme-fabrics"
+# What the supervisor has found out about the module that is loaded, for the workers.
+ABILITIES = state.ROOT + "/abilities"
+ABILITIES_KIND = "discoverd-abilities 1"
 # As long as the kernel's own attempt takes, which sends a second SYN after a second (TCP_SYNCNT 1).
 REACH_TIMEOUT_SECONDS = 3
 # Half as long as the kernel waits for an answer to its own ICReq, in which nobody else can connect.
 ANSWER_TIMEOUT_SECONDS = 5
 
+_MODULE = "/sys/class/misc/nvme-fabrics/"
 _SO_BINDTODEVICE = 25
 _IC_LENGTH = 128
 # Of the PDU that ends a connection (C2HTermReq), what says why it was sent.
@@ -33,10 +38,15 @@ class ProbeError(OSError):
     answer = b""
 
 
-def supported() -> set[str] | None:
-    """Return the option names this kernel knows, or None where it does not tell (before 5.17).
+class UnknownAbilitiesError(OSError):
+    """Nobody has found out yet which options the kernel knows."""
 
-    Raises OSError.
+
+def supported() -> set[str] | None:
+    """Ask the kernel which option names it knows; None where it does not tell (before 5.17).
+
+    Blocks for as long as anything is being connected, and nothing ends that, not even SIGKILL: reading takes the same
+    lock as a connect. Raises OSError.
     """
     fd = posix.open(DEVICE, posix.O_RDONLY | posix.O_CLOEXEC)
     try:
@@ -46,6 +56,29 @@ def supported() -> set[str] | None:
     finally:
         posix.close(fd)
     return {token.partition("=")[0].strip() for token in text.split(",")}
+
+
+def module() -> int:
+    """Return a number that tells the nvme-fabrics that is loaded from an earlier and a later one, 0 if none is."""
+    try:
+        return posix.stat(_MODULE).st_ino
+    except OSError:
+        return 0
+
+
+def abilities() -> set[str] | None:
+    """Return what :func:`supported` has said of the module that is loaded, without asking the kernel again.
+
+    Raises FileNotFoundError where there is no device, UnknownAbilitiesError where nobody has found out yet.
+    """
+    posix.stat(DEVICE)
+    try:
+        fields = state.decode(ABILITIES_KIND, state.read(ABILITIES))
+    except state.StateError:
+        fields = []
+    if fields[:1] != [("module", str(module()))]:
+        raise UnknownAbilitiesError(0, "the kernel is busy connecting, and has not said yet which options it knows")
+    return {name for _, name in fields[1:]} or None
 
 
 def connect_string(options: list[tuple[str, str]], known: set[str] | None) -> str:

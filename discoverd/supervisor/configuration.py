@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The configuration as it is in force: read as a whole, and swapped as a whole."""
 
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from discoverd.config.errors import Diagnostic
@@ -12,11 +11,15 @@ from discoverd.config.fabrics import load_fabrics
 from discoverd.config.identity import HostIdentity, load_host_identity
 from discoverd.config.model import FabricsConfig
 from discoverd.config.settings import SETTINGS_CONF, Settings, load_settings
-from discoverd.kernel import fabrics
 from discoverd.plan.facts import Policy
+from discoverd.supervisor.abilities import Abilities
 from discoverd.systemd import journal
 
 log = logging.getLogger("discoverd")
+
+# So long the kernel may take to say what it knows before everything else goes on without that: a host where nothing is
+# being connected answers at once.
+ABILITIES_TIMEOUT_SECONDS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Snapshot:
     """What was given to us at one moment.
 
     ``complaints`` are about the files as they are, also where those from before are in force. ``abilities`` are the
-    options of connects that the kernel knows, None where it does not tell.
+    options of connects that the kernel knows, None where it does not tell, or has not told yet.
     """
 
     fabrics: FabricsConfig = field(default_factory=FabricsConfig)
@@ -45,21 +48,26 @@ class Snapshot:
 
 
 class Configuration:
-    """``current`` is what is in force. ``blocking`` runs a function beside the loop, one at a time."""
+    """``current`` is what is in force. ``blocking`` runs a function beside the loop, one at a time.
 
-    def __init__(self, blocking: Callable[..., Awaitable[Any]]) -> None:
+    ``changed`` is called when there is another ``current`` without :meth:`load`: the kernel has said what it knows.
+    """
+
+    def __init__(self, blocking: Callable[..., Awaitable[Any]], changed: Callable[[], None]) -> None:
         self._blocking = blocking
+        self._changed = changed
+        self.abilities = Abilities(blocking, self._kernel_answered)
+        self._loading = False
         self.current = Snapshot()
 
     async def load(self) -> None:
         """Read everything anew, and log what is wrong with it; where that cannot be used, the one from before stays."""
+        self._loading = True
         config: FabricsConfig = await self._blocking(load_fabrics)
         settings, complaints = await self._blocking(load_settings, SETTINGS_CONF, self.current.settings)
         host: HostIdentity = await self._blocking(load_host_identity)
-        abilities = self.current.abilities
-        with contextlib.suppress(OSError):  # Without the module every connect fails, and says so.
-            supported: set[str] | None = await self._blocking(fabrics.supported)
-            abilities = None if supported is None else frozenset(supported)
+        await self.abilities.look(ABILITIES_TIMEOUT_SECONDS)
+        self._loading = False
         before = self.current
         complaints = (*config.diagnostics, *complaints, *host.diagnostics)
         if not config.valid and before.fabrics.valid and before.fabrics.connections:
@@ -67,7 +75,12 @@ class Configuration:
             config = before.fabrics
         if not host.hostnqn and before.host.hostnqn:
             host = before.host
-        self.current = Snapshot(config, settings, host, complaints, abilities)
+        self.current = Snapshot(config, settings, host, complaints, self.abilities.known)
         journal.set_up(settings.log_level)
         for complaint in complaints:
             log.log(logging.ERROR if complaint.severity == "error" else logging.WARNING, "%s", complaint)
+
+    def _kernel_answered(self) -> None:
+        if not self._loading:
+            self.current = replace(self.current, abilities=self.abilities.known)
+            self._changed()

@@ -63,7 +63,7 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._ready = False
         self._changes = Changes()
-        self._configuration = Configuration(self._blocking)
+        self._configuration = Configuration(self._blocking, self._apply)
         self._specifications = Specifications(self._blocking)
         self._observed = Observed(self._blocking)
         self._connection = Connection(libexec + "/unit-agent", self._blocking, self._changes)
@@ -182,12 +182,16 @@ class Supervisor:
         """Read the configuration, and have everybody go by it."""
         policy = self._configuration.current.policy
         await self._configuration.load()
+        await self._inventory.exclusions.load()
+        self._apply()
+        if self._configuration.current.policy != policy:
+            self._changes.add(self._specifications.known)
+
+    def _apply(self) -> None:
+        """Have everybody go by the configuration that is in force."""
         current = self._configuration.current
         self._specifications.configure(current.settings, current.abilities)
-        await self._inventory.exclusions.load()
         self._inventory.configure(current.fabrics, current.host, current.settings, unique_nqn=current.unique_nqn)
-        if current.policy != policy:
-            self._changes.add(self._specifications.known)
         self._changes.add(self._inventory.wanted.discovery)
 
     async def _reload(self) -> None:
@@ -236,6 +240,8 @@ class Supervisor:
             await self._changes.wait()
             await asyncio.sleep(max(DEBOUNCE_SECONDS, not_before - loop.time()))
             began = loop.time()
+            # A worker that waits for it reports, and so there is a round.
+            await self._configuration.abilities.look()
             await self._reconciler.round()
             self._notifier.status(self._reconciler.status)
             if self._reconciler.settled:

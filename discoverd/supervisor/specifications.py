@@ -46,6 +46,9 @@ class Specifications:
         ``abilities`` are the options of connects that the kernel knows, None where it does not tell.
         """
         self._abilities = None if abilities is None else set(abilities)
+        for decision in self._made_from.values():
+            if decision.candidate is not None:
+                self._say_lacking(decision.candidate.options)
         if (settings.pleo, settings.registration) != (self._pleo, self._registration):
             self._pleo, self._registration = settings.pleo, settings.registration
             self._made_from.clear()

@@ -563,7 +563,7 @@ def _connect(spec: state.Spec) -> "tuple[str, int]":
 
     Later, the name may be another's already.
     """
-    known = fabrics.supported()
+    known = fabrics.abilities()
     try:
         device = _attempt(spec.options, known)
     except OSError as error:

@@ -4,6 +4,7 @@
 import asyncio
 import os
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
@@ -203,12 +204,24 @@ class Host:
         self.daemon: Supervisor | None = None
         # The options of connects that the kernel knows; None where it does not tell.
         self.abilities: set[str] | None = None
+        # Another number is another loading of the module. Cleared: the kernel is busy, and does not answer.
+        self.module = 4711
+        self.idle = threading.Event()
+        self.idle.set()
+        self.asked = 0
         self.messages: list[str] = []
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self.notify.bind(str(root / "notify"))
+        (root / "nvme-fabrics").touch()
         (self.etc / "nvme-fabrics.conf.d").mkdir(parents=True)
         (self.etc / "hostnqn").write_text("nqn.2024-08.com.example:host\n")
         (self.etc / "hostid").write_text("0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0\n")
+
+    def supported(self) -> set[str] | None:
+        """What the kernel says, as soon as it is not busy."""
+        self.asked += 1
+        self.idle.wait(PATIENCE)
+        return self.abilities
 
     def configure(self, text: str) -> None:
         path = self.etc / "nvme-fabrics.conf"
@@ -377,7 +390,10 @@ def install(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boot_record, "PATH", str(run / "boot-controllers"))
     monkeypatch.setattr(registry, "ROOT", str(host.registry))
     monkeypatch.setattr(controllers, "CLASS", str(host.sysfs))
-    monkeypatch.setattr(fabrics, "supported", lambda: host.abilities)
+    monkeypatch.setattr(fabrics, "DEVICE", str(host.root / "nvme-fabrics"))
+    monkeypatch.setattr(fabrics, "ABILITIES", str(run / "abilities"))
+    monkeypatch.setattr(fabrics, "module", lambda: host.module)
+    monkeypatch.setattr(fabrics, "supported", host.supported)
     monkeypatch.setenv("NOTIFY_SOCKET", str(host.root / "notify"))
     monkeypatch.delenv("WATCHDOG_USEC", raising=False)
 

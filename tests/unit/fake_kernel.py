@@ -138,6 +138,7 @@ class Kernel:
         # The addresses this host has, None for any.
         self.addresses: set[str] | None = None
         self.known: set[str] | None = None
+        self.unknown = False
         self.delete_fails = 0
         self.log_pages: list[bytes | Exception] = []
         self.log_reads = 0
@@ -194,9 +195,11 @@ class Kernel:
 
     # What the worker calls.
 
-    def supported(self) -> set[str] | None:
+    def abilities(self) -> set[str] | None:
         if self.missing:
             raise FileNotFoundError(2, "No such file or directory", fabrics.DEVICE)
+        if self.unknown:
+            raise fabrics.UnknownAbilitiesError(0, "the kernel is busy")
         return self.known
 
     def reach(self, options: dict[str, str]) -> None:
@@ -376,7 +379,7 @@ def install(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
         (registry, "_SEQNUM", str(kernel.root / "uevent_seqnum")),
         (controllers, "CLASS", str(kernel.sysfs)),
         (block, "SYS", str(kernel.root / "sys")),
-        (fabrics, "supported", kernel.supported),
+        (fabrics, "abilities", kernel.abilities),
         (fabrics, "reach", kernel.reach),
         (fabrics, "connect", kernel.connect),
         (fabrics, "delete", kernel.delete),
