@@ -112,10 +112,12 @@ class View:
 
     def text(self) -> str:
         """Return the status line."""
+        # One that waits for its turn may not have been tried yet.
+        counted = f", attempt {self.attempt}" if self.attempt else ""
         texts = {
             state.LIVE: f"live {self.device}{self.discovery}",
             state.RECONNECTING: f"reconnecting {self.device}: the kernel lost the connection and retries",
-            state.WAITING: f"waiting {self.wait} s, attempt {self.attempt}: {self.cause}",
+            state.WAITING: f"waiting {self.wait} s{counted}: {self.cause}",
             state.PARKED: f"parked until {self.poll}{self.page}",
             state.GONE: "lost while the system goes down",
         }

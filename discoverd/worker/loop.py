@@ -36,7 +36,9 @@ RECONNECT_CHECK = 2
 
 _SIGTERM, _SIGHUP, _SIGUSR1 = 15, 1, 10
 _BOOTTIME = 7
-_EADDRNOTAVAIL, _EALREADY = 99, 114
+_EADDRNOTAVAIL, _ETIMEDOUT, _EALREADY, _ECANCELED = 99, 110, 114, 125
+# The name of the lock of those that connect in turn.
+TURN = "connect"
 
 # Deep enough for the few frames of a call.
 _thread.stack_size(256 * 1024)
@@ -72,6 +74,64 @@ class Call:
         posix.write(self._wake, b"\0")
 
 
+class Attempt:
+    """An attempt to connect, which can be called off for as long as the kernel has not begun.
+
+    ``began`` is when it did (monotonic), 0 before. ``behind``: it has ended because another has the turn that it needs.
+    """
+
+    __slots__ = ("_in_turn", "_lock", "_spec", "began", "behind")
+
+    def __init__(self, spec: state.Spec, in_turn: bool) -> None:
+        self._spec = spec
+        self._in_turn = in_turn
+        # Who takes it first decides whether the kernel begins, and it is never given back.
+        self._lock = _thread.allocate_lock()
+        self.began = 0.0
+        self.behind = False
+
+    def call_off(self) -> bool:
+        """Tell whether the kernel has not begun; it does not begin then."""
+        return self._lock.acquire(False)
+
+    def run(self) -> "tuple[str, int]":
+        """Have the kernel connect, and return the device and its inode. In a thread; raises OSError.
+
+        Later, the name may be another's already.
+        """
+        spec = self._spec
+        known = fabrics.abilities()
+        try:
+            device = self._try(spec.options, known)
+        except OSError as error:
+            if error.errno != _EADDRNOTAVAIL or not spec.source_optional:
+                raise
+            device = self._try(_without_source(spec), known)
+        return device, controllers.sysfs_inode(device)
+
+    def _try(self, options: list[tuple[str, str]], known: set[str] | None) -> str:
+        fabrics.reach(dict(options))
+        turn = self._take_turn() if self._in_turn else -1
+        try:
+            if not self.began and not self._lock.acquire(False):
+                raise OSError(_ECANCELED, "called off")
+            self.began = self.began or time.monotonic()
+            return fabrics.connect(options, known)
+        finally:
+            if turn != -1:
+                posix.close(turn)
+
+    def _take_turn(self) -> int:
+        # Few workers need it.
+        from discoverd.kernel import locks
+
+        try:
+            return locks.take(TURN, 0, "others come first: what is slow or only announced is connected one at a time")
+        except locks.LockError as error:
+            self.behind = error.errno == _ETIMEDOUT
+            raise
+
+
 class Loop:
     """Owns the controller of a unit: its descriptors, and whatever talks to the kernel; hence its attributes.
 
@@ -87,6 +147,7 @@ class Loop:
         # What the machine is still to be told, beginning with what it is being told.
         self._events: list[Event] = []
         self._operation: Call | None = None
+        self._attempt: Attempt | None = None
         self._discovery: DiscoveryController | None = None
         self._links: Links | None = None
         self._progress: Progress | None = None
@@ -167,6 +228,7 @@ class Loop:
                 # Whose it is by now decides what the stop does.
                 self._check_owner()
             self._tell(Event(machine.STOPPED))
+            self._call_off()
         if _SIGHUP in received:
             self._hang_up(_SIGUSR1 in received)
         if _SIGUSR1 in received:
@@ -274,22 +336,33 @@ class Loop:
             self._attach(device, controllers.sysfs_inode(device), spec, found=True)
         return bool(device)
 
-    def _connect(self, _: machine.Action) -> None:
-        spec = self._machine.spec
-        self._operation = self._start(lambda: _connect(spec))
+    def _connect(self, action: machine.Action) -> None:
+        self._attempt = Attempt(self._machine.spec, action.text == machine.IN_TURN)
+        self._operation = self._start(self._attempt.run)
+
+    def _call_off(self) -> None:
+        """End an attempt to connect that has not got to the kernel: a stop does not wait for it."""
+        if self._attempt is not None and self._machine.link == machine.CONNECTING and self._attempt.call_off():
+            self._operation = self._attempt = None
+            self._tell(Event(machine.REFUSED, "called off", errno=_ECANCELED))
 
     def _connect_ended(self, call: Call) -> None:
+        attempt, self._attempt = self._attempt, None
         error = call.error
         if error is None:
             device, sysfs_inode = call.result
             self._attach(device, sysfs_inode, self._machine.spec, found=False)
         elif not isinstance(error, OSError):
             raise error
+        elif attempt is not None and attempt.behind:
+            self._tell(Event(machine.POSTPONED, error.strerror or ""))
         elif error.errno != _EALREADY or not self._adopt(self._machine.spec):
             # Most workers never fail, and do without the sentences.
             from discoverd.worker import cause
 
-            self._tell(Event(machine.REFUSED, cause.sentence(error), errno=error.errno or 0))
+            began = attempt.began if attempt is not None else 0.0
+            seconds = time.monotonic() - began if began else 0.0
+            self._tell(Event(machine.REFUSED, cause.sentence(error), seconds, errno=error.errno or 0))
 
     def _attach(self, device: str, sysfs_inode: int, spec: state.Spec, found: bool) -> None:
         """Take the controller that the kernel has made, or has had before (``found``)."""
@@ -527,7 +600,7 @@ class Loop:
         view = notify.View(now.state)
         view.device, view.sysfs_inode = now.device, self._sysfs_inode
         view.attempt, view.wait = now.attempts.count, now.attempts.wait
-        view.cause = now.polled_for if now.state == state.PARKED else now.attempts.cause
+        view.cause = now.polled_for if now.state == state.PARKED else now.attempts.turn or now.attempts.cause
         view.foreign, view.note = now.foreign, now.spec.note
         view.kept = now.kept if now.goal != machine.POLL else ""
         view.poll = f"{self._parked_until}: {now.polled_for}"
@@ -556,26 +629,6 @@ def _called_off() -> bool:
     from discoverd.worker import disconnect
 
     return disconnect.system_state() not in ("", "stopping")
-
-
-def _connect(spec: state.Spec) -> "tuple[str, int]":
-    """Have the kernel connect, and return the device and its inode. In a thread; raises OSError.
-
-    Later, the name may be another's already.
-    """
-    known = fabrics.abilities()
-    try:
-        device = _attempt(spec.options, known)
-    except OSError as error:
-        if error.errno != _EADDRNOTAVAIL or not spec.source_optional:
-            raise
-        device = _attempt(_without_source(spec), known)
-    return device, controllers.sysfs_inode(device)
-
-
-def _attempt(options: list[tuple[str, str]], known: set[str] | None) -> str:
-    fabrics.reach(dict(options))
-    return fabrics.connect(options, known)
 
 
 def _without_source(spec: state.Spec) -> list[tuple[str, str]]:

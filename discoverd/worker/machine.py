@@ -37,6 +37,11 @@ WAITING, PARKED, GONE = state.WAITING, state.PARKED, state.GONE
 # Waits double from the first of these to the second, which is about the kernel's own reconnect delay (seconds, as all
 # below).
 SHORTEST_WAIT, LONGEST_WAIT = 1, 8
+# An attempt that has failed and that the kernel was at for so long has kept all others from connecting: the next ones
+# take turns with others of the kind.
+SLOW_CONNECT_SECONDS = 3
+# When to try again for a turn that another has, less up to a half.
+TURN_WAIT_SECONDS = 4
 # A connection that lasted less was none: the wait before the next one grows as after failures.
 BRIEF_CONNECTION_SECONDS = 10
 # What a look has found out and the event that is about the same are not so far apart.
@@ -85,7 +90,8 @@ CONNECTED = "connected"  # text: the device. It is live.
 ATTACHED = "attached"  # text: the device. The kernel has it, and tries to connect it.
 NOT_FOUND = "not found"  # The kernel has no such controller.
 EXCLUDED = "excluded"  # text: by which file and line
-REFUSED = "refused"  # errno, text: why
+REFUSED = "refused"  # errno, text: why; seconds: how long the kernel was at it
+POSTPONED = "postponed"  # text: whose turn it is
 UP, DOWN = "up", "down"  # sysfs says so
 REMADE = "remade"  # The kernel lost the connection and made it again between two looks.
 REMOVED = "removed"  # The kernel has given the controller up.
@@ -124,7 +130,7 @@ class Action:
 
 # The first three begin an operation, which ends with an event.
 FIND = "find"  # Look for the controller: CONNECTED, ATTACHED, NOT_FOUND, EXCLUDED.
-CONNECT = "connect"  # CONNECTED, ATTACHED, REFUSED
+CONNECT = "connect"  # text: IN_TURN, or ''. CONNECTED, ATTACHED, REFUSED, POSTPONED
 DISCONNECT = "disconnect"  # text: what for. DISCONNECTED, KEPT, REMOVED, REFUSED_STOP, LEFT
 FORGET = "forget"  # The controller is no more.
 LOST = "lost"  # seconds: for how long the connection had lasted
@@ -133,19 +139,25 @@ LOG = "log"  # priority, text
 END = "end"  # report, text, cause: the last that the worker says
 
 
+# No two at once, in all workers of the host.
+IN_TURN = "in turn"
+
+
 class Attempts:
     """Failed attempts to connect in a row, and for how long there has been no connection.
 
-    ``wait`` (whole seconds) and ``cause`` are shown. ``brief`` counts connections in a row that the kernel gave up
-    after less than BRIEF_CONNECTION_SECONDS. ``since`` is when there was one last; CLOCK_BOOTTIME goes on while
+    ``wait`` (whole seconds) and ``cause`` are shown; ``turn`` is why there was no attempt at last, '' if there was one.
+    ``slow`` tells that the last one kept others from connecting. ``brief`` counts connections in a row that the kernel
+    gave up after less than BRIEF_CONNECTION_SECONDS. ``since`` is when there was one last; CLOCK_BOOTTIME goes on while
     the host sleeps.
     """
 
-    __slots__ = ("brief", "cause", "connected_at", "count", "since", "wait", "was_live")
+    __slots__ = ("brief", "cause", "connected_at", "count", "since", "slow", "turn", "wait", "was_live")
 
     def __init__(self, boottime: float) -> None:
         self.count = self.wait = self.brief = 0
-        self.cause = ""
+        self.cause = self.turn = ""
+        self.slow = False
         self.connected_at = 0.0
         self.was_live = False
         self.since = boottime
@@ -287,7 +299,7 @@ class Machine:
         self._came_up = False
         self.due = self._now + WITHDRAW_DEBOUNCE_SECONDS if self.goal == WITHDRAW else 0.0
         attempts = self.attempts
-        attempts.count, attempts.cause = 0, ""
+        attempts.count, attempts.cause, attempts.turn, attempts.slow = 0, "", "", False
         attempts.connected_at = self._now
         attempts.was_live = attempts.was_live or self.link == LIVE
 
@@ -298,7 +310,9 @@ class Machine:
             self.link = ABSENT
             self._end_and_say(state.WITHDRAWN, f"{self.spec.note}: not connected again", self.spec.note)
         else:
-            self._do(CONNECT)
+            # What was only announced has shown nothing yet that speaks for it.
+            announced = self.spec.announced_on and not self.attempts.was_live
+            self._do(CONNECT, IN_TURN if self.attempts.slow or announced else "")
 
     def _excluded(self, event: Event) -> None:
         self._end_and_say(state.EXCLUDED, f"excluded by {event.text}: not connected", event.text)
@@ -306,23 +320,33 @@ class Machine:
     def _refused(self, event: Event) -> None:
         attempts = self.attempts
         attempts.count += 1
+        attempts.turn, attempts.slow = "", event.seconds >= SLOW_CONNECT_SECONDS
         if self.stopping:
             return
+        # Less by up to a quarter, so that the controllers of a failed array do not come back in step.
+        wait = min(LONGEST_WAIT, SHORTEST_WAIT * 2 ** min(attempts.count - 1, 10)) * (1 - self._random() / 4)
+        if self._waits(wait, event) and event.text != attempts.cause:
+            attempts.cause = event.text
+            self._log(WARNING, f"cannot connect, errno {event.errno}: {event.text}; trying again until it works")
+
+    def _postponed(self, event: Event) -> None:
+        self.attempts.turn = event.text
+        if not self.stopping:
+            self._waits(TURN_WAIT_SECONDS * (1 - self._random() / 2), event)
+
+    def _waits(self, wait: float, event: Event) -> bool:
+        """Wait for another attempt; return False if there is to be none."""
+        attempts = self.attempts
         if why := attempts.end(self.spec, event.text, self._boottime):
             self._end_and_say(state.GIVEN_UP, why, event.text)
-            return
-        wait: float = min(LONGEST_WAIT, SHORTEST_WAIT * 2 ** min(attempts.count - 1, 10))
-        # Less by up to a quarter, so that the controllers of a failed array do not come back in step.
-        wait -= wait / 4 * self._random()
+            return False
         self.due = self._now + wait
         self.pause = WAITING
         attempts.wait = max(1, round(wait))
-        if event.text != attempts.cause:
-            attempts.cause = event.text
-            self._log(WARNING, f"cannot connect, errno {event.errno}: {event.text}; trying again until it works")
         if self._came_up:
             # While the attempt was under way; it may have come too early.
             self._link_up(event)
+        return True
 
     def _up(self, _: Event) -> None:
         self.attempts.was_live = True
@@ -545,6 +569,7 @@ TRANSITIONS: "dict[str, tuple[Transition, Transition, Transition, Transition, Tr
     NOT_FOUND: (None, (CONNECTING, Machine._not_found), None, None, None),
     EXCLUDED: (None, (ABSENT, Machine._excluded), None, None, None),
     REFUSED: (None, (ABSENT, Machine._refused), None, None, None),
+    POSTPONED: (None, (ABSENT, Machine._postponed), None, None, None),
     UP: (None, None, (LIVE, Machine._up), (LIVE, Machine._restored), None),
     DOWN: (None, None, (RECONNECTING, Machine._lost), None, None),
     REMADE: (None, None, (LIVE, Machine._remade), None, None),

@@ -93,8 +93,10 @@ class World:
             self.tell(Event(kind, "nvme0"))
             self.operation = "" if self.operation == machine.FIND else self.operation
         elif operation == machine.CONNECT:
-            kind = self.chance.choice([*3 * [machine.CONNECTED], machine.ATTACHED, machine.REFUSED])
-            self.tell(Event(kind, "connection refused" if kind == machine.REFUSED else "nvme0", errno=111))
+            failures = [machine.REFUSED, machine.POSTPONED]
+            kind = self.chance.choice([*3 * [machine.CONNECTED], machine.ATTACHED, *failures])
+            seconds = self.chance.choice([0, 60])
+            self.tell(Event(kind, "connection refused" if kind in failures else "nvme0", seconds, errno=111))
         elif operation == machine.DISCONNECT:
             kinds = [machine.DISCONNECTED, machine.KEPT, machine.REMOVED]
             if self.machine.operation == machine.STOP:
@@ -180,3 +182,52 @@ def test_controller_lost_in_a_shutdown_is_connected_once_it_is_called_off() -> N
     assert (one.state, one.due) == ("gone", machine.NEVER)
     assert one.step(Event(machine.DUE), 900.0, 900.0) == []
     assert [action.kind for action in one.step(Event(machine.NOT_GOING_DOWN), 901.0, 901.0)] == [machine.FIND]
+
+
+# Turns ----------------------------------------------------------------------------------------------------
+
+
+def attempt(one: Machine, now: float) -> str:
+    """Return what is said of the turn when the next attempt comes."""
+    assert [action.kind for action in one.step(Event(machine.DUE), now, now)] == [machine.FIND]
+    (action,) = one.step(Event(machine.NOT_FOUND), now, now)
+    assert action.kind == machine.CONNECT
+    return action.text
+
+
+def test_target_that_kept_the_kernel_is_connected_in_turn() -> None:
+    one = Machine(specification(), 0.0, lambda: 0.5)
+    assert attempt(one, 10) == ""
+    one.step(Event(machine.REFUSED, "refused", 0.1, errno=111), 10, 10)
+    assert attempt(one, 20) == ""
+    one.step(Event(machine.REFUSED, "silent", machine.SLOW_CONNECT_SECONDS, errno=11), 24, 24)
+    assert attempt(one, 40) == machine.IN_TURN
+    one.step(Event(machine.POSTPONED, "others"), 40, 40)
+    assert (one.state, one.attempts.count, one.attempts.turn, one.attempts.cause) == ("waiting", 2, "others", "silent")
+    assert 40 + machine.TURN_WAIT_SECONDS / 2 <= one.due <= 40 + machine.TURN_WAIT_SECONDS
+    assert attempt(one, 50) == machine.IN_TURN
+    one.step(Event(machine.CONNECTED, "nvme0"), 51, 51)
+    one.step(Event(machine.REMOVED), 500, 500)
+    assert attempt(one, 510) == ""
+
+
+def test_probe_that_fails_for_long_keeps_nobody_and_needs_no_turn() -> None:
+    one = Machine(specification(), 0.0, lambda: 0.5)
+    attempt(one, 10)
+    one.step(Event(machine.REFUSED, "silent", 0.0, errno=110), 18, 18)
+    assert attempt(one, 30) == ""
+
+
+def test_what_is_only_announced_is_connected_in_turn_until_it_was_live() -> None:
+    one = Machine(specification(announced_on="eth0"), 0.0, lambda: 0.5)
+    assert attempt(one, 10) == machine.IN_TURN
+
+
+def test_wait_for_a_turn_ends_with_the_time_that_it_has() -> None:
+    one = Machine(specification(give_up_after=60), 0.0, lambda: 0.5)
+    attempt(one, 10)
+    one.step(Event(machine.POSTPONED, "others"), 10, 10)
+    assert not one.ended
+    attempt(one, 100)
+    actions = one.step(Event(machine.POSTPONED, "others"), 100, 100)
+    assert actions[-1].report == state.GIVEN_UP

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from discoverd import notify, registry, state
-from discoverd.kernel import fabrics
+from discoverd.kernel import fabrics, locks
 from discoverd.worker import loop, machine, main
 
 from .fake_kernel import Kernel, Links, play, remove_tree, until
@@ -166,6 +166,82 @@ def test_silent_target_never_reaches_the_kernel(kernel: Kernel) -> None:
 
     assert live(kernel, act) == 0
     assert len(kernel.probed) == 3
+
+
+def test_slow_targets_go_one_at_a_time_behind_the_others(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "SLOW_CONNECT_SECONDS", 0)
+    monkeypatch.setattr(machine, "TURN_WAIT_SECONDS", 0.02)
+    kernel.failures = [errno.EAGAIN, errno.EAGAIN]
+    another = locks.take(loop.TURN, 0, "")
+
+    def act() -> None:
+        until(lambda: "attempt 1: others come first" in kernel.status)
+        before = len(kernel.probed)
+        until(lambda: len(kernel.probed) > before + 2)
+        # The first was nobody's to wait for.
+        assert len(kernel.written) == 1
+        assert (report()["attempt"], report()["state"]) == ("1", "waiting")
+        os.close(another)
+        until(lambda: kernel.status == "live nvme0")
+        assert len(kernel.written) == 3
+        # It is not kept any longer than the attempt takes.
+        os.close(locks.take(loop.TURN, 0, ""))
+
+    assert live(kernel, act) == 0
+
+
+def test_turn_that_cannot_be_taken_at_all_is_told(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "SLOW_CONNECT_SECONDS", 0)
+    kernel.failures = [errno.EAGAIN]
+    (kernel.root / "run/locks").write_text("a file where the directory belongs")
+
+    def act() -> None:
+        until(lambda: "cannot lock" in kernel.status)
+        (kernel.root / "run/locks").unlink()
+        until(lambda: kernel.status == "live nvme0")
+
+    assert live(kernel, act) == 0
+
+
+def test_stop_does_not_wait_for_a_probe(kernel: Kernel) -> None:
+    kernel.probe_gate.clear()
+    ended = []
+
+    def act() -> None:
+        until(lambda: kernel.probed)
+        kernel.worker.signal(signal.SIGTERM)
+        until(lambda: kernel.worker._machine.ended)
+        ended.append(kernel.probe_gate.is_set())
+
+    assert live(kernel, act) == 0
+    assert ended == [False]
+    assert (report()["state"], kernel.written, kernel.deleted) == ("stopped", [], [])
+
+
+def test_stop_waits_for_the_kernel_once_it_has_begun(kernel: Kernel) -> None:
+    kernel.gate.clear()
+
+    def act() -> None:
+        until(lambda: kernel.written)
+        kernel.worker.signal(signal.SIGTERM)
+        until(lambda: kernel.status == "stopping: waiting for the kernel to end an attempt to connect")
+        kernel.gate.set()
+
+    assert live(kernel, act) == 0
+    assert kernel.deleted == ["nvme0"]
+
+
+@pytest.mark.parametrize("first", ["the kernel", "the stop"])
+def test_attempt_begins_or_is_called_off(kernel: Kernel, first: str) -> None:
+    one = loop.Attempt(leave_spec(), in_turn=False)
+    if first == "the stop":
+        assert one.call_off()
+        with pytest.raises(OSError, match="called off"):
+            one.run()
+        assert (kernel.written, one.began) == ([], 0)
+    else:
+        assert one.run()[0] == "nvme0"
+        assert not one.call_off()
 
 
 def test_a_kernel_without_an_option(kernel: Kernel) -> None:

@@ -198,18 +198,18 @@ def test_change_during_a_connect_that_fails_is_worth_an_attempt_at_once(
 def test_connected_controller_whose_name_is_anothers_at_once_is_left_to_it(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connect, connected = loop._connect, 0
+    connect, connected = loop.Attempt.run, 0
 
-    def connect_and_lose(spec: state.Spec) -> object:
+    def connect_and_lose(attempt: loop.Attempt) -> tuple[str, int]:
         nonlocal connected
         connected += 1
-        result = connect(spec)
+        result = connect(attempt)
         if connected == 1:
             kernel.remove(event=False)
             kernel.add(subsysnqn="nqn.2024-08.com.example:vol2", address="traddr=192.0.2.9,trsvcid=4420")
         return result
 
-    monkeypatch.setattr(loop, "_connect", connect_and_lose)
+    monkeypatch.setattr(loop.Attempt, "run", connect_and_lose)
 
     def act() -> None:
         until(lambda: kernel.status.startswith("live"))
@@ -257,7 +257,7 @@ def test_call_that_gets_no_thread_is_made_again(
             raise RuntimeError("can't start new thread")
         return _thread.start_new_thread(function, arguments)
 
-    monkeypatch.setattr(loop, "_thread", SimpleNamespace(start_new_thread=start_new_thread))
+    monkeypatch.setattr(loop, "_thread", SimpleNamespace(**{**vars(_thread), "start_new_thread": start_new_thread}))
 
     def act() -> None:
         until(lambda: "generation 1" in kernel.status)
