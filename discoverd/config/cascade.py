@@ -143,7 +143,8 @@ def _judge(
     line, column = connection.line, path.columns.get(problem.key, path.column)
     if problem.key == "nqn":
         line, column = endpoint.nqn_place
-    file.report.warn(line, column, f"this connection cannot work: {problem.message}", problem.hint)
+    if problem.key not in keys.DHCHAP:  # That was said of the line with the secret.
+        file.report.warn(line, column, f"this connection cannot work: {problem.message}", problem.hint)
     return replace(connection, problem=str(problem))
 
 

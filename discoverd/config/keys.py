@@ -70,6 +70,9 @@ SECURITY = (
     Key("kxchap-ctrl-secret", "text", _EVERYWHERE, secret=True),
 )
 
+# Secrets for in-band authentication.
+DHCHAP = ("kxchap-secret", "kxchap-ctrl-secret")
+
 KEYS = {
     key.name: key
     for key in (

@@ -9,6 +9,7 @@ from .errors import Report, did_you_mean, quote
 from .ini import Entry, Section, comment_hint, key_name, scan
 from .paths import PathLine, parse_path
 from .sources import SourceFile
+from .usable import secret_problem
 
 Settings = dict[str, str]
 
@@ -178,5 +179,7 @@ class _Parser:
         if key.secret and value and not (key.name == "tls-key" and value[0].isdigit()):
             # A TLS key that begins with a digit is the serial number of a key in the kernel: no secret.
             self.file.secret_place = self.file.secret_place or (entry.line, entry.column)
+        if key.name in keys.DHCHAP and (problem := secret_problem(key.name, value)):
+            self.report.warn(entry.line, entry.value_column, problem.message, problem.hint)
         target = self.endpoint.settings if self.endpoint else self.file.settings[self.section or ""]
         target[key.name] = value

@@ -7,10 +7,12 @@ nvme-cli 3 takes these silently and fails at connect time. Nothing here makes a 
 import re
 from dataclasses import dataclass
 
+from ..kernel import dhchap
 from ..kernel.controllers import canonical_nqn
 from ..tid import DISCOVERY_NQN, TRANSPORTS, TidError, TransportId, canonical_address, check_interface
 from .errors import did_you_mean, printable, quote
 from .ini import comment_hint
+from .keys import DHCHAP
 from .model import Connection, Secrets
 
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
@@ -20,7 +22,7 @@ Identity = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a connection cannot work. ``key``: the key of the ``controller=`` line at fault, '' for none."""
+    """Why a connection cannot work. ``key``: the key that is at fault, '' for none or several."""
 
     message: str
     hint: str
@@ -121,12 +123,20 @@ def security_problem(secrets: Secrets, transport: str = "") -> Problem | None:
         name = "tls" if secrets.tls else "concat"
         return Problem(f"{name} works over tcp only, and this is {transport}", f"set {name} to false here")
     for name in ("kxchap-secret", "kxchap-ctrl-secret", "tls-key", "tls-key-identity", "keyring"):
-        value = getattr(secrets, name.replace("-", "_"))
-        # The identity of a TLS PSK consists of several words.
-        space = " " in value and name != "tls-key-identity"
-        if space or "," in value or not value.isprintable():
-            hint = comment_hint(value) or "write the value alone, without quotation marks"
-            return Problem(f"{name} holds a comma, white space or a control character", hint)
+        if problem := secret_problem(name, getattr(secrets, name.replace("-", "_"))):
+            return problem
+    return None
+
+
+def secret_problem(name: str, value: str) -> Problem | None:
+    """Return what is wrong with the value of one security parameter in itself; the problem shows nothing of it."""
+    # The identity of a TLS PSK consists of several words.
+    space = " " in value and name != "tls-key-identity"
+    if space or "," in value or not value.isprintable():
+        hint = comment_hint(value) or "write the value alone, without quotation marks"
+        return Problem(f"{name} holds a comma, white space or a control character", hint, name)
+    if name in DHCHAP and value and (why := dhchap.problem(value)):
+        return Problem(f"{name} is not usable: {why}", "copy it anew, or make another", name)
     return None
 
 

@@ -84,6 +84,30 @@ def sysfs_inode(device: str) -> int:
         return 0
 
 
+def hide_secrets(device: str, inode: int) -> str:
+    """Let nobody but root read a controller's secrets in sysfs, where some kernels show them to everybody.
+
+    Returns why that cannot be done, '' where it is done or there are none. ``inode`` as in :func:`sysfs_inode`.
+    """
+    try:
+        folder = posix.open(f"{CLASS}/{device}", posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
+    except OSError:
+        return ""  # It is gone, and they are with it.
+    try:
+        for name in ("dhchap_secret", "dhchap_ctrl_secret") if posix.fstat(folder).st_ino == inode else ():
+            try:
+                mode = posix.stat(name, dir_fd=folder).st_mode & 0o777
+                if mode & 0o077:
+                    posix.chmod(name, mode & 0o700, dir_fd=folder)
+            except FileNotFoundError:
+                pass  # A kernel without in-band authentication.
+            except OSError as error:
+                return f"everybody can read {name} of {device} in sysfs: {error.strerror}"
+    finally:
+        posix.close(folder)
+    return ""
+
+
 def canonical_nqn(nqn: str) -> str:
     """Return what is equal for NQNs that count as one: the UUID of a UUID NQN is in lower case, all else as it is.
 

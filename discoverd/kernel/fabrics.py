@@ -81,8 +81,25 @@ def abilities() -> set[str] | None:
     return {name for _, name in fields[1:]} or None
 
 
+class WithheldError(OSError):
+    """What was asked for is not written to this kernel; ``strerror`` says why, and shows no secret."""
+
+
 def connect_string(options: list[tuple[str, str]], known: set[str] | None) -> str:
-    """Return what is written to the device. An option without a value is a flag; what the kernel lacks is left out."""
+    """Return what is written to the device. An option without a value is a flag; what the kernel lacks is left out.
+
+    Raises WithheldError for an option that the kernel lacks and that cannot be left out, and for a secret that it would
+    not understand: it logs what it does not know, and a secret of another form, with the value.
+    """
+    for key, value in options:
+        if key not in (_ESSENTIAL if known is None else known) and key in _ESSENTIAL | _SECURITY:
+            raise WithheldError(95, f"this kernel does not know the option {key}, which cannot be left out")
+        if key[:7] == "dhchap_":
+            # Few have a secret.
+            from discoverd.kernel import dhchap
+
+            if problem := dhchap.problem(value):
+                raise WithheldError(22, f"{key} is not given to the kernel: {problem}")
     lacks = lacking(options, known)
     return ",".join(f"{key}={value}" if value else key for key, value in options if key not in lacks)
 
@@ -94,25 +111,15 @@ def lacking(options: list[tuple[str, str]], known: set[str] | None) -> list[str]
     """
     if known is None:
         return []
-    return [key for key, _ in options if key not in known and key not in _ESSENTIAL]
+    return [key for key, _ in options if key not in known and key not in _ESSENTIAL | _SECURITY]
 
 
-# Leaving one of these out would connect something else, or less safely, than what was asked for.
+# Leaving one of these out would connect something else than what was asked for.
 _ESSENTIAL = frozenset(
-    (
-        "nqn",
-        "transport",
-        "traddr",
-        "trsvcid",
-        "host_traddr",
-        "host_iface",
-        "hostnqn",
-        "hostid",
-        "discovery",
-        "dhchap_secret",
-        "dhchap_ctrl_secret",
-    )
+    ("nqn", "transport", "traddr", "trsvcid", "host_traddr", "host_iface", "hostnqn", "hostid", "discovery")
 )
+# Or less safely. No kernel that does not tell what it knows has them.
+_SECURITY = frozenset(("dhchap_secret", "dhchap_ctrl_secret", "tls", "tls_key", "keyring", "concat"))
 
 
 def reach(options: dict[str, str]) -> None:
@@ -185,7 +192,7 @@ def _socket_address(address: str, port: int) -> tuple[str, int] | tuple[str, int
 def connect(options: list[tuple[str, str]], known: set[str] | None) -> str:
     """Connect with what of ``options`` the kernel knows, and return the new controller's name.
 
-    Raises OSError with the kernel's errno.
+    Raises WithheldError, and OSError with the kernel's errno.
     """
     text = connect_string(options, known)
     fd = posix.open(DEVICE, posix.O_RDWR | posix.O_CLOEXEC)

@@ -55,6 +55,8 @@ def sentence(error: OSError) -> str:
     """Return a sentence, without a full stop, for a failed attempt to connect."""
     if isinstance(error, fabrics.ProbeError):
         return _probed(error)
+    if isinstance(error, fabrics.WithheldError):
+        return error.strerror or ""
     if error.errno == 2 and error.filename is None:
         # The device was there, and what is missing is what fc.c looks for.
         return "this host's port does not see the target's, or one of them is not there"

@@ -144,6 +144,8 @@ class Loop:
         self._ownership = Ownership(instance)
         self._report = notify.Report(instance)
         self._sysfs_inode = 0
+        # It was said that secrets can be read by everybody.
+        self._exposed = False
         # What the machine is still to be told, beginning with what it is being told.
         self._events: list[Event] = []
         self._operation: Call | None = None
@@ -375,6 +377,7 @@ class Loop:
         self._ownership.take(device, spec.origin, found)
         if not self._left_alone():
             notify.log(notify.NOTICE, f"{'adopted' if found else 'connected'} {device}")
+            self._hide_secrets(device)
         # What happened before the filter was in place shows in sysfs only.
         live = controllers.attribute(device, "state") == "live"
         # Whose it is, and that nothing is known of it, before anything is decided about it.
@@ -382,6 +385,12 @@ class Loop:
         self._discover(spec)
         self._tell(Event(machine.CONNECTED if live else machine.ATTACHED, device))
         self._next_look = time.monotonic() + (LIVE_CHECK if live else RECONNECT_CHECK)
+
+    def _hide_secrets(self, device: str) -> None:
+        why = controllers.hide_secrets(device, self._sysfs_inode)
+        if why and not self._exposed:
+            notify.log(notify.WARNING, why)
+        self._exposed = bool(why)
 
     # Live --------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ from discoverd.kernel import fabrics
 from discoverd.plan.candidate import CONFIGURATION, Candidate, fabrics_options
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 
+from .dhchap_secrets import secret
+
 NQN = "nqn.2024-08.com.example:vol1"
 HOST = "nqn.2024-08.com.example:host"
 HOSTID = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
@@ -42,14 +44,14 @@ def options(
 def test_all_options_stand_in_libnvmes_order() -> None:
     made = options(
         params=ALL_PARAMS,
-        secrets=Secrets(kxchap_secret="DHHC-1:00:host:", kxchap_ctrl_secret="DHHC-1:00:ctrl:"),
+        secrets=Secrets(kxchap_secret=secret("host"), kxchap_ctrl_secret=secret("ctrl")),
         host_traddr="192.0.2.9",
         host_iface="eth0",
     )
     assert fabrics.lacking(list(made), None) == []
-    assert fabrics.connect_string(list(made), None) == (
+    assert fabrics.connect_string(list(made), set(dict(made))) == (
         f"nqn={NQN},transport=tcp,traddr=192.0.2.1,host_traddr=192.0.2.9,host_iface=eth0,trsvcid=4420,"
-        f"hostnqn={HOST},hostid={HOSTID},dhchap_secret=DHHC-1:00:host:,dhchap_ctrl_secret=DHHC-1:00:ctrl:,"
+        f"hostnqn={HOST},hostid={HOSTID},dhchap_secret={secret('host')},dhchap_ctrl_secret={secret('ctrl')},"
         "nr_io_queues=1,nr_write_queues=2,nr_poll_queues=3,queue_size=64,keep_alive_tmo=7,reconnect_delay=2,"
         "ctrl_loss_tmo=-1,fast_io_fail_tmo=5,tos=3,duplicate_connect,disable_sqflow,hdr_digest,data_digest"
     )
@@ -92,12 +94,16 @@ def test_secrets_are_not_shown() -> None:
     assert "do-not-show" not in f"{made!r} {made} {made.tid.unit}"
 
 
+SECURE = ["dhchap_secret", "dhchap_ctrl_secret", "tls", "tls_key", "keyring", "concat"]
+ALWAYS = {"nqn", "transport", "traddr", "trsvcid", "hostnqn", "hostid"}
+
+
 @pytest.mark.parametrize(
     ("known", "left_out"),
     [
         (None, []),
-        ({"nqn", "transport", "traddr", "keep_alive_tmo", "hdr_digest", "tos"}, []),
-        ({"nqn", "transport", "traddr"}, ["keep_alive_tmo", "tos", "hdr_digest"]),
+        ({*ALWAYS, "keep_alive_tmo", "hdr_digest", "tos"}, []),
+        (ALWAYS, ["keep_alive_tmo", "tos", "hdr_digest"]),
     ],
 )
 def test_a_kernel_that_lacks_an_option(known: set[str] | None, left_out: list[str]) -> None:
@@ -109,7 +115,17 @@ def test_a_kernel_that_lacks_an_option(known: set[str] | None, left_out: list[st
     assert not any(name in text for name in left_out)
 
 
-@pytest.mark.parametrize("name", ["discovery", "dhchap_secret", "dhchap_ctrl_secret", "host_traddr", "host_iface"])
+@pytest.mark.parametrize("name", ["discovery", "host_traddr", "host_iface", *SECURE])
 def test_option_that_tells_connections_apart_is_never_left_out(name: str) -> None:
-    assert fabrics.lacking([(name, "x")], set()) == []
-    assert fabrics.connect_string([(name, "x")], set()) == f"{name}=x"
+    value = secret("x") if name.startswith("dhchap") else "x"
+    assert fabrics.lacking([(name, value)], set()) == []
+    assert fabrics.connect_string([(name, value)], {name}) == f"{name}={value}"
+    with pytest.raises(fabrics.WithheldError, match=f"does not know the option {name}, ") as caught:
+        fabrics.connect_string([(name, value)], {"nqn"})
+    assert value == "x" or value not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", SECURE)
+def test_kernel_that_does_not_tell_is_given_no_secret(name: str) -> None:
+    with pytest.raises(fabrics.WithheldError):
+        fabrics.connect_string([(name, secret("x"))], None)

@@ -2,9 +2,12 @@
 """Which controller in the kernel is the one that is wanted."""
 
 import _socket
+import os
+import posix
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -324,3 +327,31 @@ def test_own_addresses_are_read_from_the_kernel(monkeypatch: pytest.MonkeyPatch)
     except OSError as error:
         pytest.skip(f"no rtnetlink here: {error}")
     assert ("lo", socket.inet_aton("127.0.0.1")) in found
+
+
+# Secrets --------------------------------------------------------------------------------------------------
+
+
+def test_secrets_are_hidden_of_the_controller_that_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controllers, "CLASS", str(tmp_path))
+    assert controllers.hide_secrets("nvme0", 1) == ""
+    (tmp_path / "nvme0").mkdir()
+    secrets = [tmp_path / "nvme0" / name for name in ("dhchap_secret", "dhchap_ctrl_secret")]
+    for one in secrets:
+        one.touch(0o644)
+    inode = controllers.sysfs_inode("nvme0")
+    assert controllers.hide_secrets("nvme0", inode + 1) == ""
+    assert [one.stat().st_mode & 0o777 for one in secrets] == [0o644, 0o644]
+    before = os.listdir("/proc/self/fd")
+    assert controllers.hide_secrets("nvme0", inode) == ""
+    assert [one.stat().st_mode & 0o777 for one in secrets] == [0o600, 0o600]
+    secrets[0].unlink()
+    assert controllers.hide_secrets("nvme0", inode) == ""
+
+    def chmod(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    secrets[1].chmod(0o644)
+    monkeypatch.setattr(controllers, "posix", SimpleNamespace(**{**vars(posix), "chmod": chmod}))
+    assert "everybody can read dhchap_ctrl_secret of nvme0" in controllers.hide_secrets("nvme0", inode)
+    assert len(os.listdir("/proc/self/fd")) == len(before)

@@ -17,15 +17,28 @@ import pytest
 from discoverd.kernel import controllers, fabrics
 from discoverd.worker.cause import sentence
 
-OPTIONS = [("nqn", "nqn.a"), ("transport", "tcp"), ("dhchap_secret", "x"), ("tos", "3"), ("hdr_digest", "")]
+from .dhchap_secrets import secret
+
+OPTIONS = [("nqn", "nqn.a"), ("transport", "tcp"), ("host_iface", "eth0"), ("tos", "3"), ("hdr_digest", "")]
 
 
 def test_options_that_the_kernel_lacks_are_left_out_unless_they_matter() -> None:
-    assert fabrics.connect_string(OPTIONS, None) == "nqn=nqn.a,transport=tcp,dhchap_secret=x,tos=3,hdr_digest"
+    assert fabrics.connect_string(OPTIONS, None) == "nqn=nqn.a,transport=tcp,host_iface=eth0,tos=3,hdr_digest"
     assert fabrics.lacking(OPTIONS, None) == []
-    known = {"nqn", "transport", "tos"}
-    assert fabrics.connect_string(OPTIONS, known) == "nqn=nqn.a,transport=tcp,dhchap_secret=x,tos=3"
+    known = {"nqn", "transport", "tos", "host_iface"}
+    assert fabrics.connect_string(OPTIONS, known) == "nqn=nqn.a,transport=tcp,host_iface=eth0,tos=3"
     assert fabrics.lacking(OPTIONS, known) == ["hdr_digest"]
+    with pytest.raises(fabrics.WithheldError, match="does not know the option host_iface"):
+        fabrics.connect_string(OPTIONS, known - {"host_iface"})
+
+
+@pytest.mark.parametrize("key", ["dhchap_secret", "dhchap_ctrl_secret"])
+def test_secret_of_another_form_is_not_written(key: str) -> None:
+    wrong = "DHHC-1:00:" + secret("a")[10:20] + secret("b")[20:]
+    with pytest.raises(fabrics.WithheldError, match="not given to the kernel: its checksum") as caught:
+        fabrics.connect_string([(key, wrong)], {key})
+    assert key in sentence(caught.value)
+    assert wrong[10:20] not in sentence(caught.value)
 
 
 # The probe ------------------------------------------------------------------------------------------------

@@ -31,12 +31,14 @@ from discoverd.stas.service import TABLES
 from discoverd.stas.values import BadValueError, seconds, span
 from discoverd.tid import DISCOVERY_NQN
 
+from . import dhchap_secrets
+
 NQN = "nqn.2024-08.com.example:vol1"
 UUID = "1f0e3c5a-6f0b-4d5e-9b57-3c2f1d7a9e10"
 HOST_NQN = f"nqn.2014-08.org.nvmexpress:uuid:{UUID}"
 OTHER_UUID = "2a9d3c5a-6f0b-4d5e-9b57-3c2f1d7a9e11"
 SECRET = "DHHC-1:00:ia6zGodOr4SEG0Zzaw398rpY0wqipUWj4jWjUh4HWUz6aQ2n:"
-PADDED = "DHHC-1:02:ia6zGodOr4SEG0Zzaw398rpY0wqipUWj4jWjUh4HWUz6aQ2nia6zGodOr4SEG0Zzaw398rpYw==:"
+PADDED = dhchap_secrets.secret("padded", "02", 48)
 DC = "controller = transport=tcp;traddr=192.0.2.1\n"
 GLOBAL = "[Global]\n"
 CONTROLLERS = "[Controllers]\n"
@@ -165,7 +167,7 @@ def test_a_file_that_cannot_be_read(desk: Desk) -> None:
 
 
 def test_a_dry_run_shows_all_but_the_secrets_and_writes_nothing(desk: Desk) -> None:
-    odd = "not-even-a-real-one"
+    odd = dhchap_secrets.secret("odd", "03", 64)
     desk.put(
         sys=f"[Host]\nkey = {SECRET}\n",
         stafd=f"{CONTROLLERS}controller=transport=tcp;traddr=192.0.2.1;dhchap-secret={odd};"
@@ -180,6 +182,15 @@ def test_a_dry_run_shows_all_but_the_secrets_and_writes_nothing(desk: Desk) -> N
     for secret in (SECRET, odd, PADDED):
         assert secret.removeprefix("DHHC-1:")[3:9] not in output
     assert not desk.nvme.exists()
+
+
+def test_secret_of_another_form_is_lost_with_the_reason_and_not_shown(desk: Desk) -> None:
+    odd = "not-even-a-real-one"
+    desk.put(stafd=f"{CONTROLLERS}controller=transport=tcp;traddr=192.0.2.1;dhchap-secret={odd}\n")
+    status, output, errors = desk.run()
+    assert status == 1
+    assert "it has not the form" in desk.finding(output, "stafd", 2)
+    assert odd not in output + errors
 
 
 def test_second_import_does_not_overwrite_edited_files(desk: Desk) -> None:
@@ -472,7 +483,7 @@ def test_the_secret_of_a_controller_needs_one_of_the_host(desk: Desk) -> None:
 
 
 def test_a_controllers_own_secret_counts_beside_one_of_the_host(desk: Desk) -> None:
-    own = SECRET.replace("ia6z", "zzzz")
+    own = dhchap_secrets.secret("own")
     desk.put(sys=f"[Host]\nkey={SECRET}\n", stafd=f"{CONTROLLERS}{DC.strip()};dhchap-secret={own}\n")
     status, output, _ = desk.run()
     assert status == 0

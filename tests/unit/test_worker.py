@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from discoverd import notify, registry, state
-from discoverd.kernel import fabrics, locks
+from discoverd.kernel import controllers, fabrics, locks
 from discoverd.worker import loop, machine, main
 
+from .dhchap_secrets import secret
 from .fake_kernel import Kernel, Links, play, remove_tree, until
 from .log_pages import entry, page
 
@@ -180,7 +181,7 @@ def test_slow_targets_go_one_at_a_time_behind_the_others(kernel: Kernel, monkeyp
         until(lambda: len(kernel.probed) > before + 2)
         # The first was nobody's to wait for.
         assert len(kernel.written) == 1
-        assert (report()["attempt"], report()["state"]) == ("1", "waiting")
+        until(lambda: (report()["attempt"], report()["state"]) == ("1", "waiting"))
         os.close(another)
         until(lambda: kernel.status == "live nvme0")
         assert len(kernel.written) == 3
@@ -275,13 +276,74 @@ def test_a_registry_that_cannot_be_written(kernel: Kernel, capsys: pytest.Captur
 
 def test_no_secret_is_told(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
     spec = leave_spec()
-    spec.options.append(("dhchap_secret", "DHHC-1:00:do-not-tell:"))
+    spec.options.append(("dhchap_secret", secret("a")))
     state.write(state.directory(INSTANCE) + "/spec", spec.encode())
+    kernel.known = {*(key for key, _ in spec.options)}
     kernel.failures = [errno.EKEYREJECTED]
     assert play(INSTANCE, kernel, lambda: until(lambda: kernel.status == "live nvme0"), spec) == 0
-    assert "do-not-tell" in kernel.written[0]
+    assert secret("a") in kernel.written[0]
     told = capsys.readouterr().err + "".join(kernel.hear()) + repr(report())
-    assert "do-not-tell" not in told
+    assert secret("a")[10:30] not in told
+
+
+@pytest.mark.parametrize(
+    ("value", "knows", "words"),
+    [
+        (secret("a"), False, "this kernel does not know the option dhchap_secret"),
+        (secret("a")[:-12] + secret("b")[-12:], True, "its checksum (CRC-32) is wrong"),
+        ("hunter2" * 8, True, "it has not the form"),
+    ],
+    ids=["option", "checksum", "form"],
+)
+def test_secret_that_the_kernel_would_log_is_not_written(
+    kernel: Kernel, capsys: pytest.CaptureFixture[str], value: str, knows: bool, words: str
+) -> None:
+    spec = leave_spec()
+    spec.options.append(("dhchap_secret", value))
+    state.write(state.directory(INSTANCE) + "/spec", spec.encode())
+    kernel.known = {"nqn", "transport", "traddr", "trsvcid", *(["dhchap_secret"] if knows else [])}
+    play(INSTANCE, kernel, lambda: until(lambda: words in kernel.status), spec)
+    assert kernel.written == []
+    assert value[10:30] not in capsys.readouterr().err + "".join(kernel.hear()) + repr(report())
+
+
+@pytest.mark.parametrize("found", [True, False], ids=["adopted", "connected"])
+def test_secrets_in_sysfs_are_roots_alone(kernel: Kernel, found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = kernel.add
+    monkeypatch.setattr(kernel, "add", lambda *given, **attributes: add(*given, dhchap_secret="x", **attributes))
+    if found:
+        kernel.add()
+    path = kernel.sysfs / "nvme0/dhchap_secret"
+
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        assert path.stat().st_mode & 0o777 == 0o600
+        # Nothing else is touched.
+        assert (kernel.sysfs / "nvme0/subsysnqn").stat().st_mode & 0o044
+
+    assert live(kernel, act) == 0
+
+
+def test_secrets_in_sysfs_of_somebody_elses_are_left_alone(kernel: Kernel) -> None:
+    kernel.add("nvme3", dhchap_secret="x")
+    registry.claim("nvme3", "stas", "theirs")
+    live(kernel, lambda: until(lambda: kernel.status.startswith("left alone")))
+    assert (kernel.sysfs / "nvme3/dhchap_secret").stat().st_mode & 0o044
+
+
+def test_secrets_that_stay_readable_are_told_once(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "everybody can read dhchap_secret of nvme0 in sysfs: Operation not permitted"
+    monkeypatch.setattr(controllers, "hide_secrets", lambda *_: said)
+
+    def act() -> None:
+        until(lambda: kernel.status == "live nvme0")
+        kernel.remove()
+        until(lambda: len(kernel.written) == 2 and kernel.status == "live nvme0")
+
+    assert live(kernel, act) == 0
+    assert capsys.readouterr().err.count(said) == 1
 
 
 # Adopt ----------------------------------------------------------------------------------------------------

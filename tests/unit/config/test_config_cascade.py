@@ -7,6 +7,7 @@ import pytest
 
 from discoverd.config.model import FabricsConfig
 from discoverd.tid import DISCOVERY_NQN
+from tests.unit.dhchap_secrets import secret
 
 Fabrics = Callable[..., FabricsConfig]
 
@@ -37,7 +38,7 @@ PROD = f"""\
 hostnqn = {PERSONA}
 hostid = {ID1.upper()}
 hostsymname = prod
-kxchap-secret = DHHC-1:00:prod:
+kxchap-secret = {secret("prod")}
 [Discovery Controller]
 controller = transport=tcp;traddr=10.0.0.6
 [Subsystem]
@@ -72,7 +73,7 @@ def test_drop_in_inherits_defaults_and_a_path_overrides(fabrics: Fabrics) -> Non
     assert dc.params == {"ctrl-loss-tmo": "600", "keep-alive-tmo": "30"}
     assert io.params == {"ctrl-loss-tmo": "1800"}
     assert (io.hostnqn, io.hostid, io.hostsymname) == (PERSONA, ID1, "prod")
-    assert io.secrets.kxchap_secret == "DHHC-1:00:prod:"
+    assert io.secrets.kxchap_secret == secret("prod")
     assert not io.secrets.tls
 
 
@@ -101,7 +102,7 @@ def test_drop_ins_do_not_leak_into_each_other(fabrics: Fabrics) -> None:
 @pytest.mark.parametrize("value", ["", "none", "NONE"])
 def test_a_secret_can_be_reset(fabrics: Fabrics, value: str) -> None:
     text = (
-        "[Host]\nkxchap-secret = DHHC-1:00:x:\ntls = true\n[Subsystem]\nnqn = nqn.2014-08.org.nvmexpress:v\n"
+        f"[Host]\nkxchap-secret = {secret('x')}\ntls = true\n[Subsystem]\nnqn = nqn.2014-08.org.nvmexpress:v\n"
         f"kxchap-secret = {value}\ntls =\ncontroller = transport=tcp;traddr=10.0.0.1\n"
     )
     secrets = fabrics(text).connections[0].secrets
@@ -117,12 +118,12 @@ def test_none_is_unset_in_addresses(fabrics: Fabrics) -> None:
 
 def test_older_names_of_secrets(fabrics: Fabrics) -> None:
     text = (
-        "[Discovery Controller]\ndhchap-secret = DHHC-1:00:a:\ndhchap-ctrl-secret = DHHC-1:00:b:\n"
+        f"[Discovery Controller]\ndhchap-secret = {secret('a')}\ndhchap-ctrl-secret = {secret('b')}\n"
         "controller = transport=tcp;traddr=10.0.0.1\n"
     )
     config = fabrics(text)
     secrets = config.connections[0].secrets
-    assert (secrets.kxchap_secret, secrets.kxchap_ctrl_secret) == ("DHHC-1:00:a:", "DHHC-1:00:b:")
+    assert (secrets.kxchap_secret, secrets.kxchap_ctrl_secret) == (secret("a"), secret("b"))
     assert [d.severity for d in config.diagnostics] == ["warning", "warning"]
 
 
@@ -138,7 +139,7 @@ def test_discovered_through_a_configured_controller(fabrics: Fabrics) -> None:
     assert referral.persistent == "auto"
     prod = config.discovered(prod_dc, "io")
     assert (prod.hostnqn, prod.hostid, prod.hostsymname) == (PERSONA, ID1, "prod")
-    assert prod.secrets.kxchap_secret == "DHHC-1:00:prod:"
+    assert prod.secrets.kxchap_secret == secret("prod")
 
 
 def test_discovered_without_origin_uses_the_main_file(fabrics: Fabrics) -> None:

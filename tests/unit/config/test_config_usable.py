@@ -8,9 +8,11 @@ import pytest
 from discoverd.config.model import FabricsConfig
 from discoverd.config.usable import is_host_name
 from discoverd.tid import DISCOVERY_NQN
+from tests.unit.dhchap_secrets import secret
 
 Fabrics = Callable[..., FabricsConfig]
 
+SECRET = secret("x")
 NQN = "nqn.2024-08.com.example:vol1"
 WWN1 = "nn-0x200000109b1234ab:pn-0x100000109b1234ab"
 WWN2 = "nn-0x200000109b5678cd:pn-0x100000109b5678cd"
@@ -91,8 +93,37 @@ def test_security_that_cannot_work(fabrics: Fabrics, transport: str, settings: s
 
 
 def test_security_that_works(fabrics: Fabrics) -> None:
-    settings = "concat = 1\nkxchap-secret = DHHC-1:00:x:\ntls-key-identity = NVMe1R02 a b\n"
+    settings = f"concat = 1\nkxchap-secret = {SECRET}\ntls-key-identity = NVMe1R02 a b\n"
     assert config_of(fabrics, "transport=tcp;traddr=10.0.0.1", settings).connections[0].problem == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (SECRET[:-6] + secret("y")[-6:], "checksum"),
+        (SECRET[:10] + SECRET[14:], "29 bytes"),
+        (SECRET.replace(":00:", ":04:"), "none of 00, 01, 02 and 03"),
+        (SECRET.replace(":00:", ":03:"), "instead of 64"),
+        (SECRET.removeprefix("DHHC-1:"), "has not the form"),
+    ],
+)
+@pytest.mark.parametrize("key", ["kxchap-secret", "dhchap-secret"])
+def test_secret_of_another_form_is_told_with_its_line_and_never_shown(
+    fabrics: Fabrics, key: str, value: str, problem: str
+) -> None:
+    config = config_of(fabrics, "transport=tcp;traddr=10.0.0.1", f"{key} = {value}\n")
+    assert config.valid
+    (said,) = (one for one in config.diagnostics if "older name" not in one.message)
+    assert (said.severity, said.line) == ("warning", 4)
+    assert problem in said.message
+    assert problem in config.connections[0].problem
+    assert value[12:40] not in "".join(map(str, config.diagnostics)) + config.connections[0].problem
+
+
+def test_secret_of_another_form_in_defaults_spoils_what_is_discovered(fabrics: Fabrics) -> None:
+    config = fabrics("[I/O Controller Defaults]\nkxchap-secret = DHHC-1:00:x:\n")
+    assert "no base64" in config.discovered(None, "io").problem
+    assert config.discovered(None, "discovery").problem == ""
 
 
 def test_discovery_nqn_in_a_subsystem(fabrics: Fabrics) -> None:
@@ -141,7 +172,7 @@ def test_malformed_host_name_is_unusable(name: str) -> None:
 
 @pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, True), (0o604, True), (0o400, False)])
 def test_readable_secret(fabrics: Fabrics, mode: int, warned: bool) -> None:
-    config = fabrics("[Host]\nkxchap-secret = DHHC-1:00:x:\n", mode=mode)
+    config = fabrics(f"[Host]\nkxchap-secret = {SECRET}\n", mode=mode)
     assert [d.hint for d in config.diagnostics] == (["chmod 600 main"] if warned else [])
 
 
