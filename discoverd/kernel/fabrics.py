@@ -99,7 +99,7 @@ def connect_string(options: list[tuple[str, str]], known: set[str] | None) -> st
             from discoverd.kernel import dhchap
 
             if problem := dhchap.problem(value):
-                raise WithheldError(22, f"{key} is not given to the kernel: {problem}")
+                raise WithheldError(129, f"{key} is not given to the kernel: {problem}")
     lacks = lacking(options, known)
     return ",".join(f"{key}={value}" if value else key for key, value in options if key not in lacks)
 

@@ -5,7 +5,11 @@ Follows what drivers/nvme/host/{fabrics,tcp,rdma,fc,auth}.c return from a write 
 before it (kernel/fabrics.py) meets.
 """
 
-from discoverd.kernel import fabrics
+import posix
+
+from discoverd.kernel import fabrics, hosts
+
+_OFFLINE_CPUS = "/sys/devices/system/cpu/offline"
 
 _SENTENCES = {
     2: "/dev/nvme-fabrics is missing: load the module nvme-fabrics",  # ENOENT
@@ -51,8 +55,24 @@ _FATAL_ERRORS = {
 }
 
 
-def sentence(error: OSError) -> str:
-    """Return a sentence, without a full stop, for a failed attempt to connect."""
+# Which transports take an option that not all take, and the numbers that the kernel takes: from, and to.
+_TRANSPORTS = {
+    **dict.fromkeys(("hdr_digest", "data_digest", "host_iface", "tls", "tls_key", "keyring", "concat"), ("tcp",)),
+    **dict.fromkeys(("tos", "nr_write_queues", "nr_poll_queues"), ("tcp", "rdma")),
+    **dict.fromkeys(("reconnect_delay", "ctrl_loss_tmo"), ("tcp", "rdma", "fc")),
+}
+_NUMBERS = {
+    "queue_size": (16, 1024),
+    **dict.fromkeys(("nr_io_queues", "nr_write_queues", "nr_poll_queues", "reconnect_delay"), (1, 2**31 - 1)),
+    **dict.fromkeys(("keep_alive_tmo", "tos"), (0, 2**31 - 1)),
+}
+
+
+def sentence(error: OSError, options: dict[str, str] | None = None) -> str:
+    """Return a sentence, without a full stop, for a failed attempt to connect with these options.
+
+    Looks into sysfs for what the kernel says in its log only, which a worker may not read.
+    """
     if isinstance(error, fabrics.ProbeError):
         return _probed(error)
     if isinstance(error, fabrics.WithheldError):
@@ -60,7 +80,55 @@ def sentence(error: OSError) -> str:
     if error.errno == 2 and error.filename is None:
         # The device was there, and what is missing is what fc.c looks for.
         return "this host's port does not see the target's, or one of them is not there"
-    return _SENTENCES.get(error.errno or 0) or error.strerror or str(error)
+    more = ""
+    if error.errno == 22 and options:
+        more = _whose_identity(options) or _refused_option(options)
+    elif error.errno == 18:  # EXDEV
+        more = _offline_cpus()
+    return more or _SENTENCES.get(error.errno or 0) or error.strerror or str(error)
+
+
+def _whose_identity(options: dict[str, str]) -> str:
+    """Return who has the host NQN or the host ID in another pair, '' if nobody has."""
+    hostnqn, hostid = options.get("hostnqn", ""), options.get("hostid", "")
+    found = hosts.holder(hostnqn, hostid)
+    if found is None:
+        return ""
+    if found.hostnqn == hostnqn:
+        what = f"{found.device} is connected as {hostnqn} with another host ID, {found.hostid}"
+    else:
+        what = f"{found.device} is connected with the host ID {hostid} as another host, {found.hostnqn}"
+    return f"{what}: the kernel takes one host ID for one host NQN; give each its own, or disconnect {found.device}"
+
+
+def _refused_option(options: dict[str, str]) -> str:
+    """Return which option the kernel never takes like this, '' for none."""
+    transport = options.get("transport", "")
+    for key, value in options.items():
+        name = key.replace("_", "-")
+        if transport not in _TRANSPORTS.get(key, (transport,)):
+            return f"the kernel takes no {name} over {transport}: remove it"
+        least, most = _NUMBERS.get(key, (0, 0))
+        if most and not (value.isascii() and value.isdigit() and least <= int(value) <= most):
+            return f"the kernel does not take {name} = {value}: it has to be at least {least}, at most {most}"
+    return ""
+
+
+def _offline_cpus() -> str:
+    """Return which CPUs are offline, '' for none: the kernel connects no I/O queue of which all are."""
+    try:
+        fd = posix.open(_OFFLINE_CPUS, posix.O_RDONLY | posix.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        offline = posix.read(fd, 4096).decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
+    finally:
+        posix.close(fd)
+    if not offline:
+        return ""
+    return f"an I/O queue has only CPUs that are offline ({offline}): bring them online, or set nr-io-queues to 1"
 
 
 def _probed(error: fabrics.ProbeError) -> str:

@@ -36,7 +36,7 @@ RECONNECT_CHECK = 2
 
 _SIGTERM, _SIGHUP, _SIGUSR1 = 15, 1, 10
 _BOOTTIME = 7
-_EADDRNOTAVAIL, _ETIMEDOUT, _EALREADY, _ECANCELED = 99, 110, 114, 125
+_EINVAL, _EADDRNOTAVAIL, _ETIMEDOUT, _EALREADY, _ECANCELED = 22, 99, 110, 114, 125
 # The name of the lock of those that connect in turn.
 TURN = "connect"
 
@@ -78,9 +78,10 @@ class Attempt:
     """An attempt to connect, which can be called off for as long as the kernel has not begun.
 
     ``began`` is when it did (monotonic), 0 before. ``behind``: it has ended because another has the turn that it needs.
+    ``remark`` is what there is to say of a connection that was made in another way than it was asked for.
     """
 
-    __slots__ = ("_in_turn", "_lock", "_spec", "began", "behind")
+    __slots__ = ("_in_turn", "_lock", "_spec", "began", "behind", "remark")
 
     def __init__(self, spec: state.Spec, in_turn: bool) -> None:
         self._spec = spec
@@ -89,6 +90,7 @@ class Attempt:
         self._lock = _thread.allocate_lock()
         self.began = 0.0
         self.behind = False
+        self.remark = ""
 
     def call_off(self) -> bool:
         """Tell whether the kernel has not begun; it does not begin then."""
@@ -116,10 +118,31 @@ class Attempt:
             if not self.began and not self._lock.acquire(False):
                 raise OSError(_ECANCELED, "called off")
             self.began = self.began or time.monotonic()
-            return fabrics.connect(options, known)
+            try:
+                return fabrics.connect(options, known)
+            except OSError as error:
+                spelled = self._spelled(options) if error.errno == _EINVAL else []
+                if not spelled:
+                    raise
+            return fabrics.connect(spelled, known)
         finally:
             if turn != -1:
                 posix.close(turn)
+
+    def _spelled(self, options: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return the options with the host NQN as the kernel has it, [] where it is not only spelled in another way.
+
+        A target takes two spellings for two hosts, and all paths to it have to be one host's.
+        """
+        # The kernel refuses few.
+        from discoverd.kernel import hosts
+
+        given = dict(options)
+        found = hosts.holder(given.get("hostnqn", ""), given.get("hostid", ""))
+        if found is None or not found.spells(given.get("hostnqn", "")):
+            return []
+        self.remark = f"connected as {found.hostnqn}, because {found.device} is, and the kernel takes one spelling"
+        return [(key, found.hostnqn if key == "hostnqn" else value) for key, value in options]
 
     def _take_turn(self) -> int:
         # Few workers need it.
@@ -354,6 +377,8 @@ class Loop:
         if error is None:
             device, sysfs_inode = call.result
             self._attach(device, sysfs_inode, self._machine.spec, found=False)
+            if attempt is not None and attempt.remark:
+                notify.log(notify.NOTICE, attempt.remark)
         elif not isinstance(error, OSError):
             raise error
         elif attempt is not None and attempt.behind:
@@ -364,7 +389,14 @@ class Loop:
 
             began = attempt.began if attempt is not None else 0.0
             seconds = time.monotonic() - began if began else 0.0
-            self._tell(Event(machine.REFUSED, cause.sentence(error), seconds, errno=error.errno or 0))
+            self._tell(
+                Event(
+                    machine.REFUSED,
+                    cause.sentence(error, dict(self._machine.spec.options)),
+                    seconds,
+                    errno=error.errno or 0,
+                )
+            )
 
     def _attach(self, device: str, sysfs_inode: int, spec: state.Spec, found: bool) -> None:
         """Take the controller that the kernel has made, or has had before (``found``)."""

@@ -346,6 +346,37 @@ def test_secrets_that_stay_readable_are_told_once(
     assert capsys.readouterr().err.count(said) == 1
 
 
+UUID = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
+AS_HOST = [("hostnqn", f"nqn.2014-08.org.nvmexpress:uuid:{UUID.upper()}"), ("hostid", UUID)]
+
+
+def specify_host() -> state.Spec:
+    spec = leave_spec()
+    spec.options += AS_HOST
+    state.write(state.directory(INSTANCE) + "/spec", spec.encode())
+    return spec
+
+
+def test_host_is_spelled_as_the_kernel_has_it(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
+    spelled = f"nqn.2014-08.org.nvmexpress:uuid:{UUID}"
+    kernel.add("nvme7", subsysnqn="nqn.2024-08.com.example:vol7", hostnqn=spelled, hostid=UUID)
+    kernel.failures = [errno.EINVAL]
+    assert play(INSTANCE, kernel, lambda: until(lambda: kernel.status == "live nvme0"), specify_host()) == 0
+    assert [dict(AS_HOST)["hostnqn"] in kernel.written[0], f"hostnqn={spelled}," in kernel.written[1]] == [True, True]
+    assert f"connected as {spelled}, because nvme7 is" in capsys.readouterr().err
+
+
+def test_another_host_with_this_hosts_id_is_named(kernel: Kernel) -> None:
+    kernel.add("nvme7", subsysnqn="nqn.x", hostnqn="nqn.2024-08.com.example:other", hostid=UUID)
+    kernel.fails_always = errno.EINVAL
+
+    def act() -> None:
+        until(lambda: f"nvme7 is connected with the host ID {UUID} as another host" in kernel.status)
+
+    play(INSTANCE, kernel, act, specify_host())
+    assert all(dict(AS_HOST)["hostnqn"] in one for one in kernel.written)
+
+
 # Adopt ----------------------------------------------------------------------------------------------------
 
 

@@ -151,6 +151,7 @@ def test_the_record_of_the_boot_is_made_by_a_thin_process() -> None:
         "kernel.spawn",
         "kernel.locks",
         "kernel.dhchap",
+        "kernel.hosts",
     ],
 )
 def test_module_that_few_workers_need_is_imported_by_those_only(later: str) -> None:
