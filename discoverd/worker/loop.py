@@ -12,7 +12,7 @@ import select
 import time
 
 from discoverd import notify, state
-from discoverd.kernel import controllers, fabrics
+from discoverd.kernel import controllers
 from discoverd.kernel.uevents import Uevents
 from discoverd.worker import machine
 from discoverd.worker.machine import Event, Machine
@@ -101,6 +101,9 @@ class Attempt:
 
         Later, the name may be another's already.
         """
+        # One that adopts its controller does without.
+        from discoverd.kernel import fabrics
+
         spec = self._spec
         known = fabrics.abilities()
         try:
@@ -112,6 +115,8 @@ class Attempt:
         return device, controllers.sysfs_inode(device)
 
     def _try(self, options: list[tuple[str, str]], known: set[str] | None) -> str:
+        from discoverd.kernel import fabrics
+
         fabrics.reach(dict(options))
         turn = self._take_turn() if self._in_turn else -1
         try:

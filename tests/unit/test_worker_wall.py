@@ -98,8 +98,8 @@ def test_the_walk_sees_imports_in_functions() -> None:
 
 
 def test_an_io_worker_has_few_modules() -> None:
-    # It reads the exclusions before each attempt to connect.
-    loaded = modules("discoverd.worker.main", "discoverd.exclusions")
+    # It reads the exclusions before each attempt to connect, and connects.
+    loaded = modules("discoverd.worker.main", "discoverd.exclusions", "discoverd.kernel.fabrics")
     assert len(loaded) <= MOST_MODULES, sorted(loaded)
     assert loaded & FORBIDDEN == set()
 
@@ -151,6 +151,7 @@ def test_the_record_of_the_boot_is_made_by_a_thin_process() -> None:
         "kernel.spawn",
         "kernel.locks",
         "kernel.dhchap",
+        "kernel.fabrics",
         "kernel.hosts",
     ],
 )
