@@ -499,6 +499,7 @@ class Loop:
         spec = self._machine.spec
         if self._ownership.check(spec.origin) and not self._left_alone():
             notify.log(notify.NOTICE, f"{self._machine.device} was left to us")
+            self._hide_secrets(self._machine.device)
             self._discover(spec)
             # What was found out before is of no account any more.
             self._tell(Event(machine.PERSISTENCE))

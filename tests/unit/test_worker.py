@@ -324,11 +324,19 @@ def test_secrets_in_sysfs_are_roots_alone(kernel: Kernel, found: bool, monkeypat
     assert live(kernel, act) == 0
 
 
-def test_secrets_in_sysfs_of_somebody_elses_are_left_alone(kernel: Kernel) -> None:
+def test_secrets_in_sysfs_of_somebody_elses_are_left_alone_until_it_is_ours(kernel: Kernel) -> None:
     kernel.add("nvme3", dhchap_secret="x")
     registry.claim("nvme3", "stas", "theirs")
-    live(kernel, lambda: until(lambda: kernel.status.startswith("left alone")))
-    assert (kernel.sysfs / "nvme3/dhchap_secret").stat().st_mode & 0o044
+    path = kernel.sysfs / "nvme3/dhchap_secret"
+
+    def act() -> None:
+        until(lambda: kernel.status.startswith("left alone"))
+        assert path.stat().st_mode & 0o044
+        registry.delete("nvme3")
+        until(lambda: kernel.status == "live nvme3")
+        assert path.stat().st_mode & 0o777 == 0o600
+
+    assert live(kernel, act) == 0
 
 
 def test_secrets_that_stay_readable_are_told_once(
