@@ -1,24 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inheritance and personas: from files as written to connections as they are to be made.
 
-The most specific wins: ``controller=`` line, its section, ``[Host]`` of the file, the file's defaults for
-the type of controller, those of the main file. The main file's ``[Host]`` holds for the main file only.
+The most specific wins: ``controller=`` line, its section, sections without such a line that have the same NQN,
+``[Host]`` of the file, the file's defaults for the type of controller, those of the main file. The main file's
+``[Host]`` holds for the main file only.
 """
 
 from dataclasses import replace
-from typing import cast
 
 from ..kernel.controllers import canonical_nqn
 from ..tid import DISCOVERY_NQN, TidError
 from . import keys
 from .errors import quote
-from .model import Connection, DiscoveredScope, Persistent, Role, Secrets
+from .model import Connection, DiscoveredScope, NamedSettings, Role, Secrets
+from .named import collect, key_of
 from .paths import PathLine
 from .sections import Endpoint, FabricsFile
 from .usable import Problem, address_problem, identity, security_problem
+from .values import persistent, secrets, tunables
 
 _DEFAULTS: dict[Role, str] = {"discovery": keys.DISCOVERY_DEFAULTS, "io": keys.IO_DEFAULTS}
-_TUNABLES = frozenset(key.name for key in keys.TUNABLES)
 _UNTRUSTED = "the main file has errors, and the defaults in it may hold what this file relies on"
 
 Settings = dict[str, str]
@@ -68,23 +69,29 @@ def resolve(files: list[FabricsFile]) -> tuple[list[Connection], dict[tuple[str,
     """
     main = next((file for file in files if not file.drop_in), None)
     connections: list[Connection] = []
-    scopes: dict[tuple[str, Role], DiscoveredScope] = {}
     seen: dict[object, Connection] = {}
-    if main and main.report.broken:
-        scope = DiscoveredScope({}, Secrets(), "", "", "", "", f"the main file has errors (mend {main.path})")
-        scopes = {("", role): scope for role in _DEFAULTS}
+    named = collect(files)
+    by_nqn = {role: named.of_role(role) for role in _DEFAULTS}
+    problem = f"the main file has errors (mend {main.path})" if main and main.report.broken else ""
+    scopes: dict[tuple[str, Role], DiscoveredScope] = {
+        ("", role): DiscoveredScope({}, Secrets(), "", "", "", "", problem, by_nqn[role]) for role in _DEFAULTS
+    }
     for file in files:
         if file.report.broken:
             continue
         bases = {role: _base(main, file, role) for role in _DEFAULTS}
         for role, base in bases.items():
-            scopes[file.path, role] = _scope(file, base)
+            scopes[file.path, role] = _scope(file, base, by_nqn[role])
             if file is main:
                 scopes["", role] = scopes[file.path, role]
         for endpoint in file.endpoints:
             role = "discovery" if endpoint.section == keys.DISCOVERY else "io"
+            key = key_of(file, endpoint)
+            inherited = {**bases[role], **(named.general.get(key, {}) if key else {}), **endpoint.settings}
+            if key and not endpoint.paths:
+                _judge_section(file, endpoint, inherited)
             for path in endpoint.paths:
-                connection = _connection(file, endpoint, path, {**bases[role], **endpoint.settings, **path.settings})
+                connection = _connection(file, endpoint, path, {**inherited, **path.settings})
                 connections.append(_judge(connection, file, endpoint, path, seen))
     return connections, scopes
 
@@ -95,16 +102,17 @@ def _base(main: FabricsFile | None, file: FabricsFile, role: Role) -> Settings:
     return {**inherited, **file.settings.get(name, {}), **file.settings.get(keys.HOST, {})}
 
 
-def _scope(file: FabricsFile, base: Settings) -> DiscoveredScope:
-    secrets = _secrets(base)
+def _scope(file: FabricsFile, base: Settings, named: dict[tuple[str, str], NamedSettings]) -> DiscoveredScope:
+    security = secrets(base)
     return DiscoveredScope(
-        _tunables(base),
-        secrets,
-        _persistent(base),
+        tunables(base),
+        security,
+        persistent(base),
         file.identity.get("hostnqn", ""),
         file.identity.get("hostid", ""),
         file.identity.get("hostsymname", ""),
-        str(security_problem(secrets) or ""),
+        str(security_problem(security) or ""),
+        named,
     )
 
 
@@ -120,9 +128,9 @@ def _connection(file: FabricsFile, endpoint: Endpoint, path: PathLine, settings:
         file.identity.get("hostnqn", ""),
         file.identity.get("hostid", ""),
         file.identity.get("hostsymname", ""),
-        _tunables(settings),
-        _persistent(settings),
-        _secrets(settings),
+        tunables(settings),
+        persistent(settings),
+        secrets(settings),
         file.path,
         path.line,
     )
@@ -148,6 +156,13 @@ def _judge(
     return replace(connection, problem=str(problem))
 
 
+def _judge_section(file: FabricsFile, endpoint: Endpoint, settings: Settings) -> None:
+    """Warn of a section without a path whose settings make paths that are found unusable."""
+    if problem := security_problem(secrets(settings)):
+        message = f"paths that are found cannot be connected: {problem.message}"
+        file.report.warn(endpoint.line, endpoint.column, message, problem.hint)
+
+
 def _duplicate(connection: Connection, seen: dict[object, Connection]) -> Problem | None:
     try:
         earlier = seen.setdefault(identity(connection), connection)
@@ -156,23 +171,3 @@ def _duplicate(connection: Connection, seen: dict[object, Connection]) -> Proble
     if earlier is connection:
         return None
     return Problem(f"the same path is already configured in {earlier.file}:{earlier.line}", "remove one of the two")
-
-
-def _tunables(settings: Settings) -> Settings:
-    return {name: value for name, value in settings.items() if value and name in _TUNABLES}
-
-
-def _persistent(settings: Settings) -> Persistent:
-    return cast(Persistent, settings.get("persistent", ""))
-
-
-def _secrets(settings: Settings) -> Secrets:
-    return Secrets(
-        settings.get("kxchap-secret", ""),
-        settings.get("kxchap-ctrl-secret", ""),
-        settings.get("tls-key", ""),
-        settings.get("tls-key-identity", ""),
-        settings.get("keyring", ""),
-        settings.get("tls") == "true",
-        settings.get("concat") == "true",
-    )

@@ -56,8 +56,19 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True)
+class NamedSettings:
+    """What is said about one NQN: settings by their keys, '' for one that is reset. ``place`` is where (file:line)."""
+
+    settings: Mapping[str, str] = field(repr=False)
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
 class DiscoveredScope:
-    """What a discovered controller is connected with. Fields as in :class:`Connection`."""
+    """What a discovered controller is connected with. Fields as in :class:`Connection`.
+
+    ``named`` has what is said about single NQNs beyond that, by host NQN and NQN; see discoverd.config.named.
+    """
 
     params: Mapping[str, str]
     secrets: Secrets
@@ -66,6 +77,7 @@ class DiscoveredScope:
     hostid: str
     hostsymname: str
     problem: str = ""
+    named: Mapping[tuple[str, str], NamedSettings] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +98,8 @@ class FabricsConfig:
         """Return what a controller of ``role`` gets that was found through ``via`` (None: unknown).
 
         The defaults and the ``[Host]`` section of the file that configured ``via``, not the settings of its
-        own section; the identity is that of ``via``. Without ``via``, the same of the main file. Raises
-        ValueError when ``via`` is not a discovery controller.
+        own section; the identity is that of ``via``. Without ``via``, the same of the main file. What is said about
+        single NQNs is in ``named``, and not applied. Raises ValueError when ``via`` is not a discovery controller.
         """
         main = self.scopes.get(("", role), _EMPTY)
         if via is None:
@@ -103,6 +115,7 @@ class FabricsConfig:
             via.hostid,
             via.hostsymname,
             base.problem,
+            base.named,
         )
 
 

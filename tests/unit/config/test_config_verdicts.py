@@ -106,12 +106,14 @@ WARNINGS = [
         '"ctrl_loss_tmo"',
         "did you mean ctrl-loss-tmo?",
     ),
-    (SUBSYSTEM + "Nqn = 5\n", 3, 1, '"Nqn"', "did you mean nqn?"),
+    (SUBSYSTEM + TCP + "\nNqn = 5\n", 4, 1, '"Nqn"', "did you mean nqn?"),
     ("[I/O Controller Defaults]\n[I/O Controller Defaults]\n", 2, 1, "repeated section", "later lines win"),
-    (SUBSYSTEM + f"nqn = {NQN}2\n", 3, 1, "line 2 said something already", "last line wins"),
+    (SUBSYSTEM + f"nqn = {NQN}2\n{TCP}", 3, 1, "line 2 said something already", "last line wins"),
     ("[Host]\ndhchap-secret =\n", 2, 1, "older name of kxchap-secret", "write kxchap-secret"),
     (b"# caf\xe9\n", 1, 6, "not valid UTF-8", "save"),
     ("[Host]\nhostsymname = a\x1b[1m\n", 2, 15, "control character", "plain text"),
+    ("[Discovery Controller]\n", 1, 1, "no effect", "add a controller line"),
+    (SUBSYSTEM, 1, 1, "no effect", "add a controller line"),
 ]
 
 
@@ -131,8 +133,6 @@ def test_warning(fabrics: Fabrics, text: str, line: int, column: int, message: s
         "\n# comment\n   # indented\n\n",
         "[Host]\r\nctrl-loss-tmo = 5\r\n",
         "[ Host ]\n",
-        "[Discovery Controller]\n",
-        SUBSYSTEM,
         "[Discovery Controller]\ncontroller = ;transport=tcp; traddr = 192.0.2.1 ;;\n",
         "[Host]\nhostid =\nhostnqn =\nhostsymname =\n",
         "[Host]\nhostsymname = a = b # and c\n",
