@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity, identity_for
-from discoverd.config.model import Connection, DiscoveredScope, Secrets
+from discoverd.config.model import Connection, DiscoveredScope, NamedSettings, Secrets
+from discoverd.config.named import applied, said_of
 from discoverd.kernel.controllers import canonical_nqn
 from discoverd.plan.budgets import ANNOUNCED_ATTEMPTS
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TransportId
@@ -167,6 +168,12 @@ def refuse_tls(wanted: Connection | DiscoveredScope) -> None:
         )
 
 
+def _check_security(scope: DiscoveredScope) -> None:
+    if scope.problem:
+        raise ConfigError(scope.problem)
+    refuse_tls(scope)
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What controllers that the configuration does not name are connected with: as whom, and with which options.
@@ -186,9 +193,7 @@ class Terms:
         cls, role: str, scope: DiscoveredScope, host: HostIdentity, params: tuple[tuple[str, str], ...] = ()
     ) -> "Terms":
         """Work out the terms for controllers of a role; ``params`` go before those of ``scope``. Raises ConfigError."""
-        if scope.problem:
-            raise ConfigError(scope.problem)
-        refuse_tls(scope)
+        _check_security(scope)
         hostnqn, hostid = identity_for(scope, host)
         tail = _tail(role, {**scope.params, **dict(params)}, scope.secrets)
         persona = canonical_nqn(hostnqn) if hostnqn != host.hostnqn else ""
@@ -204,11 +209,9 @@ def granted(wish: Wish, scope: DiscoveredScope, host: HostIdentity, identities: 
 
     ``identities`` has the host IDs of host NQNs that wishes may have of their own. Raises ConfigError.
     """
-    if wish.origin not in AUTHORITIES:
-        scope = without_keys(scope)
     if wish.tid.hostnqn:
         scope = as_host(scope, wish.tid.hostnqn, identities)
-    terms = Terms.make(wish.role, scope, host, wish.params)
+    terms = terms_for(wish.tid.subsysnqn, wish.role, scope, host, wish.params, trusted=wish.origin in AUTHORITIES)
     tid = replace(wish.tid, hostnqn=terms.persona)
     options = terms.options(tid, wish.role)
     return Candidate(
@@ -233,6 +236,44 @@ def without_keys(scope: DiscoveredScope) -> DiscoveredScope:
     That TLS is asked for stays, so that nothing is connected in the clear for want of a key.
     """
     return replace(scope, secrets=replace(scope.secrets, kxchap_secret="", kxchap_ctrl_secret=""))
+
+
+def terms_for(
+    nqn: str,
+    role: str,
+    scope: DiscoveredScope,
+    host: HostIdentity,
+    params: tuple[tuple[str, str], ...] = (),
+    *,
+    trusted: bool,
+) -> Terms:
+    """Work out the terms for the controllers of one NQN, with what is said about it. Raises ConfigError."""
+    said = said_of(scope, nqn, host.hostnqn)
+    given = applied(said, scope) if said else scope
+    try:
+        return Terms.make(role, given if trusted else without_keys(given), host, params)
+    except ConfigError as error:
+        if said is None:
+            raise
+        raise ConfigError(f"{error}; see its section, {said.place}") from None
+
+
+def respecified(candidate: Candidate, said: NamedSettings) -> Candidate:
+    """Return a candidate that stands for a connection as it is, with what is said about its NQN for the next connect.
+
+    Raises ConfigError.
+    """
+    now = dict(candidate.options)
+    keys = Secrets(now.get("dhchap_secret", ""), now.get("dhchap_ctrl_secret", ""))
+    scope = applied(said, DiscoveredScope({}, keys, "", "", "", ""))
+    try:
+        _check_security(scope)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; see its section, {said.place}") from None
+    tail = _tail(candidate.role, scope.params, scope.secrets)
+    replaced = {"dhchap_secret", "dhchap_ctrl_secret", *dict(tail)}
+    kept = tuple((key, value) for key, value in candidate.options if key not in replaced)
+    return replace(candidate, options=(*kept, *tail), persistent=scope.persistent or candidate.persistent)
 
 
 def as_host(scope: DiscoveredScope, hostnqn: str, identities: Mapping[str, str]) -> DiscoveredScope:

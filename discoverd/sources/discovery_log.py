@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import DiscoveredScope
+from discoverd.config.named import said_of
 from discoverd.kernel.addresses import NO_ADDRESSES, HostAddresses
 from discoverd.kernel.admin import READ_ENTRIES, READ_UNTRUSTED_ENTRIES, TRTYPES
 from discoverd.plan.budgets import ANNOUNCED_ATTEMPTS, ANNOUNCED_GIVE_UP_SECONDS
-from discoverd.plan.candidate import Candidate, Refusal, Terms, listed_by, without_keys
+from discoverd.plan.candidate import Candidate, Refusal, Terms, listed_by, terms_for, without_keys
 from discoverd.plan.log_page import (
     DUPLICATE_RETURNED_INFORMATION,
     NOT_CONNECTED_TO_CDC,
@@ -86,15 +87,16 @@ def candidates(page: LogPage, parent: Parent, host: HostIdentity) -> Listing:
             if entry.subtype not in roles:
                 raise TidError(f"its subsystem type {entry.subtype} is unknown")
             role = roles[entry.subtype]
-            tid = _identify(entry, role.role, parent, role.terms.persona if role.terms else "")
-        except TidError as error:
+            terms = role.terms_for(entry.subnqn)
+            tid = _identify(entry, role.role, parent, terms.persona if terms else "")
+        except (TidError, ConfigError) as error:
             refused.append(Refusal(f"entry {entry.number}, {entry.subnqn[:80]!r}", where, str(error)))
             could_be = _could_be(entry)
             unreadable += could_be is None
             possible_nqns |= could_be or frozenset()
             continue
-        if role.terms:
-            wanted.append(role.candidate(tid, role.terms, bool(entry.eflags & NOT_CONNECTED_TO_CDC)))
+        if terms:
+            wanted.append(role.candidate(tid, terms, bool(entry.eflags & NOT_CONNECTED_TO_CDC)))
         else:
             faults.add(role.fault)
     if len(refused) > REFUSALS:
@@ -150,20 +152,33 @@ def _is_fc_port(traddr: str) -> bool:
 class _Role:
     """What all that a page lists with one role have in common: worked out once, for there may be thousands.
 
-    ``terms`` is None where the configuration has none for them, and ``fault`` says why.
+    ``fault`` says why the configuration has no terms for them, '' if it has.
     """
 
     def __init__(self, role: str, parent: Parent, host: HostIdentity) -> None:
         self.role = role
-        self.terms: Terms | None = None
         self.fault = ""
         self._parent = parent
+        self._host = host
         self._source = listed_by(role, parent.instance)
+        self._scope = parent.discovery if role == DISCOVERY else parent.io
+        self._terms: Terms | None = None
+        self._by_nqn: dict[str, Terms] = {}
         try:
-            scope = parent.discovery if role == DISCOVERY else parent.io
-            self.terms = Terms.make(role, scope if parent.trusted else without_keys(scope), host)
+            self._terms = Terms.make(role, self._scope if parent.trusted else without_keys(self._scope), host)
         except ConfigError as error:
             self.fault = str(error)
+
+    def terms_for(self, nqn: str) -> Terms | None:
+        """Return the terms for controllers of this NQN, None if there are none for all that the page lists.
+
+        Raises ConfigError where there are none because of what the configuration says about this NQN.
+        """
+        if said_of(self._scope, nqn, self._host.hostnqn) is None:
+            return self._terms
+        if nqn not in self._by_nqn:
+            self._by_nqn[nqn] = terms_for(nqn, self.role, self._scope, self._host, trusted=self._parent.trusted)
+        return self._by_nqn[nqn]
 
     def candidate(self, tid: TransportId, terms: Terms, ncc: bool) -> Candidate:
         parent = self._parent

@@ -8,6 +8,7 @@ from discoverd import state
 from discoverd.config.errors import ConfigError
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
+from discoverd.config.named import said_of
 from discoverd.config.settings import Settings
 from discoverd.kernel.addresses import HostAddresses
 from discoverd.plan.candidate import (
@@ -21,6 +22,7 @@ from discoverd.plan.candidate import (
     Refusal,
     Wish,
     granted,
+    respecified,
 )
 from discoverd.plan.facts import Answer, HeldBack, Known, Report
 from discoverd.plan.folding import Wanted
@@ -69,6 +71,7 @@ class Inventory:
         self.log_pages = LogPages()
         self.wanted = Wanted(known.__contains__)
         self._boot: tuple[Candidate, ...] = ()
+        self._boot_basis: tuple[tuple[Candidate, ...], FabricsConfig, HostIdentity] | None = None
         self._configured = Configured((), {}, (), whole=False)
         self._addresses = HostAddresses()
         self._context = Context(self.config, self.host, {}, {}, 0, 0, 0, self._addresses)
@@ -199,7 +202,7 @@ class Inventory:
         # Equal is not enough, and comparing whole configurations not cheap: log pages are gone through again for each.
         if any(getattr(context, name) is not getattr(self._context, name) for name in Context.__slots__):
             self._context = context
-        self.wanted.put(BOOT, self._boot)
+        self._put_boot()
         for origin, wishes in (
             (NBFT, self.nbft.wishes),
             (MDNS, self.mdns.wishes),
@@ -213,13 +216,36 @@ class Inventory:
                 self._granted[origin] = basis
                 self.wanted.put(origin, self._grant(origin, wishes))
 
+    def _put_boot(self) -> None:
+        """Put what was connected before the boot, with what is said about it by NQN. It stays, whatever that is."""
+        basis, before = (self._boot, self.config, self.host), self._boot_basis
+        if before is not None and all(one is other for one, other in zip(before, basis, strict=True)):
+            return
+        self._boot_basis = basis
+        candidates = []
+        refused = []
+        for one in self._boot:
+            scope = self.config.discovered(None, "discovery" if one.role == DISCOVERY else "io")
+            as_connected = replace(scope, hostnqn=one.tid.hostnqn)
+            said = said_of(as_connected, one.tid.subsysnqn, self.host.hostnqn)
+            try:
+                candidates.append(respecified(one, said) if said else one)
+            except ConfigError as error:
+                candidates.append(one)
+                refused.append(
+                    Refusal(str(one.tid), one.source, f"connected as it was, without what is said about it: {error}")
+                )
+        self._ungranted[BOOT] = tuple(refused)
+        self.wanted.put(BOOT, tuple(candidates))
+
     def _grant(self, origin: str, wishes: tuple[Wish, ...]) -> tuple[Candidate, ...]:
         candidates = []
         refused = []
+        io, discovery = self.config.discovered(None, "io"), self.config.discovered(None, "discovery")
         for wish in wishes:
-            scope = self.config.discovered(None, "discovery" if wish.role == DISCOVERY else "io")
             # Also those that an earlier supervisor believed, when the address was another host's.
             fault = self._addresses.fault(wish.tid.traddr) if origin == MDNS else ""
+            scope = discovery if wish.role == DISCOVERY else io
             try:
                 if fault:
                     raise ConfigError(fault)

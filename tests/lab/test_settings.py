@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a section says about an NQN holds for each path to it, however that was found."""
+
+from tests.lab import scenario
+from tests.lab.machine import Machine
+from tests.lab.scenario import GENEROUS, ONE_DISCOVERY_CONTROLLER, nqn
+from tests.lab.test_authentication import make_key
+
+PORTS = (4420, 4421)
+
+
+def path(port: int) -> str:
+    return f"nvme-ctrl@tcp:192.0.2.1:{port}:{nqn(1)}.service"
+
+
+def section(key: str, more: str = "") -> str:
+    return f"[Subsystem]\nnqn = {nqn(1)}\nkxchap-secret = {key}\n{more}"
+
+
+def target(host: Machine, key: str) -> None:
+    """One subsystem on two ports that lets this host in with this key; the first port refers to the second."""
+    hostnqn = host.read("/etc/nvme/hostnqn").decode().strip()
+    host.run("lab-target up --subsystems 1 --ports " + " ".join(f"192.0.2.1:{port}" for port in PORTS))
+    host.run(["lab-target", "host-key", "vol1", hostnqn, key])
+    host.run("lab-target refer 1 192.0.2.1:4421")
+
+
+def reload(host: Machine, text: str) -> None:
+    scenario.configure(host, text)
+    host.run("systemctl reload discoverd.service", timeout=GENEROUS)
+
+
+def test_key_of_a_section_holds_for_each_path(host: Machine) -> None:
+    key = make_key()
+    target(host, key)
+    # The section names no path.
+    scenario.start(host, ONE_DISCOVERY_CONTROLLER + section(key))
+    scenario.wait_live(host, 4)
+    for port in PORTS:
+        scenario.wait_unit(host, path(port), "live")
+    assert scenario.live(host).count(nqn(1)) == 2
+
+
+def test_key_beside_one_path_holds_for_the_other(host: Machine) -> None:
+    key = make_key()
+    target(host, key)
+    configured = "controller = transport=tcp;traddr=192.0.2.1;trsvcid=4420\n"
+    scenario.start(host, ONE_DISCOVERY_CONTROLLER + section(key, configured))
+    scenario.wait_live(host, 4)
+    for port in PORTS:
+        scenario.wait_unit(host, path(port), "live")
+
+
+def test_key_that_comes_later_reaches_waiting_paths_and_disconnects_none(host: Machine) -> None:
+    key = make_key()
+    target(host, key)
+    scenario.start(host, ONE_DISCOVERY_CONTROLLER)
+    for port in PORTS:
+        scenario.wait_unit(host, path(port), "waiting")
+    reload(host, ONE_DISCOVERY_CONTROLLER + section(key))
+    scenario.wait_live(host, 4)
+
+    # Another key counts for the next connect: what is connected stays.
+    before = scenario.controllers(host)
+    other = make_key()
+    reload(host, ONE_DISCOVERY_CONTROLLER + section(other))
+    for port in PORTS:
+        host.wait_until(
+            f"grep -qF 'dhchap_secret={other}' '/run/discoverd/controllers/{path(port)[10:-8]}/spec'",
+            what="the worker is told of the other key",
+        )
+    assert scenario.controllers(host) == before
+    hostnqn = host.read("/etc/nvme/hostnqn").decode().strip()
+    host.run(["lab-target", "host-key", "vol1", hostnqn, other])
+    host.run(["systemctl", "restart", path(4421)], timeout=GENEROUS)
+    scenario.wait_unit(host, path(4421), "live")
+    assert scenario.live(host).count(nqn(1)) == 2
