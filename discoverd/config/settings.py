@@ -23,6 +23,9 @@ Registration = Literal["trusted", "all", "none"]
 REGISTRATIONS: tuple[Registration, ...] = ("trusted", "all", "none")
 DISCONNECT_SCOPES: tuple[DisconnectScope, ...] = ("ours", "all", "none")
 TRANSPORTS = ("tcp", "rdma", "fc")
+# Over these a log page can lead from another transport; a port of Fibre Channel is reached from a port of it only.
+FOLLOWED_TRANSPORTS = ("tcp", "rdma")
+AUTO = ("auto",)
 
 _SECTION = "Global"
 _HOUR = 3600
@@ -40,6 +43,8 @@ class Settings:
     ``disconnect_scope``: what is disconnected that a log page no longer lists: what discoverd has connected (``ours``),
     also what others have, over the ``disconnect_transports`` (``all``), or nothing (``none``).
     ``disconnect_share``: of what a log page listed, so many per cent may be withdrawn at once.
+    ``follow_transports``: over which transports entries of a log page are followed that have another one than their
+    discovery controller, or AUTO for those that this host has.
     ``connect_attempts_on_ncc``: for a subsystem that is not connected to the central discovery controller, 0 for as
     many as it takes. ``pleo``: ask direct discovery controllers for entries of the port that was asked only.
     ``mdns_interfaces``: only these, all if empty. ``mdns_persistence``: how long a discovery controller that is neither
@@ -65,6 +70,7 @@ class Settings:
     disconnect_transports: tuple[str, ...] = ("tcp",)
     disconnect_share: int = 25
     connect_attempts_on_ncc: int = 0
+    follow_transports: tuple[str, ...] = AUTO
 
 
 class _BadValueError(ValueError):
@@ -131,7 +137,7 @@ def _shown(value: object, read: Callable[[str], Any]) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):
-        return " ".join(value) or "nothing"
+        return " ".join(value) or ("none" if read is _followed else "nothing")
     return str(value)
 
 
@@ -191,6 +197,15 @@ def _transports(text: str) -> tuple[str, ...]:
     return tuple(one for one in TRANSPORTS if one in words)
 
 
+def _followed(text: str) -> tuple[str, ...]:
+    words = tuple(text.lower().split())
+    if words in (AUTO, ("none",)):
+        return AUTO if words == AUTO else ()
+    if not all(word in FOLLOWED_TRANSPORTS for word in words):
+        raise _BadValueError(f"auto, none, or a list of {' '.join(FOLLOWED_TRANSPORTS)}")
+    return tuple(one for one in FOLLOWED_TRANSPORTS if one in words)
+
+
 def _share(text: str) -> int:
     number = parse_int(text.removesuffix("%").rstrip())
     if number is None or not 0 <= number <= 100:
@@ -234,4 +249,5 @@ _KEYS: dict[str, Callable[[str], Any]] = {
     "disconnect-transports": _transports,
     "disconnect-share": _share,
     "connect-attempts-on-ncc": _attempts,
+    "follow-transports": _followed,
 }

@@ -153,11 +153,15 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Something that a source asked for and that cannot be connected: what it is, where it stands, and why not."""
+    """Something that a source asked for and that cannot be connected: what it is, where it stands, and why not.
+
+    ``expected``: nothing is wrong, and nothing is to be mended.
+    """
 
     what: str
     source: str
     reason: str
+    expected: bool = False
 
 
 def refuse_tls(wanted: Connection | DiscoveredScope) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The log pages of all discovery controllers, followed from one to the next along their referrals."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Role
@@ -35,7 +35,7 @@ class Context:
     """What log pages are understood with. ``hostids`` has the host IDs of host NQNs that firmware brought along.
 
     ``give_up_after``, ``ncc_attempts`` and ``addresses`` as in Parent. ``share`` is how much of what a page listed may
-    be withdrawn at once (per cent).
+    be withdrawn at once (per cent). ``lacking`` as in discoverd.sources.transports.
     """
 
     config: FabricsConfig
@@ -46,6 +46,7 @@ class Context:
     ncc_attempts: int
     share: int
     addresses: HostAddresses = NO_ADDRESSES
+    lacking: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,8 @@ class LogPages:
     ``pending`` has what a page lists no longer without having proved it yet, ``waiting`` those of them that go once it
     has, ``listed`` how many it lists, with those that wait or went lately, and ``closed`` the discovery controllers
     that nobody leads to any more. ``whole`` are those of ``authoritative`` whose page says all about everything, and
-    ``settled`` those whose page has said the same for some minutes.
+    ``settled`` those whose page has said the same for some minutes. ``passed_over`` has by discovery controller what it
+    lists over a transport that is not followed.
     """
 
     def __init__(self) -> None:
@@ -90,6 +92,7 @@ class LogPages:
         self.waiting: dict[str, frozenset[str]] = {}
         self.listed: dict[str, int] = {}
         self.closed: frozenset[str] = frozenset()
+        self.passed_over: dict[str, tuple[Candidate, ...]] = {}
         # Those that are reached now, with or without a page, and how many referrals away.
         self.depths: dict[str, int] = {}
 
@@ -145,6 +148,7 @@ class LogPages:
         trusted = True
         refusals: list[Refusal] = []
         used: dict[str, Listing] = {}
+        self.passed_over = {}
         room = TOTAL
         while queue or trusted:
             if not queue:
@@ -164,7 +168,8 @@ class LogPages:
                 continue
             listed = self._list(instance, wanted.asked[instance][0], vias[instance], trusted, context)
             limited: list[Refusal] = []
-            candidates = _within_limit(instance, listed.listing.candidates, known, limited)
+            candidates = self._followed(instance, listed, context.lacking, known, limited)
+            candidates = _within_limit(instance, candidates, known, limited)
             refusals += (*listed.listing.refusals, *limited)
             referrals = [one for one in candidates if one.role == DISCOVERY]
             near = self._within_reach(instance, referrals, referrals_max, refusals)
@@ -182,7 +187,9 @@ class LogPages:
                 candidates = tuple(one for one in candidates if one not in without)
                 referrals = [one for one in candidates if one.role == DISCOVERY]
             room -= len(new)
-            wanted.put(instance, candidates)
+            # The same tuple as before costs nothing.
+            before = wanted.of(instance)
+            wanted.put(instance, before if candidates == before else candidates)
             used[instance] = listed.listing
             for one in referrals:
                 unit = wanted.unit_of(one)
@@ -194,6 +201,37 @@ class LogPages:
             wanted.put(origin, ())
         self.refusals = tuple(refusals)
         self._conclude(used, wanted, known, context.share)
+
+    def _followed(
+        self,
+        instance: str,
+        listed: _Listed,
+        lacking: Mapping[str, str],
+        known: Mapping[str, Known],
+        refusals: list[Refusal],
+    ) -> tuple[Candidate, ...]:
+        """Return what a page lists over its discovery controller's own transport, and over others that are followed.
+
+        What has a unit is followed on: that a device is gone is no reason to let go of what was connected through it.
+        """
+        found = listed.listing.candidates
+        own = listed.tid.transport
+        if not any(one != own for one in lacking):
+            return found
+        followed: list[Candidate] = []
+        left: list[Candidate] = []
+        for one in found:
+            transport = one.tid.transport
+            lacks = transport != own and transport in lacking and one.tid.instance not in known
+            (left if lacks else followed).append(one)
+        if not left:
+            return found
+        self.passed_over[instance] = tuple(left)
+        for transport, count in Counter(one.tid.transport for one in left).items():
+            if why := lacking[transport]:
+                what = f"{count} {'entry' if count == 1 else 'entries'} over {transport}"
+                refusals.append(Refusal(what, f"in the log page of {instance}", why, expected=True))
+        return tuple(followed)
 
     def confirm(self, instance: str, units: Collection[str]) -> None:
         """Take an administrator's word that the page of this discovery controller rightly lists these no longer."""
@@ -240,7 +278,9 @@ class LogPages:
             self.pending[instance], self.listed[instance] = verdict.pending, verdict.listed
             if verdict.waiting:
                 self.waiting[instance] = verdict.waiting
-            all_served = len(wanted.of(instance)) == len(listing.candidates) and not listing.possible_nqns
+            # What is not for this host to connect is no gap in what the page says.
+            served = len(wanted.of(instance)) + len(self.passed_over.get(instance, ()))
+            all_served = served == len(listing.candidates) and not listing.possible_nqns
             if verdict.settled:
                 settled.add(instance)
             if read.asked is Asked.ALL_PORTS and all_served and not verdict.pending:

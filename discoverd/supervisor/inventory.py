@@ -34,6 +34,7 @@ from discoverd.sources.log_pages import Context, LogPages
 from discoverd.sources.mdns import Mdns
 from discoverd.sources.names import Names
 from discoverd.sources.nbft import Nbft
+from discoverd.sources.transports import Transports
 from discoverd.sources.unmanaged import Unmanaged
 from discoverd.supervisor.held_back import held_back
 from discoverd.supervisor.refusals import Refusals
@@ -68,6 +69,7 @@ class Inventory:
         self.fibre_channel = FibreChannel(self._news)
         self.exclusions = ExclusionFiles(changed)
         self.unmanaged_source = Unmanaged(self._news)
+        self.transports = Transports(self._news)
         self.log_pages = LogPages()
         self.wanted = Wanted(known.__contains__)
         self._boot: tuple[Candidate, ...] = ()
@@ -105,6 +107,7 @@ class Inventory:
         self.nbft.configure(settings, host.hostnqn)
         self.fibre_channel.configure(settings)
         self.unmanaged_source.configure(settings, host.hostnqn)
+        self.transports.configure(settings)
         self._news()
 
     def remember(self, wishes: tuple[Wish, ...], addresses: frozenset[str]) -> None:
@@ -198,6 +201,7 @@ class Inventory:
             self.settings.connect_attempts_on_ncc,
             self.settings.disconnect_share,
             self._addresses,
+            self.transports.lacking,
         )
         # Equal is not enough, and comparing whole configurations not cheap: log pages are gone through again for each.
         if any(getattr(context, name) is not getattr(self._context, name) for name in Context.__slots__):
@@ -284,6 +288,8 @@ class Inventory:
         before, self.unmanaged = self.unmanaged, {}
         if found := self.unmanaged_source.found:
             ours = {one.target for one in self._known.values() if one.origin != UNMANAGED}
+            # What a page lists is not what no page lists, though we do not connect it.
+            ours |= {one.target for some in self.log_pages.passed_over.values() for one in some}
             for one in found:
                 if one.target not in self.wanted.targets and one.target not in ours:
                     self.unmanaged[one.tid.instance] = one

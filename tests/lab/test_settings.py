@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a section says about an NQN holds for each path to it, however that was found."""
 
+import pytest
+
 from tests.lab import scenario
 from tests.lab.machine import Machine
-from tests.lab.scenario import GENEROUS, ONE_DISCOVERY_CONTROLLER, nqn
+from tests.lab.scenario import DISCOVERY, GENEROUS, ONE_DISCOVERY_CONTROLLER, nqn
 from tests.lab.test_authentication import make_key
 
 PORTS = (4420, 4421)
+RDMA_UNIT = f"nvme-ctrl@rdma:203.0.113.1:4420:{DISCOVERY}.service"
 
 
 def path(port: int) -> str:
@@ -75,3 +78,24 @@ def test_key_that_comes_later_reaches_waiting_paths_and_disconnects_none(host: M
     host.run(["systemctl", "restart", path(4421)], timeout=GENEROUS)
     scenario.wait_unit(host, path(4421), "live")
     assert scenario.live(host).count(nqn(1)) == 2
+
+
+def test_entry_over_rdma_waits_for_a_device(host: Machine) -> None:
+    """One that this host cannot try is left out; that is no fault, and it is tried as soon as it can be."""
+    if host.run("ls -A /sys/class/infiniband 2>/dev/null || true").stdout:
+        pytest.skip("the machine has an RDMA device already")
+    host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420 && lab-target refer 1 203.0.113.1:4420")
+    referral = "/sys/kernel/config/nvmet/ports/1/referrals/203.0.113.1:4420"
+    host.run(f"echo 0 >{referral}/enable && echo rdma >{referral}/addr_trtype && echo 1 >{referral}/enable")
+    scenario.start(host)
+    scenario.wait_live(host, 2)
+    scenario.wait_status(host, "2 controllers: 2 live")
+    assert scenario.status(host) == "2 controllers: 2 live"
+    assert RDMA_UNIT not in scenario.units(host)
+    shown = host.run("discoverctl status").stdout
+    assert "1 entry over rdma" in shown
+    assert "this host has no RDMA device" in shown
+
+    host.run("lab-network rdma")
+    host.wait_until(lambda: RDMA_UNIT in scenario.units(host), timeout=GENEROUS, what="it is tried over RDMA")
+    scenario.wait_live(host, 2)

@@ -433,7 +433,7 @@ def test_log_pages_are_followed_with_the_present_settings(monkeypatch: pytest.Mo
         house.configure(given, give_up=7, connect_attempts_on_ncc=8, disconnect_share=9)
         house.inventory.update()
         discovery = {DC: given.connections[0]}
-        assert contexts == [Context(given, HOST, discovery, {OTHER: OTHER_ID}, 7, 8, 9)]
+        assert contexts == [Context(given, HOST, discovery, {OTHER: OTHER_ID}, 7, 8, 9, lacking={"rdma": ""})]
 
     in_loop(scenario)
 

@@ -95,11 +95,12 @@ class Site:
         old: Mapping[str, Known] | None = None,
         excluded: Mapping[str, str] | None = None,
         configured_for: HostIdentity | None = None,
+        lacking: Mapping[str, str] | None = None,
     ) -> Found:
-        if self._basis is None or self._basis != (id(config), id(host)):
-            self._basis = (id(config), id(host))
+        if self._basis is None or self._basis != (id(config), id(host), lacking):
+            self._basis = (id(config), id(host), lacking)
             self._configured = configured(config, configured_for or host, lambda *_: None)
-            self._context = Context(config, host, self._configured.discovery, {}, 3600, 0, 25)
+            self._context = Context(config, host, self._configured.discovery, {}, 3600, 0, 25, lacking=lacking or {})
             self.wanted.put(CONFIGURATION, self._configured.candidates)
         self.pages.follow(self.wanted, self._context, excluded or {}, old or {})
         listed = [one for origin in sorted(self.wanted.origins() - SOURCES) for one in self.wanted._origins[origin]]
@@ -592,6 +593,77 @@ def test_two_referrals_to_the_same_count_together(site: Site) -> None:
     site.ask(ROOT, old=old)
     assert site.pages.pending[DC1].keys() == {dc(7)}
     assert site.pages.waiting[DC1] == {dc(7)}
+
+
+# Other transports -----------------------------------------------------------------------------------------
+
+# One volume over each of two transports, and a referral over the second.
+MIXED = page(
+    entry("nqn.a"),
+    entry("nqn.a", "192.0.2.7", trtype=RDMA),
+    entry("nqn.b", "192.0.2.7", trtype=RDMA),
+    entry(DISCOVERY_NQN, "192.0.2.8", trtype=RDMA, subtype=1),
+)
+OVER_RDMA = tuple(f"rdma:192.0.2.{rest}" for rest in ("7:4420:nqn.a", "7:4420:nqn.b", f"8:4420:{DISCOVERY_NQN}"))
+NO_RDMA = {"rdma": "this host has no RDMA device"}
+
+
+def units(site: Site) -> set[str]:
+    return set(site.wanted.asked) - {DC1, DC2}
+
+
+def test_entry_over_a_transport_that_this_host_lacks_is_passed_over(site: Site) -> None:
+    site.put(DC1, parse(MIXED))
+    found = site.ask(lacking=NO_RDMA)
+    assert units(site) == {instance("a")}
+    assert found.refusals == (
+        Refusal("3 entries over rdma", f"in the log page of {DC1}", "this host has no RDMA device", expected=True),
+    )
+    # The same once more costs nothing.
+    before = site.wanted.of(DC1)
+    site.ask(lacking=NO_RDMA)
+    assert site.wanted.of(DC1) is before
+    # It is nothing for this host, and no gap in what the page says.
+    assert found.authoritative == {DC1}
+    assert site.pages.whole == {DC1}
+    site.ask(lacking={"tcp": "left out"})
+    assert units(site) == {instance("a"), *OVER_RDMA}
+    assert not site.pages.passed_over
+
+
+def test_nothing_is_said_before_it_is_known(site: Site) -> None:
+    site.put(DC1, parse(MIXED))
+    assert site.ask(lacking={"rdma": ""}).refusals == ()
+    assert units(site) == {instance("a")}
+
+
+def test_discovery_controllers_own_transport_is_followed_always(site: Site) -> None:
+    over_rdma = FabricsConfig((replace(connection(1), transport="rdma"),), scopes={("", "io"): scope()})
+    site.put(DC1.replace("tcp", "rdma").replace("8009", "4420"), parse(MIXED))
+    site.ask(over_rdma, lacking={**NO_RDMA, "tcp": "left out"})
+    assert set(OVER_RDMA) <= site.wanted.asked.keys()
+    assert instance("a") not in site.wanted.asked
+
+
+def test_device_that_goes_takes_nothing_with_it(site: Site) -> None:
+    """What was connected through it is asked for as before."""
+    old = {OVER_RDMA[0]: Known("listed", DC1, target=("rdma", "192.0.2.7", "4420", "nqn.a"))}
+    for came, lacking in ((17.0, {}), (18.0, NO_RDMA)):
+        site.put(DC1, parse(MIXED), came)
+        site.ask(old=old, lacking=lacking)
+        assert units(site) == {instance("a"), *(OVER_RDMA[:1] if lacking else OVER_RDMA)}
+        assert not site.pages.authoritative[DC1].absent
+
+
+@pytest.mark.parametrize(("later", "gaps"), [(MIXED, set()), (page(entry("nqn.a")), {"rdma:other-name"})])
+def test_what_is_passed_over_is_listed(site: Site, later: bytes, gaps: set[str]) -> None:
+    """Also where its unit has another name, as when it was folded into another one."""
+    old = {"rdma:other-name": Known("listed", DC1, target=("rdma", "192.0.2.7", "4420", "nqn.b"))}
+    site.put(DC1, parse(MIXED))
+    site.ask(old=old, lacking=NO_RDMA)
+    site.put(DC1, parse(later), 18.0)
+    site.ask(old=old, lacking=NO_RDMA)
+    assert set(site.pages.authoritative[DC1].absent or ()) | site.pages.pending[DC1].keys() == gaps
 
 
 # News -----------------------------------------------------------------------------------------------------

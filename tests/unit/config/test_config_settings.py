@@ -33,6 +33,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "disconnect-transports": {"tcp rdma": ("tcp", "rdma"), "FC": ("fc",), "fc  tcp\ttcp": ("tcp", "fc")},
     "disconnect-share": {"10%": 10, "0": 0, "100 %": 100},
     "connect-attempts-on-ncc": {"1": 1, "0": 0, "1000": 1000},
+    "follow-transports": {"Auto": ("auto",), "none": (), "rdma  TCP": ("tcp", "rdma"), "rdma": ("rdma",)},
 }
 BAD: dict[str, tuple[list[str], str]] = {
     "log-level": (["loud", "info # all"], "one of err, warning, info, debug"),
@@ -52,6 +53,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "disconnect-transports": (["tcp+rdma", "loop", "tcp, fc"], "a list of transports such as: tcp rdma fc"),
     "disconnect-share": (["101%", "-1", "half", "%"], "a share from 0%"),
     "connect-attempts-on-ncc": (["-1", "1001", "two"], "a whole number from 0 (no limit) to 1000"),
+    "follow-transports": (["fc", "auto tcp", "none rdma", "tcp, rdma"], "auto, none, or a list of tcp rdma"),
 }
 
 
