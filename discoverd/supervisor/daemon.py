@@ -148,6 +148,7 @@ class Supervisor:
             inventory.nbft,
             inventory.fibre_channel,
             inventory.unmanaged_source,
+            inventory.transports,
         )
         for source in sources:
             self._tasks.create_task(source.run())

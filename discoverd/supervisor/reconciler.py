@@ -324,7 +324,8 @@ class Reconciler:
         problems = [str(one) for one in self._configuration.current.complaints if one.severity == "error"]
         problems += [f"{file}:{line}: {what}" if line else f"{file}: {what}" for file, line, what in lists.problems]
         problems += [f"{one}: {confirmable(one, held.text)}" for one, held in self._inventory.held_back.items()]
-        return problems + [f"{one.what} ({one.source}): {one.reason}" for one in self._inventory.refusals]
+        refusals = [one for one in self._inventory.refusals if not one.expected]
+        return problems + [f"{one.what} ({one.source}): {one.reason}" for one in refusals]
 
     def _state_of(self, decision: Decision) -> str:
         if decision.action is Action.LEAVE:

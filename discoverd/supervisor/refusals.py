@@ -36,6 +36,7 @@ class Refusals:
         """Take the present ones, and log those that are new."""
         self.current = found[:KEPT] + (_MORE,) * (len(found) > KEPT)
         news = [refusal for refusal in self.current if refusal not in self._said]
+        news.sort(key=lambda refusal: refusal.expected)
         self._said = set(self.current)
         now = time.monotonic()
         if now >= self._saying_since + SAID_SECONDS:
@@ -43,6 +44,7 @@ class Refusals:
         said = news[: max(0, min(SAID_AT_ONCE, SAID_LIMIT - self._said_lately))]
         self._said_lately += len(said)
         for refusal in said:
-            log.warning("%s (%s): %s", refusal.what, refusal.source, refusal.reason)
+            level = logging.INFO if refusal.expected else logging.WARNING
+            log.log(level, "%s (%s): %s", refusal.what, refusal.source, refusal.reason)
         if len(said) < len(news) and said:
             log.warning("and %d more that cannot be connected", len(news) - len(said))

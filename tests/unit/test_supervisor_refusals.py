@@ -30,6 +30,14 @@ def test_refusal_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     assert made.current == some(2)
 
 
+def test_refusal_that_is_no_fault_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "discoverd")
+    expected = Refusal("2 entries over rdma", "in a log page", "there is no device", expected=True)
+    Refusals().put((expected, *some(refusals.SAID_AT_ONCE - 1)))
+    assert caplog.records[-1].getMessage() == "2 entries over rdma (in a log page): there is no device"
+    assert [one.levelname for one in caplog.records[-2:]] == ["WARNING", "INFO"]
+
+
 def test_refusal_that_was_gone_is_logged_again(caplog: pytest.LogCaptureFixture) -> None:
     made = Refusals()
     for given in (some(1), (), some(1)):

@@ -19,7 +19,7 @@ from discoverd.sources.unmanaged import Unmanaged, connected
 
 from . import virtual_time
 from .fake_host import DC, DISCOVERY, NQN, ONE, TWO, Host, leave_log, quiet, report, spec_of, until
-from .log_pages import entry
+from .log_pages import RDMA, entry
 
 HOSTNQN = "nqn.2024-08.com.example:host"
 THREE = f"tcp:192.0.2.1:4420:{NQN.format(3)}"
@@ -155,7 +155,9 @@ class Udev:
     ) -> AsyncIterator[None]:
         if self.missing:
             raise ImportError("No module named 'pyudev'")
-        assert subsystem == "nvme"
+        if subsystem != "nvme":
+            yield
+            return
         self.heard = heard
         try:
             yield
@@ -264,6 +266,23 @@ def test_listed_controller_stays_however_it_is_connected(host: Host, watched: Ud
 
     assert host.play(scenario) == 0
     assert host.systemd.started == [DC, ONE]
+
+
+def test_controller_listed_over_a_transport_that_is_not_followed_stays(host: Host, watched: Udev) -> None:
+    """And that it is not connected is nothing to be mended."""
+    host.set(f"{ALL}disconnect-transports = tcp rdma\nfollow-transports = none\n")
+    connect(host, transport="rdma")
+    connect(host, "nvme2", transport="rdma", subsysnqn=NQN.format(3))
+
+    async def scenario() -> None:
+        await until(lambda: runs(host, DC))
+        leave_log(entry(NQN.format(1)), entry(NQN.format(2), trtype=RDMA))
+        await until(lambda: THREE.replace("tcp", "rdma") in host.systemd.started)
+        await until(lambda: host.status == "3 controllers: 3 live")
+        await quiet()
+
+    assert host.play(scenario) == 0
+    assert TWO.replace("tcp", "rdma") not in host.systemd.started
 
 
 def test_stopped_unit_is_not_unmanaged(host: Host, watched: Udev) -> None:
