@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from discoverd import packages, state
-from discoverd.config.check import check
+from discoverd.check import check
 from discoverd.supervisor import lock
 from discoverd.systemd import journal
 
@@ -38,7 +38,7 @@ def main(libexec: str = LIBEXEC) -> int:
         nargs="*",
         metavar="FILE",
         type=Path,
-        help="check the configuration, or only these files, and exit: 0 without errors, 1 with",
+        help="check the configuration, or those that these files belong to, and exit: 0 without errors, 1 with",
     )
     arguments = parser.parse_args()
     if arguments.check is not None:

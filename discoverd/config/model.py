@@ -57,10 +57,16 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class NamedSettings:
-    """What is said about one NQN: settings by their keys, '' for one that is reset. ``place`` is where (file:line)."""
+    """What is said about one NQN: settings by their keys, '' for one that is reset, and where the last of it stands."""
 
     settings: Mapping[str, str] = field(repr=False)
-    place: str
+    file: str
+    line: int
+
+    @property
+    def place(self) -> str:
+        """Where it stands: ``file:line``."""
+        return f"{self.file}:{self.line}"
 
 
 @dataclass(frozen=True, slots=True)

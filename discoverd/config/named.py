@@ -63,10 +63,9 @@ def collect(files: list[FabricsFile]) -> Named:
             if key is None or not endpoint.settings:
                 continue
             _warn_of_contradiction(file, endpoint, key, named, places)
-            place = f"{file.path}:{endpoint.line}"
             before = named.found[key].settings if key in named.found else {}
-            named.found[key] = NamedSettings({**before, **endpoint.settings}, place)
-            places |= dict.fromkeys(((key, name) for name in endpoint.settings), place)
+            said = named.found[key] = NamedSettings({**before, **endpoint.settings}, file.path, endpoint.line)
+            places |= dict.fromkeys(((key, name) for name in endpoint.settings), said.place)
             if not endpoint.paths:
                 named.general[key] = {**named.general.get(key, {}), **endpoint.settings}
     return named
@@ -122,7 +121,7 @@ def said_of(scope: DiscoveredScope, nqn: str, own: str) -> NamedSettings | None:
     found = [scope.named[one, name] for one in personas if (one, name) in scope.named]
     if len(found) < 2:
         return found[0] if found else None
-    return NamedSettings({**found[0].settings, **found[1].settings}, f"{found[0].place} and {found[1].place}")
+    return replace(found[1], settings={**found[0].settings, **found[1].settings})
 
 
 def applied(said: NamedSettings, scope: DiscoveredScope) -> DiscoveredScope:

@@ -13,7 +13,8 @@ MAX_SIZE = 1 << 20
 class SourceFile:
     """The content of one file, or in ``fault`` the reason why there is none.
 
-    ``mode`` holds the permission bits; ``drop_in`` tells a file of the ``.d`` directory from the main one.
+    ``mode`` holds the permission bits; ``drop_in`` tells a file of the ``.d`` directory from the main one. ``denied``:
+    the fault is that this process may not read it.
     """
 
     path: str
@@ -21,6 +22,7 @@ class SourceFile:
     mode: int = 0o600
     fault: str = ""
     drop_in: bool = False
+    denied: bool = False
 
 
 def read_file(path: Path, *, drop_in: bool = False) -> SourceFile | None:
@@ -32,7 +34,8 @@ def read_file(path: Path, *, drop_in: bool = False) -> SourceFile | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        return SourceFile(name, fault=f"cannot be opened: {_reason(error)}", drop_in=drop_in)
+        denied = isinstance(error, PermissionError)
+        return SourceFile(name, fault=f"cannot be opened: {_reason(error)}", drop_in=drop_in, denied=denied)
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -61,7 +64,9 @@ def read_tree(main: Path) -> tuple[SourceFile, ...]:
     except (FileNotFoundError, NotADirectoryError):
         names = []
     except OSError as error:
-        files.append(SourceFile(str(directory), fault=f"cannot be listed: {_reason(error)}", drop_in=True))
+        denied = isinstance(error, PermissionError)
+        fault = f"cannot be listed: {_reason(error)}"
+        files.append(SourceFile(str(directory), fault=fault, drop_in=True, denied=denied))
         names = []
     for name in names:
         if name.endswith(b".conf") and name != b".conf":

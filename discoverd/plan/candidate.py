@@ -172,7 +172,8 @@ def refuse_tls(wanted: Connection | DiscoveredScope) -> None:
         )
 
 
-def _check_security(scope: DiscoveredScope) -> None:
+def check_security(scope: DiscoveredScope) -> None:
+    """Raise ConfigError where nothing can be connected as the scope says."""
     if scope.problem:
         raise ConfigError(scope.problem)
     refuse_tls(scope)
@@ -197,7 +198,7 @@ class Terms:
         cls, role: str, scope: DiscoveredScope, host: HostIdentity, params: tuple[tuple[str, str], ...] = ()
     ) -> "Terms":
         """Work out the terms for controllers of a role; ``params`` go before those of ``scope``. Raises ConfigError."""
-        _check_security(scope)
+        check_security(scope)
         hostnqn, hostid = identity_for(scope, host)
         tail = _tail(role, {**scope.params, **dict(params)}, scope.secrets)
         persona = canonical_nqn(hostnqn) if hostnqn != host.hostnqn else ""
@@ -271,7 +272,7 @@ def respecified(candidate: Candidate, said: NamedSettings) -> Candidate:
     keys = Secrets(now.get("dhchap_secret", ""), now.get("dhchap_ctrl_secret", ""))
     scope = applied(said, DiscoveredScope({}, keys, "", "", "", ""))
     try:
-        _check_security(scope)
+        check_security(scope)
     except ConfigError as error:
         raise ConfigError(f"{error}; see its section, {said.place}") from None
     tail = _tail(candidate.role, scope.params, scope.secrets)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from discoverd.config.check import check
+from discoverd.check import check
 from discoverd.config.fabrics import load_fabrics
 from discoverd.config.sources import MAX_SIZE, read_tree
 
@@ -97,12 +97,16 @@ def test_check_files(main: Path) -> None:
     write(drop_in, "[Host]\ntos = 1\n")
     settings = main.with_name("discoverd.conf")
     write(settings, "[Global]\nlog-level = err\n")
-    assert check([settings]) == ("0 errors, 0 warnings in 1 file; 0 connections\n", 0)
-    text, code = check([drop_in])
-    assert (code, "without a hostnqn" in text) == (1, True)
+    for path in (settings, main, drop_in):
+        # Each with its neighbours.
+        text, code = check([path])
+        assert (code, "without a hostnqn" in text) == (1, True)
+        assert text.splitlines()[-1] == "1 error, 1 warning in 3 files; 1 connection"
     drop_in.unlink()
-    text, code = check([main])
-    assert (code, text.splitlines()[-1]) == (0, "0 errors, 1 warning in 1 file; 1 connection")
+    text, code = check([main, settings])
+    assert (code, text.splitlines()[-1]) == (0, "0 errors, 1 warning in 2 files; 1 connection")
+    main.unlink()
+    assert check([settings]) == ("0 errors, 0 warnings in 1 file; 0 connections\n", 0)
     text, code = check([main.with_name("absent.conf")])
     assert (code, "does not exist" in text) == (1, True)
 
