@@ -13,8 +13,9 @@ from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
 from discoverd.config.settings import Settings
 from discoverd.config.sources import SourceFile
-from discoverd.plan.candidate import BOOT, NBFT, Candidate, Wish, granted
-from discoverd.plan.log_page import parse
+from discoverd.plan.candidate import BOOT, MDNS, NBFT, Candidate, Wish, granted
+from discoverd.plan.evidence import Asked
+from discoverd.plan.log_page import PageRead, parse
 from discoverd.sources.discovery_log import Listing, Parent, candidates
 from discoverd.state import Spec
 from discoverd.supervisor.inventory import Inventory
@@ -160,3 +161,27 @@ def test_connection_of_the_boot_is_made_again_with_the_key() -> None:
     assert other == unsaid
     assert "connected as it was" in refused
     assert "TLS is not supported" in refused
+
+
+def test_what_only_an_announcement_leads_to_gets_no_key() -> None:
+    """Neither the discovery controller, by whatever name it calls itself, nor what it lists."""
+
+    async def main() -> dict[str, dict[str, str]]:
+        inventory = Inventory({}, lambda: None)
+        text = (
+            f"[Host]\nkxchap-secret = {KEY}\n[Discovery Controller]\nnqn = {DC_NQN}\nkxchap-secret = {KEY}\ntos = 1\n"
+        )
+        given = config(text + section(more="tos = 1\n") + f"[Subsystem]\nnqn = {OTHER_NQN}\ntls-key = 1234\n")
+        inventory.configure(given, HOST, Settings(nbft=False, fibre_channel=False))
+        tid = TransportId.make(DISCOVERY, "tcp", "192.0.2.9", "", DC_NQN)
+        inventory.mdns.wishes = (Wish(tid, DISCOVERY, "announced", MDNS),)
+        inventory.put_page(tid.instance, PageRead(parse(PAGE), 0.0, "1", Asked.ALL_PORTS))
+        inventory.update()
+        await inventory.names.close()
+        return {instance: dict(asked[0].options) for instance, asked in inventory.wanted.asked.items()}
+
+    found = asyncio.run(main())
+    assert not any("dhchap_secret" in options for options in found.values())
+    # What is no secret is not withheld, and what is not to be connected in the clear is not, for want of a key.
+    assert {dict(options)["nqn"] for options in found.values()} == {DC_NQN, NQN}
+    assert {options["tos"] for options in found.values()} == {"1"}
