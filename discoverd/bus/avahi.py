@@ -3,9 +3,10 @@
 and later).
 
 Avahi sends the signals of a browser or resolver to the connection that made it and to nobody else, so they need no
-match rule. What this host announces itself does not count. A service keeps its resolver for as long as it is announced:
-only so is a change of its address or TXT record heard of. Avahi is never started by us: calls go to the connection that
-owns its name, if there is one.
+match rule; and it sends them after the answer to the call that made it, so the relay lets them pass. What this host
+announces itself does not count. A service keeps its resolver for as long as it is announced: only so is a change of its
+address or TXT record heard of. Avahi is never started by us: calls go to the connection that owns its name, if there is
+one.
 """
 
 import asyncio
@@ -16,8 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from discoverd.bus import BusType, Message, MessageBus, MessageType
+from discoverd.bus import Message, MessageBus, MessageType
 from discoverd.bus.calls import RefusedError, call
+from discoverd.bus.relay import system_bus
 
 log = logging.getLogger("discoverd.avahi")
 
@@ -112,13 +114,7 @@ async def watch(wanted: Callable[[Service], bool], handler: Callable[[News], Non
     Raises OSError (TimeoutError and ConnectionError among them), or what the D-Bus client raises, if the bus or Avahi
     does not answer or refuses. Whatever the end, Avahi has nothing of ours left then: it goes with the connection.
     """
-    bus = MessageBus(bus_type=BusType.SYSTEM)
-    try:
-        try:
-            async with asyncio.timeout(_CALL_TIMEOUT_SECONDS):
-                await bus.connect()
-        except TimeoutError:
-            raise TimeoutError(f"the bus did not answer within {_CALL_TIMEOUT_SECONDS} s") from None
+    async with system_bus() as bus:
         client = _Client(bus, wanted, handler)
         bus.add_message_handler(client.receive)
         lost = asyncio.ensure_future(bus.wait_for_disconnect())
@@ -134,8 +130,6 @@ async def watch(wanted: Callable[[Service], bool], handler: Callable[[News], Non
             lost.cancel()
             work.cancel()
             await asyncio.gather(lost, work, return_exceptions=True)
-    finally:
-        bus.disconnect()
 
 
 class _Client:

@@ -40,8 +40,6 @@ class Bus:
         self._made = 0
 
     async def connect(self) -> "Bus":
-        if self.hangs == "connect":
-            await asyncio.Event().wait()
         self.lost = asyncio.get_running_loop().create_future()
         return self
 
@@ -119,7 +117,15 @@ class Bus:
 @pytest.fixture
 def bus(monkeypatch: pytest.MonkeyPatch) -> Bus:
     made = Bus()
-    monkeypatch.setattr(avahi, "MessageBus", lambda **_: made)
+
+    @asynccontextmanager
+    async def system_bus() -> AsyncIterator[Bus]:
+        try:
+            yield await made.connect()
+        finally:
+            made.disconnect()
+
+    monkeypatch.setattr(avahi, "system_bus", system_bus)
     return made
 
 
@@ -364,7 +370,7 @@ def test_service_that_avahi_refuses_to_resolve_stops_no_other(bus: Bus) -> None:
     virtual_time.run(main())
 
 
-@pytest.mark.parametrize("member", ["connect", "AddMatch", "GetNameOwner", "ServiceBrowserNew"])
+@pytest.mark.parametrize("member", ["AddMatch", "GetNameOwner", "ServiceBrowserNew"])
 def test_call_without_answer_times_out(bus: Bus, member: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(avahi, "_CALL_TIMEOUT_SECONDS", 0.05)
     bus.hangs = member
