@@ -7,10 +7,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Never
 
 from discoverd import state, store
-from discoverd.plan.facts import UnitFact
 from discoverd.supervisor.changes import Changes
-from discoverd.supervisor.fields import about
 from discoverd.systemd import unit_signals
+from discoverd.systemd.references import References
 from discoverd.systemd.units import UnitError, Units
 
 log = logging.getLogger("discoverd")
@@ -42,7 +41,7 @@ class Connection:
         while True:
             try:
                 async with asyncio.TaskGroup() as both:
-                    flowing = asyncio.Event()
+                    flowing: asyncio.Future[References] = asyncio.get_running_loop().create_future()
                     both.create_task(self._listen(heard, flowing))
                     both.create_task(self._call(heard, flowing))
                     # Python 3.11 takes back the cancellation by which a group ends only while its body runs.
@@ -54,9 +53,11 @@ class Connection:
                 raise asyncio.CancelledError
             await asyncio.sleep(RECONNECT_SECONDS)
 
-    async def _listen(self, heard: Callable[[unit_signals.Signal], None], flowing: asyncio.Event) -> Never:
+    async def _listen(
+        self, heard: Callable[[unit_signals.Signal], None], flowing: "asyncio.Future[References]"
+    ) -> Never:
         try:
-            await unit_signals.watch(heard, flowing.set)
+            await unit_signals.watch(heard, flowing.set_result)
             log.warning("the connection to the bus ended; connecting again")
         except Exception as error:
             # The client raises all kinds; whatever it is, the answer is to try again, and to have said so once.
@@ -66,17 +67,16 @@ class Connection:
             self._complained = True
         raise _EndedError
 
-    async def _call(self, heard: Callable[[unit_signals.Signal], None], flowing: asyncio.Event) -> Never:
-        """Run the agent once signals flow, and have it keep loaded what systemd has."""
-        await flowing.wait()
+    async def _call(self, heard: Callable[[unit_signals.Signal], None], flowing: "asyncio.Future[References]") -> Never:
+        """Run the agent once signals flow, and have kept loaded what systemd has."""
+        references = await flowing
         self._complained = False
         try:
-            units = await Units.connect(self._agent)
+            units = await Units.connect(self._agent, references)
             try:
                 if await self._blocking(store.new_boot, await units.soft_reboots()):
                     self._changes.add_all_reports()
-                for instance, unit in (await units.list()).items():
-                    await self._keep_loaded(units, instance, unit)
+                units.keep_loaded(instance for instance, unit in (await units.list()).items() if unit.load == "loaded")
                 self.units = units
                 # What it has said since the connection before was not heard.
                 heard(unit_signals.ManagerChanged())
@@ -89,10 +89,3 @@ class Connection:
         except (UnitError, OSError, state.StateError) as error:
             log.warning("cannot list the controllers' units: %s", error)
         raise _EndedError
-
-    async def _keep_loaded(self, units: Units, instance: str, unit: UnitFact) -> None:
-        if unit.load == "loaded":
-            try:
-                await units.reference(instance)
-            except UnitError as error:
-                log.warning("%s will be unloaded when it stops: %s", instance, error, extra=about(instance))

@@ -217,6 +217,9 @@ class Supervisor:
             self._starter.job_ended(news.instance)
             self._changes.add_unit(news.instance)
             return
+        if isinstance(news, unit_signals.Released):
+            self._changes.add_unit(news.instance)
+            return
         if isinstance(news, unit_signals.ManagerChanged):
             self._starter.systemd_reloaded()
         elif isinstance(news, unit_signals.Shutdown) and not self._stop.is_set():

@@ -5,7 +5,6 @@ News of one controller has only that one looked at, however many there are.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -309,8 +308,7 @@ class Reconciler:
         self._changes.add(one for one, known in self._specifications.known.items() if known.origin == instance)
         if instance in self._observed.units and self._connection.units is not None:
             # Nothing keeps it loaded: asked for again, it does not look as if an administrator had stopped it.
-            with contextlib.suppress(UnitError):
-                await self._connection.units.release(instance)
+            self._connection.units.release(instance)
         self._changes.add_unit(instance)
 
     @property

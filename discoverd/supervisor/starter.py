@@ -214,7 +214,7 @@ class Starter:
             # There is no way to make a unit and not start it; with this the start does nothing.
             properties.append(unless_exists(await asyncio.to_thread(store.keep_stopped, instance)))
             self._kept_stopped[instance] = 0
-        result = await units.start(instance, properties)
+        result = await (units.make_stopped if keep_stopped else units.start)(instance, properties)
         self._tally.failed(instance, "")
         if result == "masked":
             self._masked.add(instance)

@@ -3,23 +3,29 @@
 
 pystemd is synchronous and never releases the interpreter's lock, so whoever calls it stands still for as
 long as PID 1 is busy. This process may; the supervisor's loop may not. Requests and answers are lines of
-JSON on standard input and output. Its connection to the bus also holds the references that keep stopped
-units loaded: when it ends, they unload.
+JSON on standard input and output.
+
+It does not use the bus, where any user can fill the queue in which an answer waits, but the socket on which systemd
+listens for root (src/core/dbus.c, bus_init_private). systemd sends each such connection the signals about all units of
+the host, so there is one only while there are requests.
 """
 
 import errno
 import json
+import os
+import select
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from pystemd.dbusexc import DBusBaseError
-from pystemd.dbuslib import DBus
+from pystemd.dbuslib import DBusAddress
 from pystemd.systemd1 import Manager
 from pystemd.systemd1.unit_signatures import KNOWN_UNIT_SIGNATURES
 
 PATTERN = b"nvme-ctrl@*.service"
-# ENOBUFS: the queue is full of messages that nobody asked for, which any user of the bus can send.
+PRIVATE = b"unix:path=/run/systemd/private"
 _LOST = (
     errno.ENOTCONN,
     errno.ECONNRESET,
@@ -29,20 +35,32 @@ _LOST = (
     errno.ENOBUFS,
     errno.ENOMEM,
 )
+_READ_BYTES = 1 << 16
+# A connection waits so long for a next request, and no more signals gather on it than come in this time.
+LINGER_SECONDS = 0.05
+KEPT_SECONDS = 1.0
 
 
 class Agent:
-    """The operations, one method each. They raise DBusBaseError."""
+    """The operations, one method each, for use while it is entered. They raise DBusBaseError."""
 
     def __init__(self) -> None:
-        self._bus = DBus()
-        self._bus.open()
-        self._manager = Manager(bus=self._bus, _autoload=True).Manager
+        self._connection = DBusAddress(PRIVATE, True)
+        self._made: Any = None
 
-    def drain(self) -> None:
-        """Drop the messages that came beside the answers: any user can send signals, and nothing else reads them."""
-        while not self._bus.process().is_empty():
-            pass
+    def __enter__(self) -> "Agent":
+        self._connection.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    @property
+    def _manager(self) -> Any:
+        # What its methods are called, systemd tells; once is enough.
+        if self._made is None:
+            self._made = Manager(bus=self._connection, _autoload=True).Manager
+        return self._made
 
     def start(self, unit: str, properties: list[tuple[str, str, Any]]) -> str:
         """Start the unit, making it if need be. Returns what happened: started, running or masked."""
@@ -88,14 +106,6 @@ class Agent:
         """Return how often user space was booted anew while the kernel went on; 0 where systemd cannot (before 254)."""
         return int(getattr(self._manager, "SoftRebootsCount", 0))
 
-    def reference(self, unit: str) -> None:
-        """Keep a unit that somebody else's connection made loaded while this one lives."""
-        self._manager.RefUnit(unit.encode())
-
-    def release(self, unit: str) -> None:
-        """Let a unit be unloaded when it does not run."""
-        self._manager.UnrefUnit(unit.encode())
-
     def list(self, units: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
         """Return what systemd knows of the controllers' units, or of these only."""
         if units:
@@ -122,24 +132,53 @@ def _sentence(error: DBusBaseError) -> str:
     return (error.err_message or error.err_name or str(error).encode()).decode("utf-8", "replace")
 
 
+class _Requests:
+    """The requests on a descriptor, as they come."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._rest = b""
+
+    def read(self, seconds: float | None) -> list[Any]:
+        """Return those that are there, none if none comes in time. Raises EOFError when there are no more."""
+        if not select.select([self._fd], [], [], seconds)[0]:
+            return []
+        data = os.read(self._fd, _READ_BYTES)
+        if not data:
+            raise EOFError
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+
 def main() -> int:
-    """Serve until standard input ends, or the bus does."""
+    """Serve until standard input ends, or systemd cannot be asked any more."""
+    requests = _Requests(sys.stdin.fileno())
     agent = Agent()
-    for line in sys.stdin:
-        request = json.loads(line)
-        operation: Callable[..., Any] = getattr(agent, request["operation"])
-        try:
-            answer: dict[str, Any] = {"result": operation(*request["arguments"])}
-        except DBusBaseError as error:
-            answer = {"error": _sentence(error)}
-            if abs(error.errno) in _LOST:
-                return 1
-        print(json.dumps({"id": request["id"], **answer}), flush=True)  # noqa: T201
-        try:
-            agent.drain()
-        except DBusBaseError:
-            return 1
-    return 0
+    try:
+        while True:
+            batch = requests.read(None)
+            until = time.monotonic() + KEPT_SECONDS
+            with agent:
+                while batch:
+                    for request in batch:
+                        _serve(agent, request)
+                    batch = requests.read(LINGER_SECONDS) if time.monotonic() < until else []
+    except EOFError:
+        return 0
+    except DBusBaseError:
+        return 1
+
+
+def _serve(agent: Agent, request: Any) -> None:
+    """Answer a request. Raises DBusBaseError if the connection is no use any more."""
+    operation: Callable[..., Any] = getattr(agent, request["operation"])
+    try:
+        answer: dict[str, Any] = {"result": operation(*request["arguments"])}
+    except DBusBaseError as error:
+        if abs(error.errno) in _LOST:
+            raise
+        answer = {"error": _sentence(error)}
+    print(json.dumps({"id": request["id"], **answer}), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

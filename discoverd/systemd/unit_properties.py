@@ -36,8 +36,6 @@ def unit_properties(
         # The name says all the rest, unless it had to be cut.
         ("Description", "s", kind if tid.subsysnqn in tid.instance else f"{kind} {tid}"),
         ("Documentation", "as", ["man:nvme-ctrl@.service(8)"]),
-        # Keeps a stopped unit loaded, so that `systemctl start` finds it.
-        ("AddRef", "b", True),
         ("Type", "s", "notify"),
         ("NotifyAccess", "s", "main"),
         ("ExecStart", "a(sasb)", [[sys.executable, command, False]]),

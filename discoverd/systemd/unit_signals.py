@@ -1,17 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """systemd's signals about the controllers' units, in the event loop (org.freedesktop.systemd1(5))."""
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
+from typing import Never
 
-from discoverd.bus import BusType, Message, MessageBus, MessageType
-from discoverd.bus.calls import call
+from discoverd.bus import Message, MessageType
+from discoverd.bus.calls import RefusedError, call
+from discoverd.bus.relay import system_bus
+from discoverd.systemd.references import References
 from discoverd.tid import unit_instance
 
 # PID 1 is busy for long at boot; but a call without an end would hide that the bus is gone.
 _CALL_TIMEOUT_SECONDS = 60
+# A call whose answer may be lost is made again, and does no harm.
+_REFERENCE_TIMEOUT_SECONDS = 10
+# While messages come that are not for us, all units are looked at so often.
+MISSED_SECONDS = 5
 
 _SYSTEMD = "org.freedesktop.systemd1"
+_PATH = "/org/freedesktop/systemd1"
 _MANAGER = _SYSTEMD + ".Manager"
 _DBUS = "org.freedesktop.DBus"
 _DBUS_PATH = "/org/freedesktop/DBus"
@@ -37,7 +48,19 @@ class Shutdown:
     begun: bool
 
 
-Signal = JobRemoved | ManagerChanged | Shutdown
+@dataclass(frozen=True, slots=True)
+class SignalsMissed:
+    """So much was sent to us by others that the bus may have refused signals of systemd."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A unit is no longer kept loaded, and systemd may have none of that name any more."""
+
+    instance: str
+
+
+Signal = JobRemoved | ManagerChanged | Shutdown | SignalsMissed | Released
 
 _SHUTDOWN = "shutdown.target"
 
@@ -45,14 +68,14 @@ _SHUTDOWN = "shutdown.target"
 _SIGNATURES = {"JobNew": "uos", "JobRemoved": "uoss", "Reloading": "b"}
 
 
-async def watch(handler: Callable[[Signal], None], subscribed: Callable[[], None]) -> None:
-    """Deliver signals to ``handler`` until the bus goes away, then return. Calls ``subscribed`` once they flow.
+async def watch(handler: Callable[[Signal], None], subscribed: Callable[[References], None]) -> None:
+    """Deliver signals to ``handler`` until the bus goes away, then return.
 
-    Raises OSError, or what the D-Bus client raises, if the bus cannot be reached or refuses.
+    Calls ``subscribed`` once they flow, with the references of this connection. Raises OSError, or what the D-Bus
+    client raises, if the bus cannot be reached or refuses.
     """
-    bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
-    receiver = Receiver(handler)
-    try:
+    async with system_bus(Missed(handler).dropped) as bus:
+        receiver = Receiver(handler)
         bus.add_message_handler(receiver.receive)
         for member in _SIGNATURES:
             rule = f"type='signal',sender='{_SYSTEMD}',interface='{_MANAGER}',member='{member}'"
@@ -63,11 +86,55 @@ async def watch(handler: Callable[[Signal], None], subscribed: Callable[[], None
         rule = f"type='signal',sender='{_DBUS}',member='NameOwnerChanged',arg0='{_SYSTEMD}'"
         await call(bus, _CALL_TIMEOUT_SECONDS, _DBUS, _DBUS_PATH, _DBUS, "AddMatch", "s", rule)
         receiver.owner = await call(bus, _CALL_TIMEOUT_SECONDS, _DBUS, _DBUS_PATH, _DBUS, "GetNameOwner", "s", _SYSTEMD)
-        await call(bus, _CALL_TIMEOUT_SECONDS, _SYSTEMD, "/org/freedesktop/systemd1", _MANAGER, "Subscribe")
-        subscribed()
-        await bus.wait_for_disconnect()
+        ask = partial(call, bus, _CALL_TIMEOUT_SECONDS, _SYSTEMD, _PATH, _MANAGER)
+        await ask("Subscribe")
+        call_soon = partial(call, bus, _REFERENCE_TIMEOUT_SECONDS, _SYSTEMD, _PATH, _MANAGER)
+        references = References(call_soon, lambda instance: handler(Released(instance)))
+        subscribed(references)
+        await _first(bus.wait_for_disconnect(), references.run(), _stay_subscribed(receiver, ask))
+
+
+async def _stay_subscribed(receiver: "Receiver", ask: Callable[..., Awaitable[object]]) -> Never:
+    """Call each systemd that takes the name: the relay lets only signals of those pass who have answered us."""
+    while True:
+        await receiver.moved.wait()
+        receiver.moved.clear()
+        # One that was executed anew still knows who had subscribed, and says so.
+        with contextlib.suppress(RefusedError):
+            await ask("Subscribe")
+        receiver.hear_anew()
+
+
+async def _first(*works: Coroutine[object, object, object]) -> None:
+    """Return, or raise, when the first of these ends, and end the others."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        bus.disconnect()
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    for one in ended:
+        if isinstance(one, Exception):
+            raise one
+
+
+class Missed:
+    """Makes a SignalsMissed of it when messages were dropped, in a while, for there are more to come."""
+
+    def __init__(self, handler: Callable[[Signal], None]) -> None:
+        self._handler = handler
+        self._due = False
+
+    def dropped(self) -> None:
+        """Take the news that messages were dropped."""
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_later(MISSED_SECONDS, self._tell)
+
+    def _tell(self) -> None:
+        self._due = False
+        self._handler(SignalsMissed())
 
 
 class Receiver:
@@ -77,6 +144,12 @@ class Receiver:
         self._handler = handler
         # The unique name of systemd's connection.
         self.owner = ""
+        # Set when another has taken systemd's name.
+        self.moved = asyncio.Event()
+
+    def hear_anew(self) -> None:
+        """Tell that systemd may have said something that was not heard."""
+        self._handler(ManagerChanged())
 
     def receive(self, message: Message) -> None:
         """Hand on a message if it is one of systemd's, or of the bus about systemd."""
@@ -86,7 +159,9 @@ class Receiver:
         if message.sender == _DBUS and member == "NameOwnerChanged" and message.signature == "sss":
             if message.body[0] == _SYSTEMD:
                 self.owner = message.body[2]
-                self._handler(ManagerChanged())
+                if self.owner:
+                    self.moved.set()
+                self.hear_anew()
             return
         ours = self.owner and message.sender == self.owner and message.interface == _MANAGER
         if not ours or message.signature != _SIGNATURES.get(member):

@@ -9,7 +9,9 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from discoverd.bus.calls import RefusedError
 from discoverd.plan.facts import UnitFact
+from discoverd.systemd.references import MASKED, References
 from discoverd.systemd.unit_properties import Property
 from discoverd.tid import unit_instance, unit_name
 
@@ -22,16 +24,20 @@ class UnitError(Exception):
 
 
 class Units:
-    """A connection to systemd. When it is ``lost``, make a new one."""
+    """A connection to systemd. When it is ``lost``, make a new one.
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    ``references`` keep loaded what was started.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, references: References) -> None:
         self._process = process
+        self._references = references
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
-    async def connect(cls, launcher: str) -> "Units":
+    async def connect(cls, launcher: str, references: References) -> "Units":
         """Start the agent's process. Raises UnitError."""
         try:
             process = await asyncio.create_subprocess_exec(
@@ -44,11 +50,11 @@ class Units:
             )
         except OSError as error:
             raise UnitError(f"cannot start the process that talks to systemd: {error.strerror}") from error
-        return cls(process)
+        return cls(process, references)
 
     @property
     def lost(self) -> bool:
-        """Tell whether the agent's process, and with it the references to stopped units, is gone."""
+        """Tell whether the agent's process is gone."""
         return self._reader.done()
 
     async def wait_lost(self) -> None:
@@ -68,7 +74,24 @@ class Units:
         Raises UnitError.
         """
         result: str = await self._ask("start", unit_name(instance), properties)
+        if result != "masked":
+            self._references.keep([instance])
         return result
+
+    async def make_stopped(self, instance: str, properties: list[Property]) -> str:
+        """Make a unit whose start does nothing; returns ``started``, ``masked``, or ``running`` if it is there already.
+
+        Without a reference from the beginning nothing would be left of it. Raises UnitError.
+        """
+        try:
+            made = await self._references.make(instance, properties)
+        except RefusedError as error:
+            if error.name == MASKED:
+                return "masked"
+            raise UnitError(str(error)) from error
+        except OSError as error:
+            raise UnitError(str(error)) from error
+        return "started" if made else "running"
 
     async def stop(self, instance: str) -> None:
         """Queue the stop of a unit. Raises UnitError."""
@@ -87,13 +110,13 @@ class Units:
         count: int = await self._ask("soft_reboots")
         return count
 
-    async def reference(self, instance: str) -> None:
-        """Keep a unit loaded when it stops. Raises UnitError."""
-        await self._ask("reference", unit_name(instance))
+    def keep_loaded(self, instances: Iterable[str]) -> None:
+        """Keep loaded units loaded when they stop; it is done by and by."""
+        self._references.keep(instances)
 
-    async def release(self, instance: str) -> None:
-        """Let a unit be unloaded when it does not run. Raises UnitError."""
-        await self._ask("release", unit_name(instance))
+    def release(self, instance: str) -> None:
+        """Let a unit be unloaded when it does not run; unit_signals.Released tells when that is done."""
+        self._references.release(instance)
 
     async def list(self, instances: Iterable[str] = ()) -> dict[str, UnitFact]:
         """Return what systemd has, by instance: all units, or these only. Raises UnitError."""

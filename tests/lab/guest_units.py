@@ -3,9 +3,13 @@
 
 import asyncio
 import json
+import os
 import sys
 
+from discoverd import state
 from discoverd.systemd import unit_signals
+from discoverd.systemd.references import References
+from discoverd.systemd.unit_properties import unless_exists
 from discoverd.systemd.units import UnitError, Units
 
 AGENT = "/usr/libexec/discoverd/unit-agent"
@@ -14,10 +18,11 @@ INSTANCE = "test:unit\\x25with:escapes"
 
 async def main() -> None:
     seen: asyncio.Queue[unit_signals.Signal] = asyncio.Queue()
-    flowing = asyncio.Event()
-    watch = asyncio.create_task(unit_signals.watch(seen.put_nowait, flowing.set))
-    await asyncio.wait_for(flowing.wait(), 60)
-    units = await Units.connect(AGENT)
+    flowing: asyncio.Future[References] = asyncio.get_running_loop().create_future()
+    os.makedirs(state.ROOT, mode=0o700, exist_ok=True)
+    watch = asyncio.create_task(unit_signals.watch(seen.put_nowait, flowing.set_result))
+    references = await asyncio.wait_for(flowing, 60)
+    units = await Units.connect(AGENT, references)
     result: dict[str, object] = {}
 
     async def job() -> str:
@@ -33,7 +38,6 @@ async def main() -> None:
     command = ["/bin/sh", "-c", "systemd-notify --ready && exec sleep 600"]
     properties: list[tuple[str, str, object]] = [
         ("Description", "s", "a unit of the test"),
-        ("AddRef", "b", True),
         ("Type", "s", "notify"),
         ("NotifyAccess", "s", "all"),
         ("ExecStart", "a(sasb)", [["/bin/sh", command, False]]),
@@ -48,13 +52,24 @@ async def main() -> None:
         await units.stop("no such unit")
     except UnitError as error:
         result["refused"] = str(error)
-    # A second connection keeps it loaded when the first, which made it, has gone.
-    other = await Units.connect(AGENT)
-    await other.reference(INSTANCE)
+    # What keeps it loaded is not the process that started it.
+    other = await Units.connect(AGENT, references)
     await units.close()
     units = other
     await units.stop(INSTANCE)
     result["stop after the agent was replaced"] = [await job(), await active()]
+
+    async def released() -> str | None:
+        units.release(INSTANCE)
+        while await asyncio.wait_for(seen.get(), 60) != unit_signals.Released(INSTANCE):
+            pass
+        return await active()
+
+    result["released"] = await released()
+    properties.append(unless_exists("/"))
+    result["made stopped"] = [await units.make_stopped(INSTANCE, properties), await job(), await active()]
+    result["made again"] = [await units.make_stopped(INSTANCE, properties), await active()]
+    result["released again"] = await released()
     await units.close()
     watch.cancel()
     print(json.dumps(result))

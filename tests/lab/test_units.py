@@ -17,4 +17,8 @@ def test_life_of_a_unit(host: Machine) -> None:
         "stop": ["done", "loaded inactive"],
         "start the stopped one": ["started", "done", "loaded active"],
         "stop after the agent was replaced": ["done", "loaded inactive"],
+        "released": None,
+        "made stopped": ["started", "done", "loaded inactive"],
+        "made again": ["running", "loaded inactive"],
+        "released again": None,
     }

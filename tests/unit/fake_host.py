@@ -29,6 +29,7 @@ from discoverd.supervisor import configuration, connection, daemon, inventory, r
 from discoverd.supervisor.daemon import Supervisor
 from discoverd.supervisor.observed import Observed
 from discoverd.systemd import journal, unit_signals
+from discoverd.systemd.references import References
 from discoverd.systemd.unit_properties import Property
 from discoverd.systemd.units import UnitError
 from discoverd.tid import DISCOVERY_NQN
@@ -78,13 +79,15 @@ class Systemd:
         self._handler: Callable[[unit_signals.Signal], None] | None = None
         self._bus_lost: asyncio.Event | None = None
 
-    async def watch(self, handler: Callable[[unit_signals.Signal], None], subscribed: Callable[[], None]) -> None:
+    async def watch(
+        self, handler: Callable[[unit_signals.Signal], None], subscribed: Callable[[References | None], None]
+    ) -> None:
         self.watches += 1
         if self.bus_refuses:
             raise ConnectionRefusedError("the bus is not there")
         self._handler = handler
         self._bus_lost = asyncio.Event()
-        subscribed()
+        subscribed(None)
         await self._bus_lost.wait()
         self._handler = None
 
@@ -96,7 +99,7 @@ class Systemd:
         if self._handler:
             self._handler(news)
 
-    async def connect(self, launcher: str) -> "Agent":
+    async def connect(self, launcher: str, _: References | None) -> "Agent":
         assert launcher == "/libexec/unit-agent"
         agent = Agent(self)
         self.agents.append(agent)
@@ -149,7 +152,7 @@ class Agent:
         self._systemd = systemd
         self.ended = asyncio.Event()
         self.closed = False
-        self.start = systemd.start
+        self.start = self.make_stopped = systemd.start
 
     async def wait_lost(self) -> None:
         await self.ended.wait()
@@ -168,15 +171,16 @@ class Agent:
         self._systemd.listed_all += 1
         return dict(units)
 
-    async def reference(self, instance: str) -> None:
-        self._systemd.referenced.append(instance)
+    def keep_loaded(self, instances: Iterable[str]) -> None:
+        self._systemd.referenced += instances
 
-    async def release(self, instance: str) -> None:
+    def release(self, instance: str) -> None:
         """Nothing keeps it loaded: systemd unloads it if it does not run."""
         self._systemd.released.append(instance)
         unit = self._systemd.units.get(instance)
         if unit and unit.active == "inactive":
             del self._systemd.units[instance]
+        self._systemd.signal(unit_signals.Released(instance))
 
     async def hang_up(self, instance: str) -> None:
         self._systemd.hung_up.append(instance)

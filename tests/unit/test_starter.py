@@ -98,6 +98,9 @@ class Systemd:
         # Files that were there when a start of their unit came.
         self.files: list[str] = []
 
+    async def make_stopped(self, instance: str, properties: list[Property]) -> str:
+        return await self.start(instance, properties)
+
     @property
     def started(self) -> list[str]:
         return [instance for instance, _ in self.calls]

@@ -2,10 +2,12 @@
 """The process that talks to systemd: what it sends, what its answers mean, and when it gives up."""
 
 import errno
-import io
 import json
+import os
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,28 +27,32 @@ def refusal(number: int, message: bytes | None = b"No.", name: bytes = b"org.exa
     return DBusBaseError(-number, name, message)
 
 
-class Bus:
-    """A connection with messages in its queue that nobody asked for."""
+class Connection:
+    """A connection to systemd, and how often it was opened."""
 
     def __init__(self) -> None:
-        self.opened = False
-        self.queued = 0
+        self.is_open = False
+        self.opened = 0
+        self.refuses: DBusBaseError | None = None
 
     def open(self) -> None:
-        self.opened = True
+        assert not self.is_open
+        if self.refuses:
+            raise self.refuses
+        self.is_open = True
+        self.opened += 1
 
-    def process(self) -> "Bus":
-        self.queued -= 1
-        return self
-
-    def is_empty(self) -> bool:
-        return self.queued < 0
+    def close(self) -> None:
+        # The library does not survive a second time, nor a call after this.
+        assert self.is_open
+        self.is_open = False
 
 
 class Manager:
     """systemd's manager. ``raises`` has, by method, what the next calls raise."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self.calls: list[tuple[Any, ...]] = []
         self.raises: dict[str, list[DBusBaseError]] = {}
         self.active = b"inactive"
@@ -57,6 +63,7 @@ class Manager:
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
+            assert self._connection.is_open
             self.calls.append((method, *arguments))
             if errors := self.raises.get(method):
                 raise errors.pop(0)
@@ -72,23 +79,34 @@ class Manager:
 
 
 @pytest.fixture
-def bus(monkeypatch: pytest.MonkeyPatch) -> Bus:
-    made = Bus()
-    monkeypatch.setattr(unit_agent, "DBus", lambda: made)
+def connection(monkeypatch: pytest.MonkeyPatch) -> Connection:
+    made = Connection()
+
+    def connect(address: bytes, peer_to_peer: bool) -> Connection:
+        assert (address, peer_to_peer) == (unit_agent.PRIVATE, True)
+        return made
+
+    monkeypatch.setattr(unit_agent, "DBusAddress", connect)
     return made
 
 
 @pytest.fixture
-def manager(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> Manager:
-    made = Manager()
+def manager(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> Manager:
+    made = Manager(connection)
 
     def connect(**arguments: object) -> Manager:
-        assert arguments["bus"] is bus
-        assert bus.opened
+        assert arguments["bus"] is connection
+        assert connection.is_open
         return made
 
     monkeypatch.setattr(unit_agent, "Manager", connect)
     return made
+
+
+@pytest.fixture
+def agent(manager: Manager) -> Iterator[Agent]:
+    with Agent() as made:
+        yield made
 
 
 @pytest.fixture
@@ -100,8 +118,12 @@ def serve(
             json.dumps({"id": number, "operation": operation, "arguments": arguments})
             for number, (operation, arguments) in enumerate(requests, 1)
         ]
-        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(line + "\n" for line in lines)))
-        status = main()
+        reader, writer = os.pipe()
+        os.write(writer, "".join(line + "\n" for line in lines).encode())
+        os.close(writer)
+        with os.fdopen(reader) as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            status = main()
         return status, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
     return run
@@ -167,8 +189,8 @@ def test_an_error_without_a_word_has_its_number() -> None:
 PROPERTIES: list[tuple[str, str, Any]] = [("Description", "s", "x"), ("ExecStart", "a(sasb)", [["/x", ["/x"], False]])]
 
 
-def test_start(manager: Manager) -> None:
-    assert Agent().start(UNIT, PROPERTIES) == "started"
+def test_start(manager: Manager, agent: Agent) -> None:
+    assert agent.start(UNIT, PROPERTIES) == "started"
     values = {b"Description": b"x", b"ExecStart": [(b"/x", [b"/x"], False)]}
     assert manager.calls == [("StartTransientUnit", UNIT.encode(), b"fail", values)]
 
@@ -185,10 +207,12 @@ def test_start(manager: Manager) -> None:
         (b"deactivating", "started"),
     ],
 )
-def test_a_unit_that_is_loaded_is_started_unless_it_runs(manager: Manager, active: bytes, result: str) -> None:
+def test_a_unit_that_is_loaded_is_started_unless_it_runs(
+    manager: Manager, agent: Agent, active: bytes, result: str
+) -> None:
     manager.raises["StartTransientUnit"] = [refusal(errno.EEXIST)]
     manager.active = active
-    assert Agent().start(UNIT, PROPERTIES) == result
+    assert agent.start(UNIT, PROPERTIES) == result
     assert manager.calls[1:] == [
         ("ListUnitsByNames", [UNIT.encode()]),
         *([("StartUnit", UNIT.encode(), b"replace")] if result == "started" else []),
@@ -196,60 +220,135 @@ def test_a_unit_that_is_loaded_is_started_unless_it_runs(manager: Manager, activ
 
 
 @pytest.mark.parametrize("loaded", [False, True])
-def test_masked_either_way(manager: Manager, loaded: bool) -> None:
+def test_masked_either_way(manager: Manager, agent: Agent, loaded: bool) -> None:
     """A masked unit refuses to be made; one that was masked while it is loaded refuses to be started."""
     masked = refusal(errno.ERFKILL, b"Unit is masked.")
     if loaded:
         manager.raises = {"StartTransientUnit": [refusal(errno.EEXIST)], "StartUnit": [masked]}
     else:
         manager.raises = {"StartTransientUnit": [masked]}
-    assert Agent().start(UNIT, PROPERTIES) == "masked"
+    assert agent.start(UNIT, PROPERTIES) == "masked"
 
 
 @pytest.mark.parametrize("loaded", [False, True])
-def test_any_other_refusal_is_one(manager: Manager, loaded: bool) -> None:
+def test_any_other_refusal_is_one(manager: Manager, agent: Agent, loaded: bool) -> None:
     other = refusal(errno.EPERM)
     if loaded:
         manager.raises = {"StartTransientUnit": [refusal(errno.EEXIST)], "StartUnit": [other]}
     else:
         manager.raises = {"StartTransientUnit": [other]}
     with pytest.raises(DBusBaseError) as raised:
-        Agent().start(UNIT, PROPERTIES)
+        agent.start(UNIT, PROPERTIES)
     assert raised.value is other
 
 
 # List -----------------------------------------------------------------------------------------------------
 
 
-def test_a_list_is_of_all_controllers_or_of_those_that_are_named(manager: Manager) -> None:
+def test_a_list_is_of_all_controllers_or_of_those_that_are_named(manager: Manager, agent: Agent) -> None:
     expected = {UNIT: {"load": "loaded", "active": "inactive", "job": True}}
-    assert Agent().list() == Agent().list([]) == Agent().list([UNIT]) == expected
+    assert agent.list() == agent.list([]) == agent.list([UNIT]) == expected
     everything: tuple[Any, ...] = ("ListUnitsByPatterns", [], [b"nvme-ctrl@*.service"])
     assert manager.calls == [everything, everything, ("ListUnitsByNames", [UNIT.encode()])]
 
 
-# The queue ------------------------------------------------------------------------------------------------
+# The connection -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("manager")
-@pytest.mark.parametrize("queued", [0, 1, 1000])
-def test_drain(bus: Bus, queued: int) -> None:
-    bus.queued = queued
-    Agent().drain()
-    assert bus.queued == -1
+class Pipe:
+    """Standard input to which a test writes while the agent runs in a thread."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        reader, self._writer = os.pipe()
+        self._stdin = os.fdopen(reader)
+        monkeypatch.setattr(sys, "stdin", self._stdin)
+        self._agent = threading.Thread(target=main)
+        self._agent.start()
+
+    def write(self, data: str) -> None:
+        os.write(self._writer, data.encode())
+
+    def close(self) -> None:
+        os.close(self._writer)
+        self._agent.join()
+        self._stdin.close()
 
 
-def test_the_queue_is_emptied_after_each_answer(bus: Bus, serve: Callable[..., tuple[int, list[Any]]]) -> None:
-    bus.queued = 30
-    status, answers = serve(("list", []))
-    assert (status, len(answers), bus.queued) == (0, 1, -1)
+def eventually(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def request(number: int) -> str:
+    return json.dumps({"id": number, "operation": "list", "arguments": []}) + "\n"
+
+
+def test_connection_lasts_no_longer_than_requests(
+    manager: Manager, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one that is kept, the signals about all units of the host would gather."""
+    pipe = Pipe(monkeypatch)
+    try:
+        time.sleep(0.05)
+        assert not connection.is_open
+        for number in (1, 2):
+            pipe.write(request(number))
+            eventually(lambda number=number: len(manager.calls) == number)  # type: ignore[misc]
+            eventually(lambda: not connection.is_open)
+        assert connection.opened == 2
+    finally:
+        pipe.close()
+
+
+def test_requests_that_are_there_together_share_a_connection(
+    connection: Connection, serve: Callable[..., tuple[int, list[Any]]]
+) -> None:
+    assert len(serve(*([("list", [])] * 30))[1]) == 30
+    assert connection.opened == 1
+
+
+def test_connection_is_made_anew_in_requests_without_end(
+    manager: Manager, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unit_agent, "KEPT_SECONDS", 0)
+    pipe = Pipe(monkeypatch)
+    try:
+        for number in range(1, 5):
+            pipe.write(request(number))
+            eventually(lambda number=number: len(manager.calls) == number)  # type: ignore[misc]
+        eventually(lambda: connection.opened == 4)
+    finally:
+        pipe.close()
+
+
+def test_request_that_comes_in_pieces_is_one(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe = Pipe(monkeypatch)
+    try:
+        for piece in (request(1)[:5], request(1)[5:]):
+            pipe.write(piece)
+            time.sleep(0.05)
+        eventually(lambda: len(manager.calls) == 1)
+    finally:
+        pipe.close()
+    assert json.loads(capsys.readouterr().out)["id"] == 1
+
+
+def test_systemd_that_takes_no_connection_ends_it(
+    connection: Connection, serve: Callable[..., tuple[int, list[Any]]]
+) -> None:
+    connection.refuses = refusal(errno.ECONNREFUSED)
+    assert serve(("list", [])) == (1, [])
 
 
 # Requests -------------------------------------------------------------------------------------------------
 
 
 def test_requests_and_answers(manager: Manager, serve: Callable[..., tuple[int, list[Any]]]) -> None:
-    status, answers = serve(("start", [UNIT, PROPERTIES]), ("list", []), ("signal", [UNIT, 1]), ("reference", [UNIT]))
+    status, answers = serve(("start", [UNIT, PROPERTIES]), ("list", []), ("signal", [UNIT, 1]), ("stop", [UNIT]))
     assert status == 0
     assert answers == [
         {"id": 1, "result": "started"},
@@ -257,20 +356,21 @@ def test_requests_and_answers(manager: Manager, serve: Callable[..., tuple[int, 
         {"id": 3, "result": None},
         {"id": 4, "result": None},
     ]
-    assert manager.calls[2:] == [("KillUnit", UNIT.encode(), b"main", 1), ("RefUnit", UNIT.encode())]
+    assert manager.calls[2:] == [("KillUnit", UNIT.encode(), b"main", 1), ("StopUnit", UNIT.encode(), b"replace")]
 
 
 @pytest.mark.parametrize(("property_", "count"), [({"SoftRebootsCount": 2}, 2), ({}, 0)])
 def test_soft_reboots(manager: Manager, monkeypatch: pytest.MonkeyPatch, property_: dict[str, int], count: int) -> None:
     """A systemd that cannot (before 254) has no such property."""
     monkeypatch.setattr(unit_agent, "Manager", lambda **_: SimpleNamespace(Manager=SimpleNamespace(**property_)))
-    assert Agent().soft_reboots() == count
+    with Agent() as agent:
+        assert agent.soft_reboots() == count
     assert manager.calls == []
 
 
-def test_a_property_that_is_given_twice_goes_out_twice(manager: Manager) -> None:
+def test_a_property_that_is_given_twice_goes_out_twice(manager: Manager, agent: Agent) -> None:
     twice: list[tuple[str, str, Any]] = [("F", "(bas)", [True, ["a"]]), ("F", "(bas)", [False, ["b"]])]
-    assert Agent().start(UNIT, twice) == "started"
+    assert agent.start(UNIT, twice) == "started"
     values = {b"F": (True, [b"a"]), b"_custom": (b"F", b"(bas)", (False, [b"b"]))}
     assert manager.calls == [("StartTransientUnit", UNIT.encode(), b"fail", values)]
 
@@ -278,11 +378,6 @@ def test_a_property_that_is_given_twice_goes_out_twice(manager: Manager) -> None
 def test_stop(manager: Manager, serve: Callable[..., tuple[int, list[Any]]]) -> None:
     assert serve(("stop", [UNIT]))[0] == 0
     assert manager.calls == [("StopUnit", UNIT.encode(), b"replace")]
-
-
-def test_release(manager: Manager, serve: Callable[..., tuple[int, list[Any]]]) -> None:
-    assert serve(("release", [UNIT]))[0] == 0
-    assert manager.calls == [("UnrefUnit", UNIT.encode())]
 
 
 def test_a_refusal_is_an_answer_and_the_next_request_is_served(
@@ -294,7 +389,7 @@ def test_a_refusal_is_an_answer_and_the_next_request_is_served(
 
 
 @pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOTCONN, errno.ECONNRESET, errno.ENOMEM])
-def test_a_full_queue_or_a_lost_bus_ends_it(
+def test_a_full_queue_or_a_lost_connection_ends_it(
     manager: Manager, serve: Callable[..., tuple[int, list[Any]]], number: int
 ) -> None:
     """A connection that cannot be read from any more is no use; another process gets a new one."""

@@ -103,7 +103,6 @@ def test_how_it_is_run() -> None:
     assert (given["Restart"], given["RestartUSec"], given["StartLimitIntervalUSec"]) == ("on-failure", 1_000_000, 0)
     # No start is cut off, and a stop has five minutes.
     assert (given["TimeoutStartUSec"], given["TimeoutStopUSec"]) == (2**64 - 1, 300_000_000)
-    assert given["AddRef"] is True
 
 
 # Secrets --------------------------------------------------------------------------------------------------
