@@ -2,7 +2,7 @@
 """The log pages of all discovery controllers, followed from one to the next along their referrals."""
 
 from collections import Counter, deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from discoverd.config.identity import HostIdentity
@@ -128,12 +128,18 @@ class LogPages:
         self._stamps.pop(instance, None)
         self._listed.pop(instance, None)
 
-    def follow(self, wanted: Wanted, context: Context, excluded: Mapping[str, str], known: Mapping[str, Known]) -> None:
+    def follow(
+        self, wanted: Wanted, context: Context, excluded: Mapping[str, str], known: Mapping[str, Known]
+    ) -> Iterator[None]:
         """Put into ``wanted`` what the pages ask for, beginning with the discovery controllers that others ask for.
 
         Breadth first, and each controller once, whatever refers to it: rings end. What only discovery controllers that
         nobody leads to any more list is not asked for, nor is what an excluded one lists.
+
+        It yields after each page, and each step costs as much as one has entries. Nothing else may be done with the
+        pages and ``wanted`` before the last step; of ``known`` counts what it is now.
         """
+        known = dict(known)
         asked = {instance: wanted.asked[instance] for instance in wanted.discovery}
         origins = {instance: {one.origin for one in asked[instance]} for instance in asked}
         # What an administrator asks for has its place before what others do, and all that it leads to before what
@@ -167,6 +173,7 @@ class LogPages:
             if instance not in self._pages or instance in excluded or instance not in wanted.asked:
                 continue
             listed = self._list(instance, wanted.asked[instance][0], vias[instance], trusted, context)
+            yield
             limited: list[Refusal] = []
             candidates = self._followed(instance, listed, context.lacking, known, limited)
             candidates = _within_limit(instance, candidates, known, limited)
@@ -197,10 +204,12 @@ class LogPages:
                     self.depths[unit] = self.depths[instance] + 1
                     vias[unit] = context.discovery.get(unit, vias[instance])
                     queue.append(unit)
+            yield
         for origin in wanted.origins() - used.keys() - SOURCES:
             wanted.put(origin, ())
+            yield
         self.refusals = tuple(refusals)
-        self._conclude(used, wanted, known, context.share)
+        yield from self._conclude(used, wanted, known, context.share)
 
     def _followed(
         self,
@@ -238,7 +247,9 @@ class LogPages:
         if instance in self._evidence:
             self._evidence[instance].confirm(units)
 
-    def _conclude(self, used: Mapping[str, Listing], wanted: Wanted, known: Mapping[str, Known], share: int) -> None:
+    def _conclude(
+        self, used: Mapping[str, Listing], wanted: Wanted, known: Mapping[str, Known], share: int
+    ) -> Iterator[None]:
         """Work out what the pages prove that were used."""
         referred: dict[str, dict[str, Target]] = {instance: {} for instance in used}
         for unit, one in known.items():
@@ -250,6 +261,7 @@ class LogPages:
         self.pending, self.waiting, self.listed = {}, {}, {}
         whole, settled = set(), set()
         for instance, listing in used.items():
+            yield
             theirs = referred[instance]
             if instance in self._new:
                 self._new.discard(instance)

@@ -177,7 +177,8 @@ class Inventory:
         if again:
             # Once more where this leads to one that is excluded, and that has left a page before it was.
             for _ in range(2):
-                self.log_pages.follow(self.wanted, self._context, self.excluded, self._known)
+                for _ in self.log_pages.follow(self.wanted, self._context, self.excluded, self._known):
+                    pass
                 seen = self._see()
                 touched |= seen
                 if not any(one in self.excluded and one in self.wanted.discovery for one in seen):

@@ -84,7 +84,8 @@ def one_page() -> tuple[float, float]:
         wanted, pages = Wanted(lambda _: False), LogPages()
         wanted.put(parent.origin, (parent,))
         pages.put(parent.tid.instance, PageRead(parse(before), 0))
-        pages.follow(wanted, context, {}, {})
+        for _ in pages.follow(wanted, context, {}, {}):
+            pass
         decisions = plan(Facts(wanted.asked), wanted.changes())
         if len(decisions) != ENTRIES + 1:
             raise AssertionError(len(decisions))
@@ -95,7 +96,8 @@ def one_page() -> tuple[float, float]:
     def second() -> None:
         wanted, pages = made.pop()
         pages.put(parent.tid.instance, PageRead(parse(after), 0))
-        pages.follow(wanted, context, {}, {})
+        for _ in pages.follow(wanted, context, {}, {}):
+            pass
         decisions = plan(Facts(wanted.asked), wanted.changes())
         if len(decisions) != 1 or len(wanted.asked) != ENTRIES + 1:
             raise AssertionError(decisions)

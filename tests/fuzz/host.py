@@ -71,7 +71,8 @@ class Host:
     # The supervisor -------------------------------------------------------------------------------------------
 
     def follow(self) -> None:
-        self.pages.follow(self._wanted, self._context, {}, self.known)
+        for _ in self.pages.follow(self._wanted, self._context, {}, self.known):
+            pass
 
     def news(self) -> list[str]:
         """Take the pages that were not read yet; return whose they are."""

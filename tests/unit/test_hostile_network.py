@@ -99,7 +99,8 @@ def test_listed_by_configured_goes_before_announced() -> None:
     referral = parse(page(entry(DISCOVERY_NQN, subtype=1, traddr="198.51.100.2", trsvcid="8009")))
     pages.put(mine.tid.instance, PageRead(referral, 0))
     pages.put(next_one, PageRead(parse(page(entry(VOLUME, traddr="198.51.100.3"))), 0))
-    pages.follow(wanted, CONTEXT, {}, {})
+    for _ in pages.follow(wanted, CONTEXT, {}, {}):
+        pass
     (volume,) = wanted.asked[f"tcp:198.51.100.3:4420:{VOLUME}"]
     assert volume.trusted_parent
     assert next_one in pages.authoritative
@@ -191,17 +192,20 @@ def test_ever_new_names_in_pages_are_bounded() -> None:
         wanted = put(hostile)
         listed = parse(page(*(entry(f"{VOLUME}{number}-{one}") for one in range(1000))))
         pages.put(name, PageRead(listed, 0))
-        pages.follow(wanted, CONTEXT, {}, known)
+        for _ in pages.follow(wanted, CONTEXT, {}, known):
+            pass
         # All are started, and none of their workers ever ends.
         known |= {one: Known("", asked[0].origin, trusted=False) for one, asked in wanted.asked.items()}
         # A new supervisor finds the same again.
-        pages.follow(wanted, CONTEXT, {}, known)
+        for _ in pages.follow(wanted, CONTEXT, {}, known):
+            pass
         assert known.keys() >= wanted.asked.keys()
     assert ANNOUNCED_LISTED <= len(known) <= ANNOUNCED_LISTED + 7
     mine = candidate(DISCOVERY, CONFIGURATION, DISCOVERY_NQN, address="198.51.100.1")
     wanted = put(mine)
     pages.put(mine.tid.instance, PageRead(parse(page(entry(VOLUME))), 0))
-    pages.follow(wanted, CONTEXT, {}, known)
+    for _ in pages.follow(wanted, CONTEXT, {}, known):
+        pass
     assert len(wanted.asked) == 2
 
 

@@ -2,7 +2,7 @@
 """All sources together: which are asked, what their wishes are connected with, and what news cost."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -427,7 +427,12 @@ def test_configuration_goes_to_every_source(monkeypatch: pytest.MonkeyPatch) -> 
 def test_log_pages_are_followed_with_the_present_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(house: House) -> None:
         contexts: list[Context] = []
-        monkeypatch.setattr(house.inventory.log_pages, "follow", lambda _, context, *__: contexts.append(context))
+
+        def follow(_: object, context: Context, *__: object) -> Iterator[None]:
+            contexts.append(context)
+            return iter(())
+
+        monkeypatch.setattr(house.inventory.log_pages, "follow", follow)
         given = config(connection("discovery"))
         house.inventory.nbft.identities = {OTHER: OTHER_ID}
         house.configure(given, give_up=7, connect_attempts_on_ncc=8, disconnect_share=9)
@@ -484,8 +489,9 @@ class Pages(LogPages):
         for name, value in said.items():
             setattr(self, name, value)
 
-    def follow(self, *_: object) -> None:
+    def follow(self, *_: object) -> Iterator[None]:
         """What they list is no matter."""
+        return iter(())
 
     def fresh(self, instance: str, stamp: str) -> bool:
         return bool(stamp) and self.stamps.get(instance) == stamp

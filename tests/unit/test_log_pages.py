@@ -102,7 +102,8 @@ class Site:
             self._configured = configured(config, configured_for or host, lambda *_: None)
             self._context = Context(config, host, self._configured.discovery, {}, 3600, 0, 25, lacking=lacking or {})
             self.wanted.put(CONFIGURATION, self._configured.candidates)
-        self.pages.follow(self.wanted, self._context, excluded or {}, old or {})
+        for _ in self.pages.follow(self.wanted, self._context, excluded or {}, old or {}):
+            pass
         listed = [one for origin in sorted(self.wanted.origins() - SOURCES) for one in self.wanted._origins[origin]]
         return Found(tuple(listed), self.pages.refusals, frozenset(self.pages.authoritative))
 
