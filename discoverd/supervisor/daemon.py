@@ -11,6 +11,7 @@ import contextlib
 import logging
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Never, TypeVar
@@ -36,9 +37,9 @@ log = logging.getLogger("discoverd")
 T = TypeVar("T")
 
 # News come in bursts; a round waits this long (seconds) for the rest of one, and begins after the last one not before
-# four times as long as that took, so that a storm costs a fifth of a processor at most.
+# four times what that took of the processor, so that a storm costs a fifth of one at most.
 DEBOUNCE_SECONDS = 0.05
-DEBOUNCE_MAX_SECONDS = 1.0
+PAUSE_FACTOR = 4
 # Mounts that need a network wait for the first attempts, but no longer than this.
 READY_TIMEOUT_SECONDS = 30
 # A restart waits so long for the first look-ups of host names.
@@ -243,15 +244,15 @@ class Supervisor:
         while True:
             await self._changes.wait()
             await asyncio.sleep(max(DEBOUNCE_SECONDS, not_before - loop.time()))
-            began = loop.time()
+            worked = time.thread_time()
             # A worker that waits for it reports, and so there is a round.
             await self._configuration.abilities.look()
             await self._reconciler.round()
             self._notifier.status(self._reconciler.status)
             if self._reconciler.settled:
                 self._become_ready()
-            ended = loop.time()
-            not_before = ended + min(DEBOUNCE_MAX_SECONDS, 4 * (ended - began))
+            # Not the time that it has waited for files and for systemd; what others had of their turns counts.
+            not_before = loop.time() + PAUSE_FACTOR * (time.thread_time() - worked)
 
     def _become_ready(self) -> None:
         if not self._ready:

@@ -38,6 +38,7 @@ from discoverd.sources.transports import Transports
 from discoverd.sources.unmanaged import Unmanaged
 from discoverd.supervisor.held_back import held_back
 from discoverd.supervisor.refusals import Refusals
+from discoverd.supervisor.turn import Turn
 from discoverd.tid import DISCOVERY
 
 # A host name's next address is tried when so many attempts at the one before have failed.
@@ -159,32 +160,38 @@ class Inventory:
 
     # Update ------------------------------------------------------------------------------------------------
 
-    def update(self) -> dict[str, None]:
+    async def update(self) -> dict[str, None]:
         """Bring everything up to date, and return the instances about which something is new, the first asked first.
 
-        Costs as much as what has changed, and the number of discovery controllers.
+        Costs as much as what has changed, and the number of discovery controllers. Others have their turns meanwhile:
+        what a source has new after this has begun is for the next one. What is known here is of one moment before it
+        begins, and after it has ended.
         """
+        turn = Turn()
         touched: dict[str, None] = {}
         again = self._stale
         if self.exclusions.exclusions is not self._exclusions:
             self._exclusions = self.exclusions.exclusions
-            touched |= self._exclude(self.wanted.asked.keys() | self.excluded.keys() | self.unmanaged.keys())
+            touched |= await self._exclude(
+                self.wanted.asked.keys() | self.excluded.keys() | self.unmanaged.keys(), turn
+            )
             again = True
         if self._stale:
             self._stale = False
             self._ask()
-        touched |= self._see()
+        await turn.end_if_long()
+        touched |= await self._see(turn)
         if again:
             # Once more where this leads to one that is excluded, and that has left a page before it was.
             for _ in range(2):
                 for _ in self.log_pages.follow(self.wanted, self._context, self.excluded, self._known):
-                    pass
-                seen = self._see()
+                    await turn.end_if_long()
+                seen = await self._see(turn)
                 touched |= seen
                 if not any(one in self.excluded and one in self.wanted.discovery for one in seen):
                     break
             self._conclude()
-            touched |= self._update_unmanaged()
+            touched |= await self._update_unmanaged(turn)
         return touched
 
     def _ask(self) -> None:
@@ -260,15 +267,16 @@ class Inventory:
         self._ungranted[origin] = tuple(refused)
         return tuple(candidates)
 
-    def _see(self) -> dict[str, None]:
+    async def _see(self, turn: Turn) -> dict[str, None]:
         touched = self.wanted.changes()
-        self._exclude(touched)
+        await self._exclude(touched, turn)
         return touched
 
-    def _exclude(self, instances: Iterable[str]) -> dict[str, None]:
+    async def _exclude(self, instances: Iterable[str], turn: Turn) -> dict[str, None]:
         """Look up which of these are excluded; return those for which that has changed."""
         changed: dict[str, None] = {}
         for instance in instances:
+            await turn.end_if_long()
             asked = self.wanted.asked.get(instance)
             one = asked[0] if asked else self.unmanaged.get(instance)
             where = self._exclusions.match(dict(one.options)) if one else ""
@@ -280,7 +288,7 @@ class Inventory:
                     del self.excluded[instance]
         return changed
 
-    def _update_unmanaged(self) -> dict[str, None]:
+    async def _update_unmanaged(self, turn: Turn) -> dict[str, None]:
         """Work out which controllers are unmanaged; return the instances for which that has changed.
 
         Whoever asks for a controller is content with any connection to it, as whichever host, and so is what is left
@@ -295,7 +303,7 @@ class Inventory:
                 if one.target not in self.wanted.targets and one.target not in ours:
                     self.unmanaged[one.tid.instance] = one
         changed = dict.fromkeys(one for one in before | self.unmanaged if before.get(one) != self.unmanaged.get(one))
-        self._exclude(changed)
+        await self._exclude(changed, turn)
         return changed
 
     def evidence(self, reports: Mapping[str, Report]) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from discoverd.kernel.controllers import canonical_nqn
 from discoverd.plan.candidate import UNMANAGED
 from discoverd.plan.facts import Action, Answer, Decision, Facts
 from discoverd.plan.planner import confirmable, plan
+from discoverd.sources.log_pages import DEPTH
 from discoverd.supervisor.answers import Answers
 from discoverd.supervisor.changes import Changes
 from discoverd.supervisor.configuration import Configuration
@@ -25,6 +26,7 @@ from discoverd.supervisor.plan_file import PlanFile
 from discoverd.supervisor.specifications import Specifications
 from discoverd.supervisor.starter import Starter
 from discoverd.supervisor.status_line import LEFT_ALONE, STARTING, Tally
+from discoverd.supervisor.turn import Turn
 from discoverd.systemd.units import UnitError, Units
 from discoverd.tid import IO
 
@@ -111,12 +113,16 @@ class Reconciler:
             self._inventory.confirm(instance, units)
 
     async def _take_stock(self) -> dict[str, None]:
-        """Bring the inventory up to date, with the log pages of the discovery controllers that this brings in."""
+        """Bring the inventory up to date, with the log pages of the discovery controllers that this brings in.
+
+        Those are along a chain of referrals. What comes new all the time is for the next round.
+        """
         touched: dict[str, None] = {}
-        while more := self._inventory.update():
+        for _ in range(DEPTH + 2):
+            more = await self._inventory.update()
             touched |= more
-            for instance in more:
-                await self._read_page(instance)
+            if not [instance for instance in more if await self._read_page(instance)]:
+                break
         return touched
 
     async def _take_units(self, units: Units, stale: frozenset[str] | None) -> dict[str, None]:
@@ -141,15 +147,17 @@ class Reconciler:
             # At once: the next decision may have to wait for systemd.
             self._tally.count(instance, self._state_of(decision))
 
-    async def _read_page(self, instance: str) -> None:
-        """Read a discovery controller's log page if its worker has a new one."""
+    async def _read_page(self, instance: str) -> bool:
+        """Read a discovery controller's log page if its worker has a new one; tell whether there was one."""
         if instance not in self._inventory.wanted.discovery:
-            return
+            return False
         report = self._observed.reports.get(instance)
         if self._inventory.log_pages.news(instance, report.log_read if report else ""):
             page = await self._observed.read_page(instance)
             if page is not None:
                 self._inventory.put_page(instance, page)
+                return True
+        return False
 
     def _facts(self, touched: dict[str, None]) -> Facts:
         """Return what is known, and add to ``touched`` what an answer has changed for."""
@@ -183,10 +191,16 @@ class Reconciler:
 
     async def _decide(self, touched: dict[str, None]) -> None:
         """Look at each controller about which there is news, and do what is to be done about it."""
+        turn = Turn()
         facts = self._facts(touched)
-        for decision in plan(facts, touched):
+        decisions: list[Decision] = []
+        for instance in touched:
+            decisions += plan(facts, [instance])
+            await turn.end_if_long()
+        for decision in decisions:
             del touched[decision.instance]
             await self._apply(decision)
+            await turn.end_if_long()
         for instance in touched:
             self._drop(instance)
         await self._write_plan()

@@ -160,7 +160,7 @@ def events(count: int) -> tuple[float, dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         host = Host(Path(folder))
         install(host, patch)
-        patch.setattr(daemon, "DEBOUNCE_MAX_SECONDS", 0.005)
+        patch.setattr(daemon, "PAUSE_FACTOR", 0)
         rounds = 0
         wait = Changes.wait
 

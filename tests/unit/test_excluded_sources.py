@@ -61,7 +61,7 @@ def test_announced_controller_is_excluded(
         source.wishes = (Wish(tid, role, "announced", origin),)
         for entries, excluded in (((excluding,), True), ((f"hostnqn={HOSTNQN}",), True), ((), False)):
             exclude(inventory, *entries)
-            inventory.update()
+            await inventory.update()
             assert tid.instance in inventory.wanted.asked
             assert (tid.instance in inventory.excluded) == excluded
 
@@ -71,16 +71,16 @@ def test_announced_controller_is_excluded(
 def test_configured_controller_is_excluded(config: FabricsConfig) -> None:
     async def story() -> None:
         inventory = make(config)
-        inventory.update()
+        await inventory.update()
         (instance,) = inventory.wanted.asked
         exclude(inventory, "traddr=::ffff:192.0.2.9;trsvcid=4420")
-        assert list(inventory.update()) == [instance]
+        assert list(await inventory.update()) == [instance]
         assert inventory.excluded == {instance: "list:2"}
         # Nothing is looked at again where nothing changes.
         exclude(inventory, "traddr=::ffff:192.0.2.9;trsvcid=4420", "nqn=nqn.other")
-        assert list(inventory.update()) == []
+        assert list(await inventory.update()) == []
         exclude(inventory)
-        assert list(inventory.update()) == [instance]
+        assert list(await inventory.update()) == [instance]
         assert inventory.excluded == {}
 
     virtual_time.run(story())

@@ -137,7 +137,7 @@ def test_a_wish_is_connected_with_the_defaults_of_what_is_discovered() -> None:
         dc, io = wish(MDNS), wish(NBFT, role=IO, params=(("hdr-digest", "true"),))
         house.say(house.inventory.mdns, dc)
         house.say(house.inventory.nbft, io)
-        assert set(house.inventory.update()) == {dc.tid.instance, io.tid.instance}
+        assert set(await house.inventory.update()) == {dc.tid.instance, io.tid.instance}
         (one,) = house.asked[dc.tid.instance]
         assert dict(one.options)["keep_alive_tmo"] == "7"
         (one,) = house.asked[io.tid.instance]
@@ -154,12 +154,12 @@ def test_firmwares_identity_goes_with_firmwares_wishes() -> None:
         house.inventory.nbft.identities = {OTHER: OTHER_ID}
         booted = wish(NBFT, hostnqn=OTHER)
         house.say(house.inventory.nbft, booted)
-        house.inventory.update()
+        await house.inventory.update()
         (one,) = house.asked[booted.tid.instance]
         assert (dict(one.options)["hostnqn"], dict(one.options)["hostid"]) == (OTHER, OTHER_ID)
         # And with what is listed by its discovery controller.
         house.inventory.put_page(booted.tid.instance, PageRead(listing("a"), 0.0, "1", Asked.ALL_PORTS))
-        house.inventory.update()
+        await house.inventory.update()
         ((listed,),) = (asked for instance, asked in house.asked.items() if instance != booted.tid.instance)
         assert (dict(listed.options)["hostnqn"], dict(listed.options)["hostid"]) == (OTHER, OTHER_ID)
         assert listed.tid.hostnqn == OTHER
@@ -178,16 +178,16 @@ def test_a_wish_that_cannot_be_granted_is_refused_and_named(
         house.configure(config(discovery=scope))
         house.say(house.inventory.mdns, wish(MDNS), refusals=(Refusal("x", "by mDNS", "no port"),))
         house.say(house.inventory.nbft, wish(NBFT, role=IO))
-        house.inventory.update()
+        await house.inventory.update()
         assert [asked[0].role for asked in house.asked.values()] == [IO]
         (own, refused) = house.inventory.refusals
         assert (own.reason, why in refused.reason) == ("no port", True)
         assert caplog.text.count(why) == 1
         house.say(house.inventory.nbft)
-        house.inventory.update()
+        await house.inventory.update()
         assert caplog.text.count(why) == 1
         house.configure()
-        house.inventory.update()
+        await house.inventory.update()
         assert wish(MDNS).tid.instance in house.asked
 
     in_loop(scenario)
@@ -207,20 +207,20 @@ def test_a_source_that_says_the_same_costs_nothing(monkeypatch: pytest.MonkeyPat
         house.configure()
         house.say(house.inventory.mdns, wish(MDNS), wish(MDNS, "192.0.2.8"))
         house.say(house.inventory.fibre_channel, wish(FIBRE_CHANNEL, "192.0.2.9"))
-        house.inventory.update()
+        await house.inventory.update()
         assert calls == [MDNS, MDNS, FIBRE_CHANNEL]
         house.say(house.inventory.fibre_channel, wish(FIBRE_CHANNEL, "192.0.2.10"))
-        touched = house.inventory.update()
+        touched = await house.inventory.update()
         assert calls[3:] == [FIBRE_CHANNEL]
         assert len(touched) == 2
         # A page is none of their business.
         house.inventory.put_page(wish(MDNS).tid.instance, PageRead(listing("a", "b"), 0.0, "1", Asked.ALL_PORTS))
-        assert len(house.inventory.update()) == 2
+        assert len(await house.inventory.update()) == 2
         assert len(calls) == 4
-        assert house.inventory.update() == {}
+        assert await house.inventory.update() == {}
         # But everything depends on the configuration.
         house.configure()
-        assert house.inventory.update() == {}
+        assert await house.inventory.update() == {}
         assert len(calls) == 7
 
     in_loop(scenario)
@@ -250,7 +250,7 @@ def test_everything_at_once_is_one_unit_for_each_controller() -> None:
         mine = wish(BOOT, "192.0.2.1")
         house.inventory.booted((Candidate(mine.tid, DISCOVERY, "nvme0 since the boot", BOOT, ()),))
         house.say(house.inventory.mdns, wish(MDNS, "192.0.2.1", asked=9.0, give_up_after=60))
-        house.inventory.update()
+        await house.inventory.update()
         assert list(house.asked) == [DC]
         first, *others = house.asked[DC]
         assert (first.origin, first.give_up_after) == (CONFIGURATION, 0)
@@ -265,20 +265,20 @@ def test_everything_at_once_is_one_unit_for_each_controller() -> None:
 def test_only_what_an_edit_changes_is_looked_at_again() -> None:
     async def scenario(house: House) -> None:
         house.configure(config(connection("discovery"), *(connection("io", nqn=f"nqn.{name}") for name in "abc")))
-        house.inventory.update()
+        await house.inventory.update()
         name = "tcp:192.0.2.1:4420:nqn.{}".format
         house.exclude("nqn=nqn.a", "nqn=nqn.b")
-        assert set(house.inventory.update()) == {name("a"), name("b")}
+        assert set(await house.inventory.update()) == {name("a"), name("b")}
         assert house.inventory.excluded == {name("a"): "x.conf:2", name("b"): "x.conf:3"}
         # What stands in another line says so.
         house.exclude("nqn=nqn.b")
-        assert set(house.inventory.update()) == {name("a"), name("b")}
+        assert set(await house.inventory.update()) == {name("a"), name("b")}
         assert house.inventory.excluded == {name("b"): "x.conf:2"}
         house.exclude("nqn=nqn.b", "nqn=nqn.other")
-        assert house.inventory.update() == {}
+        assert await house.inventory.update() == {}
         # What comes later is looked up as well, and what goes is forgotten.
         house.configure(config(connection("io", nqn="nqn.other")))
-        house.inventory.update()
+        await house.inventory.update()
         assert house.inventory.excluded == {name("other"): "x.conf:3"}
 
     in_loop(scenario)
@@ -288,15 +288,15 @@ def test_an_excluded_discovery_controller_leads_nowhere() -> None:
     async def scenario(house: House) -> None:
         house.configure(config(connection("discovery")))
         house.inventory.put_page(DC, PageRead(listing("a", "b"), 0.0, "1", Asked.ALL_PORTS))
-        house.inventory.update()
+        await house.inventory.update()
         assert len(house.asked) == 3
         assert house.inventory.authoritative.keys() == {CONFIGURATION, DC}
         house.exclude("trsvcid=8009")
-        assert len(house.inventory.update()) == 3
+        assert len(await house.inventory.update()) == 3
         assert list(house.asked) == [DC]
         assert house.inventory.authoritative.keys() == {CONFIGURATION}
         house.exclude()
-        house.inventory.update()
+        await house.inventory.update()
         assert len(house.asked) == 3
 
     in_loop(scenario)
@@ -316,7 +316,7 @@ def test_report_reaches_the_source_concerned(monkeypatch: pytest.MonkeyPatch) ->
         house.configure(config(connection("io", "array.example.com", "nqn.a")))
         fc = TransportId.make(DISCOVERY, "fc", "nn-0x1:pn-0x2", "", DISCOVERY_NQN, host_traddr="nn-0x3:pn-0x4")
         house.say(held.fibre_channel, Wish(fc, DISCOVERY, "announced", FIBRE_CHANNEL))
-        held.update()
+        await held.update()
         named = "tcp:192.0.2.1:4420:nqn.a"
 
         held.reported(named, None, Report("waiting", attempt=1))
@@ -360,7 +360,7 @@ def test_given_up_controller_is_forgotten_under_every_name(monkeypatch: pytest.M
         house.configure(config(discovery=replace(SCOPE, hostnqn=OTHER, hostid=OTHER_ID)))
         house.say(held.mdns, wish(MDNS))
         house.say(held.fibre_channel, wish(FIBRE_CHANNEL, "192.0.2.8"))
-        held.update()
+        await held.update()
         announced, other = sorted(house.asked)
         assert announced != wish(MDNS).tid.instance
         held.reported(announced, None, Report("given up"))
@@ -383,7 +383,7 @@ def test_fibre_channel_is_asked_again_for_lost_discovery_controllers_only(monkey
         house.say(held.fibre_channel, Wish(dc, DISCOVERY, "announced", FIBRE_CHANNEL))
         house.say(held.nbft, Wish(io, IO, "in the NBFT", NBFT))
         house.configure()
-        held.update()
+        await held.update()
         held.reported(io.instance, Report("live"), Report("waiting"))
         held.reported(dc.instance, Report("waiting"), Report("connecting"))
         assert heard == []
@@ -436,7 +436,7 @@ def test_log_pages_are_followed_with_the_present_settings(monkeypatch: pytest.Mo
         given = config(connection("discovery"))
         house.inventory.nbft.identities = {OTHER: OTHER_ID}
         house.configure(given, give_up=7, connect_attempts_on_ncc=8, disconnect_share=9)
-        house.inventory.update()
+        await house.inventory.update()
         discovery = {DC: given.connections[0]}
         assert contexts == [Context(given, HOST, discovery, {OTHER: OTHER_ID}, 7, 8, 9, lacking={"rdma": ""})]
 
@@ -447,12 +447,12 @@ def test_refusal_is_told_again_after_a_reload(caplog: pytest.LogCaptureFixture) 
     async def scenario(house: House) -> None:
         house.configure()
         house.say(house.inventory.mdns, refusals=(Refusal("x", "by mDNS", "no port"),))
-        house.inventory.update()
+        await house.inventory.update()
         house.say(house.inventory.mdns, refusals=(Refusal("x", "by mDNS", "no port"),))
-        house.inventory.update()
+        await house.inventory.update()
         assert caplog.text.count("no port") == 1
         house.configure()
-        house.inventory.update()
+        await house.inventory.update()
         assert caplog.text.count("no port") == 2
 
     in_loop(scenario)
@@ -470,7 +470,7 @@ def test_refusals_of_every_source_are_told() -> None:
         pages = Pages()
         pages.refusals = (Refusal("4", "a page", "d"),)
         held.log_pages = pages
-        held.update()
+        await held.update()
         assert [one.reason for one in held.refusals] == ["broken", "a", "b", "c", "x", "d"]
 
     in_loop(scenario)
@@ -519,7 +519,7 @@ def test_excluded_referral_that_has_left_a_page_leads_nowhere() -> None:
         house.inventory.put_page(DC, PageRead(referral, 0.0, "1", Asked.ALL_PORTS))
         house.inventory.put_page(there, PageRead(listing("a"), 0.0, "1", Asked.ALL_PORTS))
         house.exclude("traddr=192.0.2.7")
-        touched = house.inventory.update()
+        touched = await house.inventory.update()
         assert list(house.asked) == [DC, there]
         assert {DC, there} <= touched.keys()
         assert house.inventory.excluded == {there: "x.conf:2"}
@@ -531,10 +531,10 @@ def test_configuration_that_is_not_whole_proves_nothing() -> None:
     async def scenario(house: House) -> None:
         house.inventory.log_pages = Pages(authoritative={DC: Answer("generation 1")})
         house.configure()
-        house.inventory.update()
+        await house.inventory.update()
         assert house.inventory.authoritative == {CONFIGURATION: Answer(), DC: Answer("generation 1")}
         house.configure(config(replace(connection("discovery"), problem="broken")))
-        house.inventory.update()
+        await house.inventory.update()
         assert house.inventory.authoritative == {DC: Answer("generation 1")}
 
     in_loop(scenario)
@@ -552,7 +552,7 @@ def test_pages_of_which_more_is_to_come_are_read_every_minute(watched: bool, mon
         )
         house.configure()
         house.inventory.unmanaged_source.found = (unmanaged_one("a"),) if watched else None
-        house.inventory.update()
+        await house.inventory.update()
         assert list(house.inventory.held_back) == ["held"]
         assert house.inventory.confirming == {"held"} | ({"starting"} if watched else set())
         # The words stay while the time does, also when the clock on the wall is set.
@@ -560,7 +560,7 @@ def test_pages_of_which_more_is_to_come_are_read_every_minute(watched: bool, mon
         now = time.time()
         monkeypatch.setattr(time, "time", lambda: now + 7200)
         house.configure()
-        house.inventory.update()
+        await house.inventory.update()
         assert house.inventory.held_back["held"] is not before["held"]
         assert house.inventory.held_back == before
 
@@ -583,16 +583,16 @@ def test_connection_of_others_is_unmanaged_unless_somebody_asks_for_it_or_it_is_
         house.known["ours"] = Known("configured", CONFIGURATION, target=ours.target)
         house.known["theirs"] = Known("connected by others", UNMANAGED, target=dealt_with.target)
         house.inventory.unmanaged_source.found = (alone, asked, ours, dealt_with)
-        touched = house.inventory.update()
+        touched = await house.inventory.update()
         unmanaged = {one.tid.instance: one for one in (alone, dealt_with)}
         assert house.inventory.unmanaged == unmanaged
         assert touched.keys() == {*unmanaged, asked.tid.instance}
         # Nothing is new, then one has gone.
         house.say(house.inventory.mdns)
-        assert house.inventory.update() == {}
+        assert await house.inventory.update() == {}
         house.inventory.unmanaged_source.found = (asked, ours, dealt_with)
         house.say(house.inventory.mdns)
-        assert house.inventory.update() == {alone.tid.instance: None}
+        assert await house.inventory.update() == {alone.tid.instance: None}
 
     in_loop(scenario)
 
@@ -603,10 +603,10 @@ def test_unmanaged_connection_is_excluded_by_its_first_look_and_by_an_edit() -> 
         house.configure()
         house.exclude("nqn=nqn.a")
         house.inventory.unmanaged_source.found = (one, other)
-        house.inventory.update()
+        await house.inventory.update()
         assert house.inventory.excluded == {one.tid.instance: "x.conf:2"}
         house.exclude("nqn=nqn.b")
-        assert set(house.inventory.update()) == {one.tid.instance, other.tid.instance}
+        assert set(await house.inventory.update()) == {one.tid.instance, other.tid.instance}
         assert house.inventory.excluded == {other.tid.instance: "x.conf:2"}
 
     in_loop(scenario)
@@ -654,7 +654,7 @@ def test_evidence_is_what_all_discovery_controllers_say(pages: Pages, reports: d
         house.inventory.unmanaged_source.found = ()
         house.inventory.log_pages = pages
         house.configure(config(connection("discovery"), connection("discovery", "192.0.2.2")))
-        house.inventory.update()
+        await house.inventory.update()
         answer = "" if why else f"generation 7 of {DC} and 1 more"
         assert house.inventory.evidence(reports) == (answer, why)
 
@@ -667,10 +667,10 @@ def test_excluded_discovery_controller_need_not_say_anything() -> None:
         house.inventory.log_pages = all_say(authoritative={DC: Answer("generation 7")})
         house.configure(config(connection("discovery"), connection("discovery", "192.0.2.2")))
         house.exclude("traddr=192.0.2.2")
-        house.inventory.update()
+        await house.inventory.update()
         assert house.inventory.evidence(SAID) == (f"generation 7 of {DC}", "")
         house.exclude("traddr=192.0.2.1", "traddr=192.0.2.2")
-        house.inventory.update()
+        await house.inventory.update()
         assert house.inventory.evidence(SAID) == ("", "there is no discovery controller that could list it")
 
     in_loop(scenario)
@@ -690,7 +690,7 @@ def test_without_all_of_the_configuration_there_is_no_evidence(lacks: str) -> No
             house.say(held.nbft, wish(NBFT, role=IO))
         if lacks == "exclusion":
             house.exclude("nonsense")
-        held.update()
+        await held.update()
         why = "not all of the configuration can be used"
         if lacks == "look":
             why = "nobody has looked yet, or disconnect-scope is not all"

@@ -111,6 +111,7 @@ def test_an_error_of_our_own_ends_it_so_that_it_is_started_anew(host: Host, monk
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
+    host.configure(FIRST)
     monkeypatch.setattr(reconciler, "plan", broken)
 
     async def scenario() -> None:

@@ -2,8 +2,10 @@
 """What one hostile or busy part of the host cannot do to the rest: crowd out, restart, pile up, flood the journal."""
 
 import asyncio
+import sys
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -57,31 +59,99 @@ def test_a_long_page_does_not_keep_a_short_one_waiting(host: Host, monkeypatch: 
 # Pace -----------------------------------------------------------------------------------------------------
 
 
-def test_long_plan_of_a_while_ago_does_not_delay_news(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    host.configure(FIRST)
-    monkeypatch.setattr(daemon, "DEBOUNCE_MAX_SECONDS", 0.1)
-    pauses: list[float] = []
-    sleep, read = asyncio.sleep, store.read_report
+def burn(seconds: float) -> None:
+    """Use the processor for so long."""
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
 
-    def slow(instance: str) -> Report | None:
-        time.sleep(0.1)
-        return read(instance)
+
+@contextmanager
+def pauses_of_rounds(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """Return how long the supervisor has waited from now on, as it goes on."""
+    pauses: list[float] = []
+    sleep = asyncio.sleep
 
     def counted(seconds: float) -> Awaitable[None]:
-        pauses.append(seconds)
+        if sys._getframe(1).f_code.co_name == "_rounds":
+            pauses.append(seconds)
         return sleep(seconds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio, "sleep", counted)
+        yield pauses
+
+
+def test_round_that_has_long_ended_does_not_delay_news(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.configure(FIRST)
 
     async def scenario() -> None:
         await until(lambda: "1 live" in host.status)
-        monkeypatch.setattr(store, "read_report", slow)
+        monkeypatch.setattr(daemon, "PAUSE_FACTOR", 1)
+        update = host.inventory.update
+
+        async def slow() -> dict[str, None]:
+            burn(0.1)
+            return await update()
+
+        monkeypatch.setattr(host.inventory, "update", slow)
         report(ONE, "waiting")
         await until(lambda: "1 waiting" in host.status)
-        monkeypatch.setattr(store, "read_report", read)
-        await sleep(0.3)
-        monkeypatch.setattr(asyncio, "sleep", counted)
-        report(ONE, "live")
+        monkeypatch.setattr(host.inventory, "update", update)
+        await asyncio.sleep(1)
+        with pauses_of_rounds(monkeypatch) as pauses:
+            report(ONE, "live")
+            await until(lambda: "1 live" in host.status)
+            assert max(pauses) == daemon.DEBOUNCE_SECONDS
+
+    assert host.play(scenario) == 0
+
+
+def test_round_is_followed_by_a_pause_of_four_times_its_work_however_long(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.configure(FIRST)
+
+    async def scenario() -> None:
         await until(lambda: "1 live" in host.status)
-        assert max(pauses) == daemon.DEBOUNCE_SECONDS
+        update = host.inventory.update
+        worked = 0
+
+        async def slow() -> dict[str, None]:
+            nonlocal worked
+            worked += 1
+            burn(0.5)
+            host.inventory._news()
+            return await update()
+
+        monkeypatch.setattr(host.inventory, "update", slow)
+        with pauses_of_rounds(monkeypatch) as pauses:
+            report(ONE, "waiting")
+            await until(lambda: worked >= 2, patience=60)
+            assert max(pauses) > 1.9
+        monkeypatch.setattr(host.inventory, "update", update)
+
+    assert host.play(scenario) == 0
+
+
+def test_time_that_a_round_waits_is_not_its_work(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.configure(FIRST)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        read = store.read_report
+
+        def slow(instance: str) -> Report | None:
+            time.sleep(1)
+            return read(instance)
+
+        monkeypatch.setattr(store, "read_report", slow)
+        with pauses_of_rounds(monkeypatch) as pauses:
+            report(ONE, "waiting")
+            await until(lambda: "1 waiting" in host.status)
+            report(ONE, "live")
+            await until(lambda: "1 live" in host.status)
+            assert max(pauses) < 1
 
     assert host.play(scenario) == 0
 
