@@ -11,6 +11,8 @@ import pytest
 
 from discoverd.check import check
 
+from .dhchap_secrets import secret
+
 HOST_UUID = "46ba5037-7ce5-41fa-9452-48477bf00080"
 HOSTNQN = f"nqn.2014-08.org.nvmexpress:uuid:{HOST_UUID}"
 PERSONA = "nqn.2024-08.com.example:other"
@@ -203,7 +205,7 @@ def test_found_path_of_a_persona_is_judged_by_its_own_files(etc: Path, write: Wr
     write("nvme-fabrics.conf", DC.format(1))
     other = f"[Host]\nhostnqn = {PERSONA}\nhostid = 11111111-2222-3333-4444-555555555555\n"
     write(
-        "nvme-fabrics.conf.d/a.conf", other + DC.format(2) + SECTION + "concat = true\nkxchap-secret = DHHC-1:00:x:\n"
+        "nvme-fabrics.conf.d/a.conf", other + DC.format(2) + SECTION + f"concat = true\nkxchap-secret = {secret('x')}\n"
     )
     (fault,) = found(etc)
     assert fault.startswith("warning: nvme-fabrics.conf.d/a.conf:6:1: paths that are found cannot be connected: TLS")

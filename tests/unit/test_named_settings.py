@@ -21,13 +21,14 @@ from discoverd.state import Spec
 from discoverd.supervisor.inventory import Inventory
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 
+from .dhchap_secrets import secret
 from .log_pages import entry, page
 
 NQN, OTHER_NQN = "nqn.2024-08.com.example:vol1", "nqn.2024-08.com.example:vol2"
 DC_NQN = "nqn.2024-08.com.example:dc"
 HOST = HostIdentity("nqn.2024-08.com.example:host", "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0")
 PERSONA, PERSONA_ID = "nqn.2024-08.com.example:other", "11111111-2222-3333-4444-555555555555"
-KEY, KEY2 = "DHHC-1:00:one:", "DHHC-1:00:two:"
+KEY, KEY2 = secret("one"), secret("two")
 DC = "[Discovery Controller]\ncontroller = transport=tcp;traddr=192.0.2.1\n"
 PARENT = TransportId.make(DISCOVERY, "tcp", "192.0.2.1", "", DISCOVERY_NQN)
 # One subsystem on two ports.
@@ -136,7 +137,7 @@ def in_inventory(found: Candidate, *configs: FabricsConfig) -> list[tuple[dict[s
         seen = []
         for given in configs:
             inventory.configure(given, HOST, Settings(mdns=False, nbft=False, fibre_channel=False))
-            inventory.update()
+            await inventory.update()
             (one,) = inventory.wanted.asked[found.tid.instance]
             seen.append((dict(one.options), " ".join(refusal.reason for refusal in inventory.refusals)))
         await inventory.names.close()
@@ -176,7 +177,7 @@ def test_what_only_an_announcement_leads_to_gets_no_key() -> None:
         tid = TransportId.make(DISCOVERY, "tcp", "192.0.2.9", "", DC_NQN)
         inventory.mdns.wishes = (Wish(tid, DISCOVERY, "announced", MDNS),)
         inventory.put_page(tid.instance, PageRead(parse(PAGE), 0.0, "1", Asked.ALL_PORTS))
-        inventory.update()
+        await inventory.update()
         await inventory.names.close()
         return {instance: dict(asked[0].options) for instance, asked in inventory.wanted.asked.items()}
 

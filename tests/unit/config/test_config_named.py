@@ -7,6 +7,7 @@ import pytest
 
 from discoverd.config.model import DiscoveredScope, FabricsConfig
 from discoverd.config.named import applied, said_of
+from tests.unit.dhchap_secrets import secret
 
 Fabrics = Callable[..., FabricsConfig]
 
@@ -14,7 +15,7 @@ NQN = "nqn.2024-08.com.example:vol1"
 UUID_NQN = "nqn.2014-08.org.nvmexpress:uuid:46BA5037-7ce5-41fa-9452-48477bf00080"
 OWN = "nqn.2024-08.com.example:host"
 PERSONA = "nqn.2024-08.com.example:other"
-KEY, KEY2 = "DHHC-1:00:one:", "DHHC-1:00:two:"
+KEY, KEY2 = secret("one"), secret("two")
 SECTION = f"[Subsystem]\nnqn = {NQN}\n"
 PATH = "controller = transport=tcp;traddr=192.0.2.1\n"
 DC = "[Discovery Controller]\ncontroller = transport=tcp;traddr=192.0.2.9\n"
