@@ -24,7 +24,7 @@ help:
 	@echo "make unit-trixie  lint and unit tests under Debian 13's Python, in a directory with a Debian 13"
 	@echo "make lab     scenarios in a virtual machine with a real kernel; ARGS= goes to pytest"
 	@echo "make test-matrix  shutdown with each kind of storage by itself, on Debian 13 and 12; hours; ARGS=\"-k lvm\" is less"
-	@echo "make fuzz    100,000 discovery controllers that answer anything, and as many that change; ARGS=\"--count 1000\" is quicker"
+	@echo "make fuzz    100,000 discovery controllers that answer anything, that change, and among strangers; ARGS=\"--count 1000\" is quicker"
 	@echo "make image   only build the machine's image"
 	@echo "make demo    see it work; SHELL=1 leaves a shell in the machine open"
 	@echo "make bench   what it costs, beside nvme-stas, nvme connect-all and the kernel alone; ARGS=\"--rounds 1\" is quicker"
@@ -51,6 +51,7 @@ unit-trixie: setup
 fuzz: setup-unit
 	$(python) -m tests.fuzz $(ARGS)
 	$(python) -m tests.fuzz.histories $(ARGS)
+	$(python) -m tests.fuzz.trust $(ARGS)
 
 image: setup
 	@$(python) -m tests.lab.image
