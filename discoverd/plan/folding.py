@@ -100,7 +100,7 @@ class Wanted:
         raise KeyError(candidate)
 
     def announced(self, nqn: str) -> Collection[str]:
-        """Return the units of a subsystem's I/O controllers that only announcements lead to."""
+        """Return the units of a subsystem's controllers that only announcements lead to."""
         return self._announced.get(nqn, ())
 
     def changes(self) -> dict[str, None]:
@@ -139,7 +139,7 @@ class Wanted:
         self.asked[instance] = first
         if first[0].role == DISCOVERY:
             self.discovery.add(instance)
-        elif not first[0].trusted:
+        if not first[0].trusted:
             self._announce(instance, there=True)
 
     def _announce(self, instance: str, *, there: bool) -> None:

@@ -16,7 +16,7 @@ from discoverd import state
 from discoverd.kernel.controllers import canonical_nqn
 from discoverd.plan.candidate import SOURCES, UNMANAGED, Candidate
 from discoverd.plan.facts import Action, Answer, Decision, Facts, Known, Report
-from discoverd.tid import DISCOVERY_NQN, IO
+from discoverd.tid import DISCOVERY_NQN
 
 # What is said of a unit that another one stands for by now.
 ELSEWHERE = "asked for in another way by now, as another unit"
@@ -82,9 +82,11 @@ def _wanted(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> Decisi
 def adds_untrusted_path(candidate: Candidate, trusted_subsystems: Container[str]) -> bool:
     """Tell whether a candidate would add a path, by the word of an announcement, to a subsystem that somebody trusted
     asks for: whoever is on a link could have the host read and write there.
+
+    Nor may a discovery controller have the subsystem's NQN for its own: the kernel takes it for one of its controllers.
     """
-    untrusted = candidate.role == IO and not candidate.trusted
-    return untrusted and canonical_nqn(candidate.tid.subsysnqn) in trusted_subsystems
+    nqn = canonical_nqn(candidate.tid.subsysnqn)
+    return not candidate.trusted and nqn != DISCOVERY_NQN and nqn in trusted_subsystems
 
 
 def _referrers(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> frozenset[str]:

@@ -154,6 +154,11 @@ class Inventory:
         if lost and instance.startswith("fc:") and instance in self.wanted.discovery:
             self.fibre_channel.lost()
 
+    def left(self, candidate: Candidate | None) -> None:
+        """Take the decision that nothing is done about a candidate: with no worker, there is none to give it up."""
+        if candidate and candidate.announcement and candidate.announcement.until:
+            self.mdns.forget(replace(candidate.tid, hostnqn="").instance)
+
     def _news(self) -> None:
         self._stale = True
         self._changed()

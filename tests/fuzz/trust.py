@@ -178,21 +178,21 @@ class Host:
         )
         self.inventory.mdns.remember(tuple(wish for wish in found if wish is not None))
 
-    def settle(self) -> None:
+    async def settle(self) -> None:
         """Follow, decide and carry out until nothing changes."""
         for _ in range(10):
-            self._take_stock()
+            await self._take_stock()
             before = dict(self.known), dict(self._disk.units)
             self._decide()
             if (dict(self.known), self._disk.units) == before:
                 return
         raise AssertionError("it does not come to rest")
 
-    def _take_stock(self) -> None:
+    async def _take_stock(self) -> None:
         for _ in range(50):
             # Under another name, by which a controller is asked for since, its page is looked at with the next news.
             self.inventory._news()
-            changed = self.inventory.update()
+            changed = await self.inventory.update()
             if not self._take_pages() and not changed:
                 return
         raise AssertionError("log pages are followed without end")
@@ -240,6 +240,8 @@ class Host:
 
     def _apply(self, decision: Decision) -> Written | None:
         instance, candidate = decision.instance, decision.candidate
+        if decision.action is Action.LEAVE:
+            self.inventory.left(candidate)
         starts = decision.action is Action.START
         if candidate is not None and (starts or decision.action is Action.KEEP):
             _run(self._specifications.write(decision))
@@ -345,7 +347,7 @@ class Story:
     async def play(self) -> None:
         """Raise AssertionError where discoverd breaks the rules."""
         self._configure()
-        self._settle()
+        await self._settle()
         for _ in range(self._chance.randint(*STEPS)):
             await self._step()
         await self._end()
@@ -375,13 +377,13 @@ class Story:
     async def _pass(self, seconds: float) -> None:
         """Time goes by: announcements are gathered, workers read their pages, others have tried for long enough."""
         await asyncio.sleep(seconds)
-        self._settle()
+        await self._settle()
         for _ in range(4):
             if not self._read_all():
                 break
-            self._settle()
+            await self._settle()
         self._give_up()
-        self._settle()
+        await self._settle()
         missing = self._rules.missing(self._host.running())
         assert not missing, f"trusted, and without a worker: {sorted(missing)}"
         self.reached["announced"] += self._rules.announced > 0
@@ -398,8 +400,8 @@ class Story:
         left = {place for spec in self._disk.specs.values() if self._rules.is_announced(place := _place(spec))}
         assert not left, f"of what was announced is left: {sorted(left)}"
 
-    def _settle(self) -> None:
-        self._host.settle()
+    async def _settle(self) -> None:
+        await self._host.settle()
 
     def _announce(self) -> None:
         chance = self._chance

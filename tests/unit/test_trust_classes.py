@@ -104,6 +104,11 @@ def test_announced_path_to_a_trusted_subsystem_is_not_started() -> None:
     assert "only announcements lead to it" in decision.reason
 
 
+def test_announced_discovery_controller_with_the_nqn_of_a_trusted_subsystem_is_not_started() -> None:
+    decision = decide(path("192.0.2.66", trusted=False, role=DISCOVERY), trusted_subsystems={NQN})
+    assert decision.action is Action.LEAVE
+
+
 def test_announced_path_that_is_there_before_the_subsystem_is_trusted_is_withdrawn() -> None:
     one = path("192.0.2.66", trusted=False)
     running = {one.tid.instance: UnitFact("loaded", "active")}
