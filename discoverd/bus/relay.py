@@ -35,7 +35,9 @@ READ_BYTES = 1 << 17
 PASS_BYTES = 8192
 # What waits for the client beyond this has no end: it connects anew, and asks for what it has missed.
 WAITING_BYTES_MAX = 1 << 22
-# That somebody sends us messages is said so often.
+# That somebody sends us messages is said after so many (those of a systemd that has just taken its name are a few), and
+# so often.
+SAY_MESSAGES = 100
 SAY_SECONDS = 600
 
 
@@ -191,6 +193,6 @@ class _Relay:
 
     def _say_dropped(self) -> None:
         now = self._loop.time()
-        if now >= self._said + SAY_SECONDS:
+        if self._frames.dropped >= SAY_MESSAGES and now >= self._said + SAY_SECONDS:
             self._said = now
             log.warning("somebody on the system bus sends us messages that nobody asked for; they are dropped unread")

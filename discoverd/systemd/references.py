@@ -22,7 +22,16 @@ log = logging.getLogger("discoverd")
 MASKED = "org.freedesktop.systemd1.UnitMasked"
 _EXISTS = "org.freedesktop.systemd1.UnitExists"
 _MISSING = "org.freedesktop.systemd1.NoSuchUnit"
+# And of the bus's: systemd is just being executed anew, or so much waits for it that the bus takes no more.
+_LATER = tuple(
+    f"org.freedesktop.DBus.Error.{name}"
+    for name in ("ServiceUnknown", "NameHasNoOwner", "NoReply", "LimitsExceeded", "Timeout", "TimedOut")
+)
 RETRY_SECONDS = 1
+
+
+class _LaterError(Exception):
+    """The call did not reach systemd."""
 
 
 class References:
@@ -47,6 +56,11 @@ class References:
     def release(self, instance: str) -> None:
         """Let a unit be unloaded when it does not run."""
         self._want({instance: False})
+
+    def renew(self) -> None:
+        """Ask anew for what is kept: a systemd that was executed anew may have lost its references."""
+        kept, self._kept = self._kept, set()
+        self.keep(kept - self._wanted.keys())
 
     def _want(self, wanted: dict[str, bool]) -> None:
         self._wanted |= wanted
@@ -79,16 +93,24 @@ class References:
                 keep = self._wanted.pop(instance)
                 try:
                     await (self._keep(instance) if keep else self._release(instance))
-                except TimeoutError:
+                except (TimeoutError, _LaterError):
                     # What has come to be wanted of it since counts.
                     self._wanted.setdefault(instance, keep)
                     await asyncio.sleep(RETRY_SECONDS)
+
+    async def _call(self, member: str, instance: str) -> None:
+        try:
+            await self._ask(member, "s", unit_name(instance))
+        except RefusedError as error:
+            if error.name in _LATER:
+                raise _LaterError from error
+            raise
 
     async def _keep(self, instance: str) -> None:
         if instance in self._kept:
             return
         try:
-            await self._ask("RefUnit", "s", unit_name(instance))
+            await self._call("RefUnit", instance)
         except RefusedError as error:
             # One that has ended meanwhile is none to keep.
             level = logging.DEBUG if error.name == _MISSING else logging.WARNING
@@ -107,7 +129,7 @@ class References:
         # They are counted, and one whose answer was lost counts as well.
         try:
             while True:
-                await self._ask("UnrefUnit", "s", unit_name(instance))
+                await self._call("UnrefUnit", instance)
         except RefusedError as error:
             log.debug("%s is kept no longer: %s", instance, error)
         self._released(instance)

@@ -16,7 +16,7 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pystemd.dbusexc import DBusBaseError
@@ -39,6 +39,9 @@ _READ_BYTES = 1 << 16
 # A connection waits so long for a next request, and no more signals gather on it than come in this time.
 LINGER_SECONDS = 0.05
 KEPT_SECONDS = 1.0
+# A systemd that is executed anew closes its connections, and listens again.
+REOPEN_SECONDS = 10.0
+REOPEN_PAUSE_SECONDS = 0.1
 
 
 class Agent:
@@ -46,14 +49,45 @@ class Agent:
 
     def __init__(self) -> None:
         self._connection = DBusAddress(PRIVATE, True)
+        self._is_open = False
         self._made: Any = None
 
     def __enter__(self) -> "Agent":
-        self._connection.open()
+        self._open()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        # The library does not survive a second time.
+        if self._is_open:
+            self._is_open = False
+            self._connection.close()
+
+    def _open(self) -> None:
+        """Connect, within the time in which a systemd that is executed anew listens again."""
+        until = time.monotonic() + REOPEN_SECONDS
+        while True:
+            try:
+                self._connection.open()
+            except DBusBaseError:
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(REOPEN_PAUSE_SECONDS)
+            else:
+                self._is_open = True
+                return
+
+    def carry_out(self, operation: str, arguments: Sequence[Any]) -> Any:
+        """Return the result of an operation; one during which systemd has gone is repeated, which does no harm."""
+        until = time.monotonic() + REOPEN_SECONDS
+        while True:
+            try:
+                return getattr(self, operation)(*arguments)
+            except DBusBaseError as error:
+                if abs(error.errno) not in _LOST or time.monotonic() >= until:
+                    raise
+                self.__exit__()
+                time.sleep(REOPEN_PAUSE_SECONDS)
+                self._open()
 
     @property
     def _manager(self) -> Any:
@@ -171,9 +205,8 @@ def main() -> int:
 
 def _serve(agent: Agent, request: Any) -> None:
     """Answer a request. Raises DBusBaseError if the connection is no use any more."""
-    operation: Callable[..., Any] = getattr(agent, request["operation"])
     try:
-        answer: dict[str, Any] = {"result": operation(*request["arguments"])}
+        answer: dict[str, Any] = {"result": agent.carry_out(request["operation"], request["arguments"])}
     except DBusBaseError as error:
         if abs(error.errno) in _LOST:
             raise

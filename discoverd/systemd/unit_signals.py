@@ -91,10 +91,12 @@ async def watch(handler: Callable[[Signal], None], subscribed: Callable[[Referen
         call_soon = partial(call, bus, _REFERENCE_TIMEOUT_SECONDS, _SYSTEMD, _PATH, _MANAGER)
         references = References(call_soon, lambda instance: handler(Released(instance)))
         subscribed(references)
-        await _first(bus.wait_for_disconnect(), references.run(), _stay_subscribed(receiver, ask))
+        await _first(bus.wait_for_disconnect(), references.run(), _stay_subscribed(receiver, ask, references))
 
 
-async def _stay_subscribed(receiver: "Receiver", ask: Callable[..., Awaitable[object]]) -> Never:
+async def _stay_subscribed(
+    receiver: "Receiver", ask: Callable[..., Awaitable[object]], references: References
+) -> Never:
     """Call each systemd that takes the name: the relay lets only signals of those pass who have answered us."""
     while True:
         await receiver.moved.wait()
@@ -102,6 +104,7 @@ async def _stay_subscribed(receiver: "Receiver", ask: Callable[..., Awaitable[ob
         # One that was executed anew still knows who had subscribed, and says so.
         with contextlib.suppress(RefusedError):
             await ask("Subscribe")
+        references.renew()
         receiver.hear_anew()
 
 

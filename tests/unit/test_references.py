@@ -39,7 +39,8 @@ class Systemd:
     async def ask(self, member: str, signature: str, *arguments: Any) -> None:
         self.calls.append(member)
         if self.refuses:
-            raise RefusedError(member, ERROR + self.refuses, "no")
+            name = self.refuses if "." in self.refuses else ERROR + self.refuses
+            raise RefusedError(member, name, "no")
         unit: str = arguments[0]
         match member:
             case "StartTransientUnit":
@@ -101,6 +102,22 @@ def test_unit_is_referenced_once_however_often_it_is_wanted() -> None:
     virtual_time.run(main())
 
 
+def test_reference_that_systemd_has_lost_is_asked_for_anew() -> None:
+    async def main() -> None:
+        systemd = Systemd(ONE, TWO)
+        async with working(systemd) as references:
+            references.keep([ONE, TWO])
+            await until(lambda: systemd.references.total() == 2)
+            systemd.references.clear()
+            references.release(TWO)
+            references.renew()
+            await until(lambda: systemd.released == [TWO])
+            await until(lambda: systemd.references[unit_name(ONE)] == 1)
+            assert not systemd.references[unit_name(TWO)]
+
+    virtual_time.run(main())
+
+
 def test_unit_that_is_gone_stops_no_other() -> None:
     async def main() -> None:
         systemd = Systemd(TWO)
@@ -109,6 +126,20 @@ def test_unit_that_is_gone_stops_no_other() -> None:
             await until(lambda: systemd.references[unit_name(TWO)])
             references.release(ONE)
             await until(lambda: systemd.released == [ONE])
+
+    virtual_time.run(main())
+
+
+@pytest.mark.parametrize("name", ["ServiceUnknown", "NoReply", "LimitsExceeded"])
+def test_call_that_did_not_reach_systemd_is_made_again(name: str) -> None:
+    async def main() -> None:
+        systemd = Systemd(ONE)
+        systemd.refuses = "org.freedesktop.DBus.Error." + name
+        async with working(systemd) as references:
+            references.keep([ONE])
+            await until(lambda: len(systemd.calls) >= 3)
+            systemd.refuses = ""
+            await until(lambda: systemd.references[unit_name(ONE)] == 1)
 
     virtual_time.run(main())
 

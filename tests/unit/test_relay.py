@@ -136,6 +136,21 @@ def test_flood_is_dropped_and_answers_come_through(bus: Bus, caplog: pytest.LogC
     assert len(caplog.records) == 1
 
 
+def test_few_messages_are_dropped_without_a_word(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
+    """Such as those of a systemd that has not answered yet."""
+    told = []
+
+    async def main() -> None:
+        async with connected(bus, lambda: told.append(1)) as (client, _):
+            bus.writer.write(message(SIGNAL, USER) * 20)
+            assert await client.call(call())
+
+    caplog.set_level(logging.WARNING)
+    asyncio.run(main())
+    assert told
+    assert not caplog.records
+
+
 def test_flood_is_read_a_piece_in_each_turn(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """However much of it is there: others have their turns."""
     monkeypatch.setattr(relay, "READ_BYTES", 5000)

@@ -33,12 +33,14 @@ class Connection:
     def __init__(self) -> None:
         self.is_open = False
         self.opened = 0
-        self.refuses: DBusBaseError | None = None
+        # How often it refuses yet.
+        self.refuses = 0
 
     def open(self) -> None:
         assert not self.is_open
         if self.refuses:
-            raise self.refuses
+            self.refuses -= 1
+            raise refusal(errno.ECONNREFUSED)
         self.is_open = True
         self.opened += 1
 
@@ -337,10 +339,52 @@ def test_request_that_comes_in_pieces_is_one(
     assert json.loads(capsys.readouterr().out)["id"] == 1
 
 
-def test_systemd_that_takes_no_connection_ends_it(
-    connection: Connection, serve: Callable[..., tuple[int, list[Any]]]
+@pytest.mark.parametrize("number", [errno.ENOTCONN, errno.ECONNRESET, errno.EPIPE])
+@pytest.mark.parametrize("refuses", [0, 3])
+def test_systemd_that_is_executed_anew_is_asked_again(
+    manager: Manager,
+    connection: Connection,
+    serve: Callable[..., tuple[int, list[Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    refuses: int,
 ) -> None:
-    connection.refuses = refusal(errno.ECONNREFUSED)
+    monkeypatch.setattr(unit_agent, "REOPEN_PAUSE_SECONDS", 0)
+
+    def lose(*_: object) -> None:
+        connection.refuses = refuses
+        raise refusal(number)
+
+    monkeypatch.setattr(manager, "StopUnit", lose, raising=False)
+    monkeypatch.setattr(Agent, "_open", forget_lose(manager, monkeypatch))
+    status, answers = serve(("stop", [UNIT]), ("list", []))
+    assert status == 0
+    assert answers[0] == {"id": 1, "result": None}
+    assert manager.called == ["StopUnit", "ListUnitsByPatterns"]
+    assert connection.opened == 2
+
+
+def forget_lose(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> Callable[[Agent], None]:
+    """Opening the second time brings a systemd that answers."""
+    open_ = Agent._open
+    opened = 0
+
+    def opening(agent: Agent) -> None:
+        nonlocal opened
+        opened += 1
+        if opened == 2:
+            monkeypatch.delattr(manager, "StopUnit")
+        open_(agent)
+
+    return opening
+
+
+def test_systemd_that_takes_no_connection_ends_it(
+    connection: Connection, serve: Callable[..., tuple[int, list[Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unit_agent, "REOPEN_SECONDS", 0.05)
+    monkeypatch.setattr(unit_agent, "REOPEN_PAUSE_SECONDS", 0.01)
+    connection.refuses = 10**9
     assert serve(("list", [])) == (1, [])
 
 
@@ -388,11 +432,12 @@ def test_a_refusal_is_an_answer_and_the_next_request_is_served(
     assert (status, answers) == (0, [{"id": 1, "error": "Access denied"}, {"id": 2, "result": None}])
 
 
-@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOTCONN, errno.ECONNRESET, errno.ENOMEM])
-def test_a_full_queue_or_a_lost_connection_ends_it(
-    manager: Manager, serve: Callable[..., tuple[int, list[Any]]], number: int
+def test_connection_that_is_lost_each_time_ends_it(
+    manager: Manager, serve: Callable[..., tuple[int, list[Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection that cannot be read from any more is no use; another process gets a new one."""
-    manager.raises["StopUnit"] = [refusal(number)]
+    """Another process may have more luck."""
+    monkeypatch.setattr(unit_agent, "REOPEN_SECONDS", 0.05)
+    monkeypatch.setattr(unit_agent, "REOPEN_PAUSE_SECONDS", 0.01)
+    manager.raises["StopUnit"] = [refusal(errno.ECONNRESET) for _ in range(1000)]
     assert serve(("stop", [UNIT]), ("list", [])) == (1, [])
-    assert manager.called == ["StopUnit"]
+    assert set(manager.called) == {"StopUnit"}

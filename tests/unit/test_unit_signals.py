@@ -174,10 +174,12 @@ def test_dropped_messages_are_looked_after_once_in_a_while(monkeypatch: pytest.M
 def test_systemd_that_takes_its_name_again_is_called_for_its_signals_to_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         bus = Bus()
-        async with watching(bus, monkeypatch) as (seen, _):
+        async with watching(bus, monkeypatch) as (seen, references):
+            references._kept.add("tcp:a")
             subscribed = bus.calls.count(("org.freedesktop.systemd1", "Subscribe"))
             bus.handler(owner_changed())
             await until(lambda: bus.calls.count(("org.freedesktop.systemd1", "Subscribe")) == subscribed + 1)
+            await until(lambda: ("org.freedesktop.systemd1", "RefUnit") in bus.calls)
             # Also what it has said between the two.
             await until(lambda: seen == [ManagerChanged()] * 2)
 
