@@ -37,8 +37,8 @@ from discoverd.sources.nbft import Nbft
 from discoverd.sources.transports import Transports
 from discoverd.sources.unmanaged import Unmanaged
 from discoverd.supervisor.held_back import held_back
+from discoverd.supervisor.loop_turn import LoopTurn
 from discoverd.supervisor.refusals import Refusals
-from discoverd.supervisor.turn import Turn
 from discoverd.tid import DISCOVERY
 
 # A host name's next address is tried when so many attempts at the one before have failed.
@@ -172,7 +172,7 @@ class Inventory:
         what a source has new after this has begun is for the next one. What is known here is of one moment before it
         begins, and after it has ended.
         """
-        turn = Turn()
+        turn = LoopTurn()
         touched: dict[str, None] = {}
         again = self._stale
         if self.exclusions.exclusions is not self._exclusions:
@@ -272,12 +272,12 @@ class Inventory:
         self._ungranted[origin] = tuple(refused)
         return tuple(candidates)
 
-    async def _see(self, turn: Turn) -> dict[str, None]:
+    async def _see(self, turn: LoopTurn) -> dict[str, None]:
         touched = self.wanted.changes()
         await self._exclude(touched, turn)
         return touched
 
-    async def _exclude(self, instances: Iterable[str], turn: Turn) -> dict[str, None]:
+    async def _exclude(self, instances: Iterable[str], turn: LoopTurn) -> dict[str, None]:
         """Look up which of these are excluded; return those for which that has changed."""
         changed: dict[str, None] = {}
         for instance in instances:
@@ -293,7 +293,7 @@ class Inventory:
                     del self.excluded[instance]
         return changed
 
-    async def _update_unmanaged(self, turn: Turn) -> dict[str, None]:
+    async def _update_unmanaged(self, turn: LoopTurn) -> dict[str, None]:
         """Work out which controllers are unmanaged; return the instances for which that has changed.
 
         Whoever asks for a controller is content with any connection to it, as whichever host, and so is what is left

@@ -21,12 +21,12 @@ from discoverd.supervisor.configuration import Configuration
 from discoverd.supervisor.connection import Connection
 from discoverd.supervisor.fields import about
 from discoverd.supervisor.inventory import Inventory
+from discoverd.supervisor.loop_turn import LoopTurn
 from discoverd.supervisor.observed import Observed
 from discoverd.supervisor.plan_file import PlanFile
 from discoverd.supervisor.specifications import Specifications
 from discoverd.supervisor.starter import Starter
 from discoverd.supervisor.status_line import LEFT_ALONE, STARTING, Tally
-from discoverd.supervisor.turn import Turn
 from discoverd.systemd.units import UnitError, Units
 from discoverd.tid import IO
 
@@ -191,7 +191,7 @@ class Reconciler:
 
     async def _decide(self, touched: dict[str, None]) -> None:
         """Look at each controller about which there is news, and do what is to be done about it."""
-        turn = Turn()
+        turn = LoopTurn()
         facts = self._facts(touched)
         decisions: list[Decision] = []
         for instance in touched:

@@ -8,7 +8,7 @@ import time
 TURN_SECONDS = 0.02
 
 
-class Turn:
+class LoopTurn:
     """How long the one who made it has worked since others had a turn."""
 
     def __init__(self) -> None:

@@ -19,9 +19,9 @@ from discoverd.plan.folding import Wanted
 from discoverd.plan.log_page import LogPage, PageRead
 from discoverd.sources import discovery_log, log_pages
 from discoverd.sources.discovery_log import Listing, Parent
-from discoverd.supervisor import reconciler, turn
+from discoverd.supervisor import loop_turn, reconciler
 from discoverd.supervisor.inventory import Inventory
-from discoverd.supervisor.turn import Turn
+from discoverd.supervisor.loop_turn import LoopTurn
 from discoverd.tid import DISCOVERY
 
 from .fake_host import DC, Host, leave_log, until
@@ -33,8 +33,9 @@ ENTRIES = 64
 
 @pytest.fixture(autouse=True)
 def late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each turn is long as soon as it begins."""
-    monkeypatch.setattr(turn, "TURN_SECONDS", 0.0)
+    """Each turn is long as soon as it begins, and there is much to do."""
+    monkeypatch.setattr(loop_turn, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(log_pages, "ANNOUNCED_LISTED", 100 * ENTRIES)
 
 
 class Turns:
@@ -57,11 +58,11 @@ class Turns:
 
 
 def test_short_work_is_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turn, "TURN_SECONDS", 1e9)
+    monkeypatch.setattr(loop_turn, "TURN_SECONDS", 1e9)
 
     async def main() -> None:
         turns = Turns()
-        mine = Turn()
+        mine = LoopTurn()
         for _ in range(100):
             await mine.end_if_long()
         assert turns.count == 0
@@ -79,12 +80,12 @@ def test_turn_begins_anew_when_others_had_theirs(monkeypatch: pytest.MonkeyPatch
         now += 1
         return now
 
-    monkeypatch.setattr(turn, "TURN_SECONDS", 10.0)
+    monkeypatch.setattr(loop_turn, "TURN_SECONDS", 10.0)
 
     async def main() -> None:
         monkeypatch.setattr(time, "monotonic", monotonic)
         turns = Turns()
-        mine = Turn()
+        mine = LoopTurn()
         for _ in range(100):
             await mine.end_if_long()
         monkeypatch.undo()
@@ -150,7 +151,7 @@ def state_of(inventory: Inventory) -> list[object]:
 def test_result_is_the_same_in_one_turn_and_in_many(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for seconds in (1e9, 0.0):
-        monkeypatch.setattr(turn, "TURN_SECONDS", seconds)
+        monkeypatch.setattr(loop_turn, "TURN_SECONDS", seconds)
 
         async def scenario(house: House) -> None:
             house.exclude("transport=tcp;nqn=nqn.0-0")
@@ -193,7 +194,7 @@ def test_news_that_come_meanwhile_are_for_the_next_update() -> None:
 
 def test_controllers_that_become_known_meanwhile_still_count_as_new(monkeypatch: pytest.MonkeyPatch) -> None:
     """Starts write specifications while pages are followed, and room is for so many in all."""
-    monkeypatch.setattr(log_pages, "ANNOUNCED", ENTRIES)
+    monkeypatch.setattr(log_pages, "ANNOUNCED_LISTED", ENTRIES)
 
     async def scenario(house: House) -> None:
         roots(house, 4)
