@@ -48,16 +48,13 @@ async def system_bus(dropped: Callable[[], None] = lambda: None) -> AsyncIterato
     While such come in masses, the bus may have refused to take others for us. Raises OSError (TimeoutError among them),
     or what the D-Bus client raises.
     """
-    loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as opened:
         upstream = opened.enter_context(socket.socket(socket.AF_UNIX))
         upstream.setblocking(False)
+        bus, downstream = await _client(opened)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
-                await loop.sock_connect(upstream, SYSTEM_BUS)
-                bus, downstream = await _client()
-                opened.callback(bus.disconnect)
-                opened.enter_context(downstream)
+                await asyncio.get_running_loop().sock_connect(upstream, SYSTEM_BUS)
                 opened.callback(_Relay(upstream, downstream, dropped).close)
                 await bus.connect()
         except TimeoutError:
@@ -65,17 +62,21 @@ async def system_bus(dropped: Callable[[], None] = lambda: None) -> AsyncIterato
         yield bus
 
 
-async def _client() -> tuple[MessageBus, socket.socket]:
+async def _client(opened: contextlib.ExitStack) -> tuple[MessageBus, socket.socket]:
     """Return a client and the other end of its connection: it takes addresses only, and has connected when it is made.
 
     The socket is where no other user can connect to it first.
     """
     path = f"{state.ROOT}/bus-{next(_numbers)}"
-    with await asyncio.to_thread(_listener, path) as listener:
-        bus = MessageBus(bus_address=f"unix:path={path}")
-        downstream, _ = listener.accept()
+    listener = await asyncio.to_thread(_listener, path)
+    try:
+        with listener:
+            bus = MessageBus(bus_address=f"unix:path={path}")
+            opened.callback(bus.disconnect)
+            downstream = opened.enter_context(listener.accept()[0])
+    finally:
+        await asyncio.to_thread(os.unlink, path)
     downstream.setblocking(False)
-    await asyncio.to_thread(os.unlink, path)
     return bus, downstream
 
 
