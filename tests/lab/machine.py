@@ -97,9 +97,12 @@ class Machine:
         try:
             self._await_boot()
         except LabError:
-            if EMULATION_FAILED not in self.console():
+            if EMULATION_FAILED in self.console():
+                print("lab: the emulation broke the kernel; booting once more", file=sys.stderr)
+            elif self._crashed:
+                print("lab: the emulator crashed; booting once more", file=sys.stderr)
+            else:
                 raise
-            print("lab: the emulation broke the kernel; booting once more", file=sys.stderr)
             self.kill()
             self._start()
             self._await_boot()
@@ -237,6 +240,11 @@ class Machine:
     @property
     def running(self) -> bool:
         return self._qemu is not None and self._qemu.poll() is None
+
+    @property
+    def _crashed(self) -> bool:
+        """Whether QEMU has died of a signal: it has had segmentation faults at a boot."""
+        return self._qemu is not None and (self._qemu.poll() or 0) < 0
 
     def _close(self) -> None:
         if self._channel is not None:
