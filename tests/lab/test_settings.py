@@ -9,7 +9,7 @@ from tests.lab.scenario import DISCOVERY, GENEROUS, ONE_DISCOVERY_CONTROLLER, nq
 from tests.lab.test_authentication import make_key
 
 PORTS = (4420, 4421)
-RDMA_UNIT = f"nvme-ctrl@rdma:203.0.113.1:4420:{DISCOVERY}.service"
+RDMA_UNIT = f"nvme-ctrl@rdma:203.0.113.9:4420:{DISCOVERY}.service"
 
 
 def path(port: int) -> str:
@@ -84,8 +84,8 @@ def test_entry_over_rdma_waits_for_a_device(host: Machine) -> None:
     """One that this host cannot try is left out; that is no fault, and it is tried as soon as it can be."""
     if host.run("ls -A /sys/class/infiniband 2>/dev/null || true").stdout:
         pytest.skip("the machine has an RDMA device already")
-    host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420 && lab-target refer 1 203.0.113.1:4420")
-    referral = "/sys/kernel/config/nvmet/ports/1/referrals/203.0.113.1:4420"
+    host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420 && lab-target refer 1 203.0.113.9:4420")
+    referral = "/sys/kernel/config/nvmet/ports/1/referrals/203.0.113.9:4420"
     host.run(f"echo 0 >{referral}/enable && echo rdma >{referral}/addr_trtype && echo 1 >{referral}/enable")
     scenario.start(host)
     scenario.wait_live(host, 2)
