@@ -166,8 +166,10 @@ class Attempts:
         """Return why there is no further attempt, '' if there is one."""
         if 0 < spec.attempts <= self.count:
             times = "one attempt" if self.count == 1 else f"{self.count} attempts"
-            cdc = "its subsystem is not connected to the central discovery controller (NCC)"
-            return f"given up after {times}: {why}; {cdc}"
+            limit = "its subsystem is not connected to the central discovery controller (NCC)"
+            if not spec.trusted:
+                limit = "only an announcement leads to it, so it is tried again later"
+            return f"given up after {times}: {why}; {limit}"
         if not spec.give_up_after or boottime < self.since + spec.give_up_after:
             return ""
         return f"given up after {_span(spec.give_up_after)} without a connection: {why}"

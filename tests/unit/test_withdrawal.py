@@ -313,3 +313,10 @@ def test_worker_gives_up_after_its_attempts(kernel: Kernel) -> None:
         "given up after one attempt: connection refused: nothing listens there; "
         "its subsystem is not connected to the central discovery controller (NCC)"
     )
+
+
+def test_worker_of_an_announced_controller_ends_after_its_attempt(kernel: Kernel) -> None:
+    kernel.fails_always = errno.ECONNREFUSED
+    given = specify(attempts=1, trusted=False)
+    assert play(INSTANCE, kernel, lambda: until(lambda: "given up" in kernel.status), given) == 0
+    assert kernel.status.endswith("; only an announcement leads to it, so it is tried again later")
