@@ -69,7 +69,9 @@ def _wanted(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> Decisi
         return Decision(
             instance, Action.KEEP_STOPPED, f"{sources}, but an administrator stopped its unit while in use", candidate
         )
-    if report and said == state.GIVEN_UP and _is_still_given_up(candidate, report):
+    # Given up when only announcements led to it, it has not been tried for somebody trusted yet.
+    promoted = candidate.trusted and instance in facts.known and not facts.known[instance].trusted
+    if report and said == state.GIVEN_UP and not promoted and _is_still_given_up(candidate, report):
         return Decision(instance, Action.LEAVE, f"{sources}, but {report.status}", candidate)
     # We make a unit and start it in one call: one that is loaded and does not run was stopped by somebody, even if its
     # worker had no chance to say so. One that was killed because its stop took too long has said that it was stopping.

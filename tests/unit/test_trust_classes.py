@@ -22,7 +22,7 @@ from discoverd.plan.candidate import (
     Wish,
     granted,
 )
-from discoverd.plan.facts import Action, Decision, Facts, Report, UnitFact
+from discoverd.plan.facts import Action, Decision, Facts, Known, Report, UnitFact
 from discoverd.plan.folding import Wanted
 from discoverd.plan.log_page import parse
 from discoverd.plan.planner import plan
@@ -179,6 +179,14 @@ def test_announced_controller_that_gave_up_is_wanted_all_the_same() -> None:
     one = replace(path("192.0.2.66", trusted=False), attempts=1)
     reports = {one.tid.instance: Report(state.GIVEN_UP, attempt=1)}
     assert decide(one, reports=reports).action is Action.START
+
+
+def test_controller_given_up_as_announced_is_tried_for_somebody_trusted() -> None:
+    one = replace(path("192.0.2.66", trusted=True), give_up_after=3600, asked=10.0)
+    reports = {one.tid.instance: Report(state.GIVEN_UP, time=20.0)}
+    for trusted, action in ((False, Action.START), (True, Action.LEAVE)):
+        known = {one.tid.instance: Known("listed", ANNOUNCED_DC, trusted=trusted)}
+        assert decide(one, reports=reports, known=known).action is action
 
 
 def test_page_of_an_announced_discovery_controller_is_cut_short() -> None:
