@@ -148,6 +148,8 @@ class LogPages:
         roots.sort(key=lambda instance: not asked[instance][0].configured)
         announced = sorted(one for one in asked if origins[one] & SOURCES and not origins[one] & AUTHORITIES)
         self.depths = dict.fromkeys(roots, 0)
+        # By the names that they have in pages: in which unit one is folded depends on what others list.
+        named = set(roots)
         vias = {instance: context.discovery.get(instance) for instance in roots}
         queue = deque(roots)
         referrals_max = REFERRALS + len(roots)
@@ -161,7 +163,8 @@ class LogPages:
                 trusted = False
                 queue += [instance for instance in announced if instance not in self.depths]
                 self.depths |= dict.fromkeys(queue, 0)
-                referrals_max = min(referrals_max + len(queue), len(self.depths) + ANNOUNCED_REFERRALS)
+                named.update(queue)
+                referrals_max = min(referrals_max + len(queue), len(named) + ANNOUNCED_REFERRALS)
                 vias |= dict.fromkeys(queue)
                 # Workers of what was listed by who has gone since go on: with every new name there would be more.
                 room = min(room, ANNOUNCED_LISTED) - sum(
@@ -179,7 +182,8 @@ class LogPages:
             candidates = _within_limit(instance, candidates, known, limited)
             refusals += (*listed.listing.refusals, *limited)
             referrals = [one for one in candidates if one.role == DISCOVERY]
-            near = self._within_reach(instance, referrals, referrals_max, refusals)
+            near = self._within_reach(instance, referrals, named, referrals_max, refusals)
+            named |= near
             followed = [one for one in referrals if one.tid.instance in near]
             if len(followed) < len(referrals):
                 candidates = tuple(one for one in candidates if one.role != DISCOVERY or one.tid.instance in near)
@@ -318,16 +322,23 @@ class LogPages:
         )
         self._evidence[instance].read(reading, referred)
 
-    def _within_reach(self, instance: str, referrals: list[Candidate], most: int, refusals: list[Refusal]) -> set[str]:
+    def _within_reach(
+        self,
+        instance: str,
+        referrals: list[Candidate],
+        named: Collection[str],
+        most: int,
+        refusals: list[Refusal],
+    ) -> set[str]:
         """Return the names of a page's referrals that are near enough, and few enough with all that went before."""
         near: set[str] = set()
         new = 0
         for one in referrals:
             name = one.tid.instance
-            known = name in self.depths or name in near
+            known = name in named or name in near
             if self.depths[instance] >= DEPTH:
                 why = f"it is more than {DEPTH} referrals away from what was asked for"
-            elif not known and len(self.depths) + new >= most:
+            elif not known and len(named) + new >= most:
                 why = f"no more than {REFERRALS} discovery controllers are connected for referrals, "
                 why += f"{ANNOUNCED_REFERRALS} of them where mDNS leads to"
             else:
