@@ -3,6 +3,7 @@
 
 import functools
 import ipaddress
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from struct import Struct
@@ -17,6 +18,8 @@ _RTM_GETADDR = 22
 _IFA_ADDRESS = 1
 _IFA_LOCAL = 2
 _IFA_BROADCAST = 4
+# A network with so long a prefix has two addresses or one, and all of them are hosts' (RFC 3021).
+_POINT_TO_POINT = 31
 
 _QUESTION = Struct("=IHHIIBBBBI")
 
@@ -61,7 +64,17 @@ def read() -> HostAddresses:
             own.add(address)
         if address := found.get(_IFA_BROADCAST):
             broadcast.add(address)
+        if address := _of_network(message, found):
+            broadcast.add(address)
     return HostAddresses(frozenset(own), frozenset(broadcast - own))
+
+
+def _of_network(message: bytes, found: dict[int, bytes]) -> bytes:
+    """Return the last address of an IPv4 network: a broadcast address to the kernel, whether it is set or not."""
+    family, length = message[0], message[1]
+    if family != socket.AF_INET or length >= _POINT_TO_POINT or _IFA_ADDRESS not in found:
+        return b""
+    return ipaddress.ip_network((found[_IFA_ADDRESS], length), strict=False).broadcast_address.packed
 
 
 async def follow(report: Callable[[HostAddresses], None]) -> None:

@@ -59,10 +59,12 @@ ip("address add 192.0.2.2/24 broadcast + dev d0")
 ip("address add 198.51.100.1 peer 198.51.100.9 dev d0")
 ip("address add 203.0.113.7/32 dev lo")
 ip("address add 2001:db8::2/64 dev d0 nodad")
+ip("address add 192.0.2.130/26 dev e0")
 found = addresses.read()
 print(*(int(found.has(one)) for one in ("192.0.2.2", "198.51.100.1", "203.0.113.7", "2001:db8::2", "127.0.0.1")))
 print(*(int(found.has(one)) for one in ("192.0.2.1", "198.51.100.9", "203.0.113.8", "192.0.2.255")))
 print(found.fault("192.0.2.255"))
+print(found.fault("192.0.2.191"))
 """
 
 
@@ -73,7 +75,12 @@ def test_the_kernels_own() -> None:
     if done.returncode and ("unshare:" in done.stderr or "Unknown device type" in done.stderr):
         pytest.skip(f"no network namespace with interfaces here: {done.stderr.strip()[-100:]}")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["1 1 1 1 1", "0 0 0 0", "192.0.2.255 is no address to connect to"]
+    assert done.stdout.splitlines() == [
+        "1 1 1 1 1",
+        "0 0 0 0",
+        "192.0.2.255 is no address to connect to",
+        "192.0.2.191 is no address to connect to",
+    ]
 
 
 def test_this_host_has_an_address() -> None:
