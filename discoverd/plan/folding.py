@@ -190,7 +190,8 @@ def fold(candidates: Sequence[Candidate], has_state: Callable[[str], bool]) -> d
 
     What an administrator wrote has a unit of its own, and the last word on how to connect. Others join one that is
     content with their connection, or the other way round; but who is content with any connection takes in one path of
-    several only, so that the others remain paths. Two that have a unit each keep them: the unit that took in a path
+    several only, so that the others remain paths. By the word of an announcement there are no further ones to what is
+    trusted, so all of them are taken in. Two that have a unit each keep them: the unit that took in a path
     is not folded into another path's when the supervisor was restarted.
     """
     if len(candidates) == 1:
@@ -217,9 +218,11 @@ def fold(candidates: Sequence[Candidate], has_state: Callable[[str], bool]) -> d
                 if satisfies(_required(candidate), members[0].tid):
                     instance = leader
                     break
+                adds_nothing = _one_path(members[0]) or (members[0].trusted and not candidate.trusted)
                 path = took_path.get(leader, instance)
-                if (path == instance or _one_path(members[0])) and satisfies(members[0].tid, candidate.tid):
-                    took_path[leader] = path
+                if (path == instance or adds_nothing) and satisfies(members[0].tid, candidate.tid):
+                    if candidate.trusted or not members[0].trusted:
+                        took_path[leader] = path
                     instance = leader
                     break
         units.setdefault(instance, []).append(candidate)
