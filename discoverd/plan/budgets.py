@@ -8,7 +8,8 @@ How many discovery controllers are asked about is discoverd.bus.avahi's, and how
 # many of them be discovery controllers.
 ANNOUNCED_LISTED = 256
 ANNOUNCED_REFERRALS = 32
-# A worker that could not connect ends, instead of waiting, and one that has lost its connection gives up so soon.
+# A worker that could not connect ends, instead of waiting. Who has lost its connection, the kernel or then the worker,
+# gives up so soon.
 ANNOUNCED_ATTEMPTS = 1
 ANNOUNCED_GIVE_UP_SECONDS = 300
 # So many are connected at a time, when no one who is trusted waits for his turn.

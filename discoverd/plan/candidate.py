@@ -15,7 +15,7 @@ from discoverd.config.identity import HostIdentity, identity_for
 from discoverd.config.model import Connection, DiscoveredScope, NamedSettings, Secrets
 from discoverd.config.named import applied, said_of
 from discoverd.kernel.controllers import canonical_nqn
-from discoverd.plan.budgets import ANNOUNCED_ATTEMPTS
+from discoverd.plan.budgets import ANNOUNCED_ATTEMPTS, ANNOUNCED_GIVE_UP_SECONDS
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TransportId
 
 # Origins: who asks, for as long as it exists. A log page's is the instance of its discovery controller.
@@ -235,12 +235,16 @@ def granted(wish: Wish, scope: DiscoveredScope, host: HostIdentity, identities: 
     )
 
 
-def without_keys(scope: DiscoveredScope) -> DiscoveredScope:
-    """Return the scope for what is only announced: it gets no key of this host, with which its answers could be tried.
+def for_announced(scope: DiscoveredScope) -> DiscoveredScope:
+    """Return the scope for what is only announced.
 
-    That TLS is asked for stays, so that nothing is connected in the clear for want of a key.
+    It gets no key of this host, with which its answers could be tried; that TLS is asked for stays, so that nothing is
+    connected in the clear for want of a key. And the kernel tries to reconnect for no longer than its worker would.
     """
-    return replace(scope, secrets=replace(scope.secrets, kxchap_secret="", kxchap_ctrl_secret=""))
+    secrets = replace(scope.secrets, kxchap_secret="", kxchap_ctrl_secret="")
+    loss = int(scope.params.get("ctrl-loss-tmo", "-1"))
+    longest = ANNOUNCED_GIVE_UP_SECONDS if loss < 0 else min(loss, ANNOUNCED_GIVE_UP_SECONDS)
+    return replace(scope, secrets=secrets, params={**scope.params, "ctrl-loss-tmo": str(longest)})
 
 
 def terms_for(
@@ -256,7 +260,7 @@ def terms_for(
     said = said_of(scope, nqn, host.hostnqn)
     given = applied(said, scope) if said else scope
     try:
-        return Terms.make(role, given if trusted else without_keys(given), host, params)
+        return Terms.make(role, given if trusted else for_announced(given), host, params)
     except ConfigError as error:
         if said is None:
             raise

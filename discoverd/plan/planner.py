@@ -147,7 +147,8 @@ def _is_still_given_up(candidate: Candidate, report: Report) -> bool:
     What is only announced is tried again by and by (discoverd.supervisor.starter).
     """
     if not candidate.trusted:
-        return False
+        # Its announcement has ended meanwhile.
+        return bool(candidate.announcement and candidate.announcement.until)
     out_of_time = bool(candidate.give_up_after) and candidate.asked <= report.time
     return out_of_time or 0 < candidate.attempts <= report.attempt
 

@@ -12,7 +12,7 @@ from discoverd.config.named import said_of
 from discoverd.kernel.addresses import NO_ADDRESSES, HostAddresses
 from discoverd.kernel.admin import READ_ENTRIES, READ_UNTRUSTED_ENTRIES, TRTYPES
 from discoverd.plan.budgets import ANNOUNCED_ATTEMPTS, ANNOUNCED_GIVE_UP_SECONDS
-from discoverd.plan.candidate import Candidate, Refusal, Terms, listed_by, terms_for, without_keys
+from discoverd.plan.candidate import Candidate, Refusal, Terms, for_announced, listed_by, terms_for
 from discoverd.plan.log_page import (
     DUPLICATE_RETURNED_INFORMATION,
     NOT_CONNECTED_TO_CDC,
@@ -165,7 +165,7 @@ class _Role:
         self._terms: Terms | None = None
         self._by_nqn: dict[str, Terms] = {}
         try:
-            self._terms = Terms.make(role, self._scope if parent.trusted else without_keys(self._scope), host)
+            self._terms = Terms.make(role, self._scope if parent.trusted else for_announced(self._scope), host)
         except ConfigError as error:
             self.fault = str(error)
 

@@ -17,6 +17,7 @@ from discoverd.plan.candidate import (
     FIBRE_CHANNEL,
     MDNS,
     NBFT,
+    Announcement,
     Candidate,
     Trust,
     Wish,
@@ -199,3 +200,20 @@ def test_page_of_an_announced_discovery_controller_is_cut_short() -> None:
     listing = discovery_log.candidates(page, Parent(tid, tid.instance, SCOPE, SCOPE, 0, 0, trusted=False), HOST)
     assert "only an announcement leads to it" in listing.refusals[0].reason
     assert listing.inconclusive
+
+
+@pytest.mark.parametrize(("configured", "given"), [("", "300"), ("-1", "300"), ("600", "300"), ("5", "5"), ("0", "0")])
+def test_kernel_reconnects_to_an_announced_controller_for_minutes_only(configured: str, given: str) -> None:
+    params = {"ctrl-loss-tmo": configured} if configured else {}
+    tid = TransportId.make(DISCOVERY, "tcp", "192.0.2.1", "", DISCOVERY_NQN)
+    made = granted(Wish(tid, DISCOVERY, "announced", MDNS), replace(SCOPE, params=params), HOST, {})
+    assert dict(made.options)["ctrl_loss_tmo"] == given
+    firmware = granted(Wish(tid, DISCOVERY, "firmware", NBFT), replace(SCOPE, params=params), HOST, {})
+    assert dict(firmware.options).get("ctrl_loss_tmo", "") == configured
+
+
+def test_controller_that_gave_up_is_not_tried_again_when_its_announcement_has_ended() -> None:
+    reports = {path("192.0.2.66", trusted=False).tid.instance: Report(state.GIVEN_UP, attempt=1)}
+    for until, action in (("", Action.START), ("2026-11-28 04:00", Action.LEAVE)):
+        one = replace(path("192.0.2.66", trusted=False), announcement=Announcement("eth0", until))
+        assert decide(one, reports=reports).action is action
