@@ -25,7 +25,7 @@ from discoverd.sources.exclusion_files import ExclusionFiles
 from discoverd.sources.fibre_channel import FibreChannel
 from discoverd.sources.mdns import Mdns
 from discoverd.sources.nbft import Nbft
-from discoverd.supervisor import configuration, connection, daemon, inventory, reconciler, starter
+from discoverd.supervisor import abilities, configuration, connection, daemon, inventory, reconciler, starter
 from discoverd.supervisor.daemon import Supervisor
 from discoverd.supervisor.observed import Observed
 from discoverd.systemd import journal, unit_signals
@@ -360,6 +360,22 @@ def leave_spec(candidate: Candidate) -> None:
     (Path(state.directory(candidate.tid.instance)) / "spec").write_bytes(spec.encode())
 
 
+class _Asking:
+    """The thread that asks the kernel: one of the loop's, so that its clock does not jump meanwhile, unless the kernel
+    is busy."""
+
+    idle: threading.Event
+
+    def __init__(self, target: Callable[..., None], args: tuple[Any, ...], **_: object) -> None:
+        self._target, self._args = target, args
+
+    def start(self) -> None:
+        if self.idle.is_set():
+            asyncio.get_running_loop().run_in_executor(None, self._target, *self._args)
+        else:
+            threading.Thread(target=self._target, args=self._args, daemon=True).start()
+
+
 async def _silent(_: object) -> None:
     """What a source does of which nothing is heard."""
     await asyncio.Event().wait()
@@ -397,6 +413,8 @@ def install(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fabrics, "DEVICE", str(host.root / "nvme-fabrics"))
     monkeypatch.setattr(fabrics, "ABILITIES", str(run / "abilities"))
     monkeypatch.setattr(fabrics, "module", lambda: host.module)
+    monkeypatch.setattr(_Asking, "idle", host.idle, raising=False)
+    monkeypatch.setattr(abilities, "Thread", _Asking)
     monkeypatch.setattr(fabrics, "supported", host.supported)
     monkeypatch.setenv("NOTIFY_SOCKET", str(host.root / "notify"))
     monkeypatch.delenv("WATCHDOG_USEC", raising=False)
