@@ -16,6 +16,7 @@ from pathlib import Path
 from discoverd.config.settings import Settings
 from discoverd.plan.candidate import FIBRE_CHANNEL, Refusal, Wish
 from discoverd.sources import udev
+from discoverd.sources.configuring import work_anew
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TidError, TransportId
 
 log = logging.getLogger("discoverd.fibre_channel")
@@ -68,14 +69,7 @@ class FibreChannel:
 
     async def run(self) -> None:
         """Listen to announcements, for ever."""
-        while True:
-            self._configured.clear()
-            serving = asyncio.create_task(self._serve())
-            try:
-                await self._configured.wait()
-            finally:
-                serving.cancel()
-                await asyncio.wait([serving])
+        await work_anew(self._configured, self._serve)
 
     async def _serve(self) -> None:
         if not self._settings.fibre_channel:

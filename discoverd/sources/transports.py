@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 
 from discoverd.config.settings import AUTO, Settings
 from discoverd.sources import udev
+from discoverd.sources.configuring import work_anew
 
 log = logging.getLogger("discoverd")
 
@@ -46,14 +47,7 @@ class Transports:
 
     async def run(self) -> None:
         """Look at each change, for ever."""
-        while True:
-            self._configured.clear()
-            looking = asyncio.create_task(self._look())
-            try:
-                await self._configured.wait()
-            finally:
-                looking.cancel()
-                await asyncio.wait([looking])
+        await work_anew(self._configured, self._look)
 
     async def _look(self) -> None:
         if self._followed != AUTO:

@@ -16,6 +16,7 @@ from discoverd.kernel import controllers
 from discoverd.plan.candidate import UNMANAGED, Candidate
 from discoverd.sources import udev
 from discoverd.sources.boot import existing
+from discoverd.sources.configuring import work_anew
 from discoverd.tid import TidError
 
 log = logging.getLogger("discoverd")
@@ -56,14 +57,7 @@ class Unmanaged:
 
     async def run(self) -> None:
         """Look at each change, for ever."""
-        while True:
-            self._configured.clear()
-            looking = asyncio.create_task(self._look())
-            try:
-                await self._configured.wait()
-            finally:
-                looking.cancel()
-                await asyncio.wait([looking])
+        await work_anew(self._configured, self._look)
 
     async def _look(self) -> None:
         if not self._basis[0]:
