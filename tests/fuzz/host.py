@@ -103,16 +103,16 @@ class Host:
     def _apply(self, decision: Decision) -> None:
         instance = decision.instance
         if decision.action is Action.START:
-            _run(self._specifications.write(decision))
+            run_at_once(self._specifications.write(decision))
             self._units[instance] = _RUNS
             self._reports.pop(instance, None)
         elif decision.candidate is not None:
-            _run(self._specifications.write(decision))
+            run_at_once(self._specifications.write(decision))
         elif decision.action is Action.KEEP:
             tell = self._specifications.withdraw if decision.note else self._specifications.attribute
-            _run(tell(decision))
+            run_at_once(tell(decision))
         elif decision.note:
-            _run(self._specifications.forget(instance))
+            run_at_once(self._specifications.forget(instance))
             self.pages.forget(instance)
             del self._units[instance]
             self._reports.pop(instance, None)
@@ -130,7 +130,7 @@ class Host:
         return None
 
 
-def _run(coroutine: Coroutine[Any, Any, object]) -> None:
+def run_at_once(coroutine: Coroutine[Any, Any, object]) -> None:
     """Run what waits for nothing."""
     try:
         coroutine.send(None)

@@ -14,7 +14,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Collection, Coroutine, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -40,6 +40,7 @@ from tests.unit.log_pages import FC, entry, page
 from tests.unit.trust_model import Budgets, Listed, Place, Rules, Written
 
 from . import clock
+from .host import run_at_once
 from .numbers import run_all
 
 STEPS = (6, 14)
@@ -244,7 +245,7 @@ class Host:
             self.inventory.left(candidate)
         starts = decision.action is Action.START
         if candidate is not None and (starts or decision.action is Action.KEEP):
-            _run(self._specifications.write(decision))
+            run_at_once(self._specifications.write(decision))
             if starts:
                 self._disk.start(instance)
             spec = self._disk.specs[instance]
@@ -253,12 +254,12 @@ class Host:
             return Written(_place(spec), keyed, candidate.trusted, *patience, starts, not decision.note)
         if decision.action is Action.KEEP:
             if decision.note:
-                _run(self._specifications.withdraw(decision))
+                run_at_once(self._specifications.withdraw(decision))
             else:
-                _run(self._specifications.attribute(decision))
+                run_at_once(self._specifications.attribute(decision))
         elif decision.note and instance in self.known:
             self._rules.pages.pop(_place(self._disk.specs[instance])._replace(role=DISCOVERY), None)
-            _run(self._specifications.forget(instance))
+            run_at_once(self._specifications.forget(instance))
             self.inventory.log_pages.forget(instance)
             self._disk.forget(instance)
         return None
@@ -316,15 +317,6 @@ class Disk:
 def _place(spec: state.Spec) -> Place:
     interface, address, port, nqn = (spec.option(key) for key in ("host_iface", "traddr", "trsvcid", "nqn"))
     return Place(spec.role, interface, address, port, nqn)
-
-
-def _run(coroutine: Coroutine[Any, Any, object]) -> None:
-    """Run what waits for nothing."""
-    try:
-        coroutine.send(None)
-    except StopIteration:
-        return
-    raise AssertionError("it waits")
 
 
 class Story:
