@@ -42,7 +42,7 @@ class Mdns:
     """Wishes for announced discovery controllers, and for those that were announced before.
 
     Set ``unique_nqn`` to False, before :meth:`configure`, where the kernel takes none but the well-known NQN for a
-    discovery controller. Nothing is heard before :meth:`locate` has told which addresses are this host's own.
+    discovery controller. Call :meth:`locate` before :meth:`run`, so that no address of this host's is believed.
     """
 
     def __init__(self, changed: Callable[[], None]) -> None:

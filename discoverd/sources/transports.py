@@ -7,16 +7,12 @@ says it.
 """
 
 import asyncio
-import contextlib
-import logging
 import os
 from collections.abc import Callable, Mapping
 
 from discoverd.config.settings import AUTO, Settings
 from discoverd.sources import udev
 from discoverd.sources.configuring import work_anew
-
-log = logging.getLogger("discoverd")
 
 RDMA_DEVICES = "/sys/class/infiniband"
 NO_RDMA = "this host has no RDMA device"
@@ -54,15 +50,8 @@ class Transports:
             return
         # To listen takes longer to begin with, and what comes meanwhile is seen by the look after it.
         await self._see()
-        async with contextlib.AsyncExitStack() as stack:
-            try:
-                await stack.enter_async_context(udev.listening("infiniband", self._heard, self._again.set))
-            except (ImportError, OSError) as error:
-                log.error(
-                    "an RDMA device that comes later is not noticed: udev cannot be listened to: %s; check that pyudev "
-                    "is there",
-                    error,
-                )
+        unnoticed = "an RDMA device that comes later is not noticed"
+        async with udev.listening_if_possible("infiniband", self._heard, self._again.set, unnoticed):
             while True:
                 self._again.clear()
                 await self._see()

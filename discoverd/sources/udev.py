@@ -3,8 +3,11 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
+
+log = logging.getLogger("discoverd")
 
 
 @contextlib.asynccontextmanager
@@ -25,6 +28,19 @@ async def listening(
         yield
     finally:
         loop.remove_reader(descriptor)
+
+
+@contextlib.asynccontextmanager
+async def listening_if_possible(
+    subsystem: str, heard: Callable[[Mapping[str, str]], None], missed: Callable[[], None], unnoticed: str
+) -> AsyncIterator[None]:
+    """As :func:`listening`; where there is no udev to listen to, log so, after what goes ``unnoticed``, and go on."""
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(listening(subsystem, heard, missed))
+        except (ImportError, OSError) as error:
+            log.error("%s: udev cannot be listened to: %s; check that pyudev is there", unnoticed, error)
+        yield
 
 
 def _open(subsystem: str) -> Any:

@@ -6,8 +6,6 @@ the planner says.
 """
 
 import asyncio
-import contextlib
-import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from discoverd import boot_record, registry
@@ -18,8 +16,6 @@ from discoverd.sources import udev
 from discoverd.sources.boot import existing
 from discoverd.sources.configuring import work_anew
 from discoverd.tid import TidError
-
-log = logging.getLogger("discoverd")
 
 # Before the first look, sources that answer at all have done so (seconds).
 FIRST_LOOK_DELAY_SECONDS = 6
@@ -62,15 +58,8 @@ class Unmanaged:
     async def _look(self) -> None:
         if not self._basis[0]:
             return
-        async with contextlib.AsyncExitStack() as stack:
-            try:
-                await stack.enter_async_context(udev.listening("nvme", self._heard, self._again.set))
-            except (ImportError, OSError) as error:
-                log.error(
-                    "what others connect later is not disconnected: udev cannot be listened to: %s; check that pyudev "
-                    "is there",
-                    error,
-                )
+        unnoticed = "what others connect later is not disconnected"
+        async with udev.listening_if_possible("nvme", self._heard, self._again.set, unnoticed):
             await asyncio.sleep(FIRST_LOOK_DELAY_SECONDS)
             while True:
                 self._again.clear()
