@@ -137,8 +137,9 @@ class Facts:
     ``trusted_subsystems`` has the NQNs of subsystems that somebody trusted asks for, as canonical_nqn() has them.
 
     ``excluded`` has the place in the exclusion files that excludes a controller. ``targets`` has all targets that
-    anybody asks for. ``unmanaged`` has what others connected and no unit of ours asks for, and for UNMANAGED
-    ``authoritative`` has the answer that does not list them.
+    anybody asks for, and ``trusted_targets`` those that somebody trusted asks for. ``unmanaged`` has
+    what others connected and no unit of ours asks for, and for UNMANAGED ``authoritative`` has the answer that does not
+    list them.
     """
 
     wanted: Mapping[str, tuple[Candidate, ...]] = field(default_factory=dict)
@@ -151,6 +152,7 @@ class Facts:
     policy: Policy = field(default_factory=Policy)
     unmanaged: Mapping[str, Candidate] = field(default_factory=dict)
     targets: Container[Target] = ()
+    trusted_targets: Container[Target] = ()
     pending: Mapping[str, Mapping[str, Pending]] = field(default_factory=dict)
     closed: Container[str] = ()
     held_back: Mapping[str, HeldBack] = field(default_factory=dict)

@@ -45,8 +45,9 @@ class Wanted:
     def __init__(self, has_state: Callable[[str], bool]) -> None:
         self._has_state = has_state
         self._origins: dict[str, tuple[Candidate, ...]] = {}
-        # How many candidates there are for each target that anybody asks for.
+        # How many candidates there are for each target that anybody asks for, and how many of them are trusted.
         self.targets: Counter[Target] = Counter()
+        self.trusted_targets: Counter[Target] = Counter()
         # How many of them are for I/O with each subsystem and trusted, and the units of those that are only announced.
         self.trusted_subsystems: Counter[str] = Counter()
         self._announced: dict[str, set[str]] = {}
@@ -70,6 +71,7 @@ class Wanted:
         else:
             self._origins.pop(origin, None)
         _replace(self.targets, (one.target for one in before), (one.target for one in candidates))
+        _replace(self.trusted_targets, _trusted_targets(before), _trusted_targets(candidates))
         subsystems = _trusted_subsystems(before), _trusted_subsystems(candidates)
         trusted = {nqn: nqn in self.trusted_subsystems for some in subsystems for nqn in some}
         _replace(self.trusted_subsystems, *subsystems)
@@ -162,6 +164,10 @@ def _replace(counter: Counter[T], before: Iterable[T], after: Iterable[T]) -> No
         counter[one] -= 1
         if not counter[one]:
             del counter[one]
+
+
+def _trusted_targets(candidates: tuple[Candidate, ...]) -> Iterable[Target]:
+    return (one.target for one in candidates if one.trusted)
 
 
 def _trusted_subsystems(candidates: tuple[Candidate, ...]) -> list[str]:

@@ -14,9 +14,9 @@ from dataclasses import replace
 
 from discoverd import state
 from discoverd.kernel.controllers import canonical_nqn
-from discoverd.plan.candidate import SOURCES, UNMANAGED, Candidate
+from discoverd.plan.candidate import AUTHORITIES, SOURCES, UNMANAGED, Candidate
 from discoverd.plan.facts import Action, Answer, Decision, Facts, Known, Report
-from discoverd.tid import DISCOVERY_NQN
+from discoverd.tid import DISCOVERY_NQN, IO
 
 # What is said of a unit that another one stands for by now.
 ELSEWHERE = "asked for in another way by now, as another unit"
@@ -26,7 +26,7 @@ def plan(facts: Facts, instances: Iterable[str]) -> list[Decision]:
     """Return a decision for each of the instances that is wanted, running or known."""
     decisions = []
     for instance in instances:
-        if asked := facts.wanted.get(instance):
+        if asked := asking(instance, facts.wanted, facts.known):
             referrers = _referrers(instance, asked, facts)
             held_back = facts.held_back[instance].text if instance in facts.held_back else ""
             confirm = instance in facts.confirming
@@ -39,6 +39,34 @@ def plan(facts: Facts, instances: Iterable[str]) -> list[Decision]:
         elif instance in facts.units:
             decisions.append(_unwanted(instance, facts))
     return decisions
+
+
+def asking(
+    instance: str, wanted: Mapping[str, tuple[Candidate, ...]], known: Mapping[str, Known]
+) -> tuple[Candidate, ...]:
+    """Return who asks for a controller and counts, the one to connect by first.
+
+    What somebody trusted asked for is his until he takes it back: an announcement neither keeps it nor takes it over.
+    """
+    asked = wanted.get(instance, ())
+    if instance in known and known[instance].trusted and not any(one.trusted for one in asked):
+        return ()
+    return asked
+
+
+def trusted_subsystems(
+    wanted: Mapping[str, tuple[Candidate, ...]], known: Mapping[str, Known], now: Iterable[str]
+) -> frozenset[str]:
+    """Return the NQNs of subsystems that somebody trusted asks for ``now``, or did and has not taken back.
+
+    What was trusted before a restart is so until its source has spoken, and what is there for as long as it is.
+    """
+    before = (
+        canonical_nqn(one.target[3])
+        for instance, one in known.items()
+        if one.trusted and one.role == IO and not asking(instance, wanted, known)
+    )
+    return frozenset(before).union(now)
 
 
 def _wanted(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> Decision:
@@ -101,16 +129,31 @@ def _referrers(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> fro
 def _owes_answer(origin: str, instance: str, facts: Facts) -> bool:
     """Tell whether an origin may still ask for what it once asked for.
 
-    Not a discovery controller that has gone, nor one that nobody leads to any more, nor the controller itself.
+    Not a discovery controller that has gone, nor one that nobody leads to any more, nor the controller itself; nor an
+    announced one where somebody trusted asked.
     """
     if origin == instance or origin in facts.closed:
+        return False
+    known = facts.known.get(instance)
+    if known and known.trusted and not _is_trusted(origin, facts.wanted, facts.known):
         return False
     if origin in facts.authoritative:
         return not facts.authoritative[origin].lacks(instance)
     return origin in SOURCES or origin in facts.known or origin in facts.wanted
 
 
-def closed(known: Mapping[str, Known], wanted: Container[str], authoritative: Mapping[str, Answer]) -> frozenset[str]:
+def _is_trusted(origin: str, wanted: Mapping[str, tuple[Candidate, ...]], known: Mapping[str, Known]) -> bool:
+    """Tell whether what an origin asks for is trusted. So is one of which nothing is left to tell."""
+    if origin in SOURCES:
+        return origin in AUTHORITIES
+    if origin in known:
+        return known[origin].trusted
+    return origin not in wanted or not wanted[origin] or wanted[origin][0].trusted
+
+
+def closed(
+    known: Mapping[str, Known], wanted: Mapping[str, tuple[Candidate, ...]], authoritative: Mapping[str, Answer]
+) -> frozenset[str]:
     """Return the discovery controllers that nobody leads to any more, as log pages prove.
 
     Those of log pages only, and not asked for now. One is kept as long as somebody who is kept himself, for another
@@ -120,11 +163,13 @@ def closed(known: Mapping[str, Known], wanted: Container[str], authoritative: Ma
     open_ = {
         instance: one.all_referrers - {instance}
         for instance, one in known.items()
-        if one.target[3] == DISCOVERY_NQN and one.origin not in SOURCES and instance not in wanted
+        if one.target[3] == DISCOVERY_NQN and one.origin not in SOURCES and not asking(instance, wanted, known)
     }
     kept: set[str] = set()
 
     def may_lead(origin: str, instance: str) -> bool:
+        if known[instance].trusted and not _is_trusted(origin, wanted, known):
+            return False
         if origin in authoritative:
             return not authoritative[origin].lacks(instance)
         if origin in open_:
@@ -206,9 +251,7 @@ def _unwanted(instance: str, facts: Facts) -> Decision:
     silent = _silent(instance, known, facts)
     if silent and not ended:
         action = Action.KEEP if running else Action.LEAVE
-        inconclusive = _inconclusive(silent[0], instance, facts)
-        more = "" if silent[0] == known.origin else f" from {silent[0]}, which asked for it as well"
-        reason = f"it was {known.source}, and {inconclusive}{more}"
+        reason = f"it was {known.source}, and {_inconclusive(silent[0], instance, facts)}"
         # Who has taken it back is not asked again, also when nothing is left of him.
         owing = known.all_referrers if known.origin in SOURCES else frozenset(silent)
         return Decision(instance, action, reason, referrers=owing)
@@ -220,7 +263,8 @@ def _unwanted(instance: str, facts: Facts) -> Decision:
     if known.withdrawn not in ("", ELSEWHERE):
         note = known.withdrawn
     # What a log page lists may be folded into the unit of who asks for it in other words (folding.py).
-    elsewhere = known.origin not in SOURCES and known.target in facts.targets
+    targets = facts.trusted_targets if known.trusted else facts.targets
+    elsewhere = known.origin not in SOURCES and known.target in targets
     if elsewhere:
         note = ELSEWHERE
     # Who is silent has not said so.
@@ -250,5 +294,9 @@ def confirmable(instance: str, held_back: str) -> str:
 
 
 def _inconclusive(origin: str, instance: str, facts: Facts) -> str:
+    """Return why an origin that may still ask for a controller has not taken that back."""
+    if origin in facts.authoritative and not asking(origin, facts.wanted, facts.known) and origin in facts.wanted:
+        return f"only announcements lead to {origin} by now, which has not taken it back"
     pending = facts.pending.get(origin, {}).get(instance)
-    return pending.reason if pending else facts.inconclusive.get(origin, "nothing newer is known")
+    reason = pending.reason if pending else facts.inconclusive.get(origin, "nothing newer is known")
+    return reason if origin == facts.known[instance].origin else f"{reason} from {origin}, which asked for it as well"

@@ -15,7 +15,7 @@ from discoverd.plan.evidence import Asked, Evidence, Pending, Reading
 from discoverd.plan.facts import Answer, Known
 from discoverd.plan.folding import Wanted
 from discoverd.plan.log_page import LogPage, PageRead
-from discoverd.plan.planner import closed
+from discoverd.plan.planner import asking, closed
 from discoverd.sources import discovery_log
 from discoverd.sources.discovery_log import Listing, Parent
 from discoverd.tid import DISCOVERY, TransportId
@@ -274,6 +274,8 @@ class LogPages:
                 continue
 
             def stays(unit: str, theirs: Mapping[str, Target] = theirs) -> bool:
+                if unit in known and known[unit].trusted:
+                    return bool(asking(unit, wanted.asked, known)) or theirs.get(unit) in wanted.trusted_targets
                 return unit in wanted.asked or theirs.get(unit) in wanted.targets
 
             def weigh(units: Collection[str], instance: str = instance) -> int:
@@ -281,7 +283,8 @@ class LogPages:
                 through = {
                     unit
                     for unit in units
-                    if unit in descendants.below and all(one.origin == instance for one in wanted.asked.get(unit, ()))
+                    if unit in descendants.below
+                    and all(one.origin == instance for one in asking(unit, wanted.asked, known))
                 }
                 return len(units) + descendants.count(set(units), through)
 
@@ -289,7 +292,9 @@ class LogPages:
             read = self._pages[instance]
             # The page lists it, but another unit stands for that by now.
             targets = {one.target for one in wanted.of(instance)}
-            moved = {unit for unit, target in theirs.items() if target in targets and unit not in wanted.asked}
+            moved = {
+                unit for unit, target in theirs.items() if target in targets and not asking(unit, wanted.asked, known)
+            }
             authoritative[instance] = Answer(f"generation {read.page.generation}", verdict.absent | moved)
             self.pending[instance], self.listed[instance] = verdict.pending, verdict.listed
             if verdict.waiting:

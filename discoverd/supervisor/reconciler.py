@@ -13,7 +13,7 @@ from discoverd import state
 from discoverd.kernel.controllers import canonical_nqn
 from discoverd.plan.candidate import UNMANAGED
 from discoverd.plan.facts import Action, Answer, Decision, Facts
-from discoverd.plan.planner import confirmable, plan
+from discoverd.plan.planner import confirmable, plan, trusted_subsystems
 from discoverd.sources.log_pages import DEPTH
 from discoverd.supervisor.answers import Answers
 from discoverd.supervisor.changes import Changes
@@ -28,7 +28,6 @@ from discoverd.supervisor.specifications import Specifications
 from discoverd.supervisor.starter import Starter
 from discoverd.supervisor.status_line import LEFT_ALONE, STARTING, Tally
 from discoverd.systemd.units import UnitError, Units
-from discoverd.tid import IO
 
 log = logging.getLogger("discoverd")
 
@@ -165,14 +164,9 @@ class Reconciler:
         known, reports = self._specifications.known, self._observed.reports
         touched |= dict.fromkeys(self._answers.take(inventory, reports, known))
         answer, inconclusive = self._answers.evidence
-        # What was trusted before a restart is so until its source has spoken, and what is there for as long as it is.
-        remembered = {
-            canonical_nqn(one.target[3])
-            for instance, one in known.items()
-            if one.trusted and one.role == IO and instance not in inventory.wanted.asked
-        }
+        asked = inventory.wanted.asked
         return Facts(
-            inventory.wanted.asked,
+            asked,
             self._observed.units_and(self._starter.masked),
             reports,
             known,
@@ -182,11 +176,12 @@ class Reconciler:
             self._configuration.current.policy,
             inventory.unmanaged,
             inventory.wanted.targets,
+            inventory.wanted.trusted_targets,
             inventory.log_pages.pending,
             inventory.log_pages.closed,
             inventory.held_back,
             inventory.confirming,
-            remembered | inventory.wanted.trusted_subsystems.keys(),
+            trusted_subsystems(asked, known, inventory.wanted.trusted_subsystems),
         )
 
     async def _decide(self, touched: dict[str, None]) -> None:

@@ -94,6 +94,7 @@ class Host:
             {**pages.authoritative, CONFIGURATION: Answer()},
             pages.inconclusive,
             targets=self._wanted.targets,
+            trusted_targets=self._wanted.trusted_targets,
             pending=pages.pending,
             closed=pages.closed,
         )

@@ -25,13 +25,12 @@ from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Role, Secrets
 from discoverd.config.settings import Settings
 from discoverd.kernel.addresses import HostAddresses
-from discoverd.kernel.controllers import canonical_nqn
 from discoverd.plan import budgets
 from discoverd.plan.candidate import BOOT, FIBRE_CHANNEL, MDNS, NBFT, Wish, granted
 from discoverd.plan.evidence import Asked
 from discoverd.plan.facts import Action, Decision, Facts, Report, UnitFact
 from discoverd.plan.log_page import PageRead, parse
-from discoverd.plan.planner import plan
+from discoverd.plan.planner import plan, trusted_subsystems
 from discoverd.sources import log_pages, mdns
 from discoverd.supervisor.inventory import Inventory
 from discoverd.supervisor.specifications import Specifications
@@ -210,26 +209,22 @@ class Host:
 
     def _decide(self) -> None:
         inventory, disk = self.inventory, self._disk
-        # As the reconciler has it: what was trusted before a restart is so until its source has spoken.
-        remembered = {
-            canonical_nqn(one.target[3])
-            for instance, one in self.known.items()
-            if one.trusted and one.role == IO and instance not in inventory.wanted.asked
-        }
+        wanted = inventory.wanted
         facts = Facts(
-            inventory.wanted.asked,
+            wanted.asked,
             disk.units,
             disk.reports,
             self.known,
             inventory.authoritative,
             inventory.log_pages.inconclusive,
             inventory.excluded,
-            targets=inventory.wanted.targets,
+            targets=wanted.targets,
+            trusted_targets=wanted.trusted_targets,
             pending=inventory.log_pages.pending,
             closed=inventory.log_pages.closed,
             held_back=inventory.held_back,
             confirming=inventory.confirming,
-            trusted_subsystems=remembered | inventory.wanted.trusted_subsystems.keys(),
+            trusted_subsystems=trusted_subsystems(wanted.asked, self.known, wanted.trusted_subsystems),
         )
         told = [self._apply(one) for one in plan(facts, inventory.wanted.asked.keys() | self.known.keys())]
         self._rules.judge([one for one in told if one is not None], self.running())

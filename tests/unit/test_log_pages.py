@@ -9,7 +9,7 @@ import pytest
 
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Role, Secrets
-from discoverd.plan.candidate import CONFIGURATION, SOURCES, Candidate, Refusal
+from discoverd.plan.candidate import CONFIGURATION, MDNS, SOURCES, Candidate, Refusal
 from discoverd.plan.evidence import Asked, Wait
 from discoverd.plan.facts import Known
 from discoverd.plan.folding import Wanted
@@ -17,7 +17,7 @@ from discoverd.plan.log_page import LogPage, PageRead, parse
 from discoverd.sources import discovery_log, log_pages
 from discoverd.sources.configured import Configured, configured
 from discoverd.sources.log_pages import Context, LogPages
-from discoverd.tid import DISCOVERY_NQN, IO
+from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 
 from .log_pages import RDMA, entry, page
 
@@ -574,6 +574,22 @@ def test_a_referral_to_who_is_asked_for_anyway_makes_no_room(site: Site) -> None
         site.ask(ROOT, old=old)
     pending = site.pages.pending[dc(7)]
     assert {unit: one.wait for unit, one in pending.items()} == {instance(one): Wait.SHARE for one in "abc"}
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_announced_discovery_controller_that_lists_it_as_well_proves_nothing(site: Site, trusted: bool) -> None:
+    """What goes with who was trusted counts as gone; what was announced from the beginning stays."""
+    volumes = tuple("abcdefgh")
+    old = {unit: replace(one, trusted=trusted) for unit, one in known(DC1, *volumes).items()}
+    tid = TransportId.make(DISCOVERY, "tcp", "192.0.2.9", "8009", DISCOVERY_NQN)
+    site.ask(ROOT, old=old)
+    site.wanted.put(MDNS, (Candidate(tid, DISCOVERY, "announced", MDNS, ()),))
+    site.put(dc(9), leading(lists=volumes[:3]))
+    for came, lists in ((17.0, volumes), (18.0, volumes[3:])):
+        site.put(DC1, leading(lists=lists), came)
+        site.ask(ROOT, old=old)
+    assert instance("a") in site.wanted.asked, "by announcement"
+    assert set(site.pages.pending[DC1]) == ({instance(one) for one in "abc"} if trusted else set())
 
 
 def test_two_referrals_to_the_same_count_together(site: Site) -> None:

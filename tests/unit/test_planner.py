@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from discoverd import state
 from discoverd.config.settings import DISCONNECT_SCOPES, DisconnectScope
-from discoverd.plan.candidate import CONFIGURATION, MDNS, SOURCES, UNMANAGED, Candidate
+from discoverd.plan.candidate import CONFIGURATION, MDNS, NBFT, SOURCES, UNMANAGED, Candidate
 from discoverd.plan.evidence import Pending, Wait
 from discoverd.plan.facts import Action, Answer, Decision, Facts, HeldBack, Known, Policy, Report, UnitFact
 from discoverd.plan.planner import ELSEWHERE, closed, confirmable, plan
@@ -179,12 +179,16 @@ def test_controller_of_another_unit_is_not_disconnected(withdrawn: str) -> None:
     """Who writes down one path of what a log page lists has not taken the other one away."""
     known = replace(KNOWN, withdrawn=withdrawn, target=A.target)
     facts = Facts(
-        units={NAME: RUNNING}, known={NAME: known}, authoritative={DC: Answer("generation 7")}, targets={A.target}
+        units={NAME: RUNNING},
+        known={NAME: known},
+        authoritative={DC: Answer("generation 7")},
+        targets={A.target},
+        trusted_targets={A.target},
     )
     (decision,) = plan(facts, [NAME])
     assert (decision.action, decision.disconnect, decision.note) == (Action.KEEP, "", ELSEWHERE)
-    (decision,) = plan(replace(facts, targets=()), [NAME])
-    assert decision.disconnect == "ours"
+    (decision,) = plan(replace(facts, trusted_targets=()), [NAME])
+    assert decision.disconnect == "ours", "asked for where it is by announcements only"
     assert decision.note.startswith("no longer listed in the log page of")
 
 
@@ -286,7 +290,7 @@ def test_withdrawn_controller_names_the_origin_that_omits_it(unit: UnitFact) -> 
     (decision,) = plan(facts, [NAME])
     assert decision.withdrawn_by == DC
     # Nobody has taken back what another unit stands for.
-    (decision,) = plan(replace(facts, targets={A.target}), [NAME])
+    (decision,) = plan(replace(facts, targets={A.target}, trusted_targets={A.target}), [NAME])
     assert (decision.note, decision.withdrawn_by) == (ELSEWHERE, "")
 
 
@@ -447,6 +451,10 @@ def referred(*referrers: str) -> Known:
     return Known("a referral", referrers[0], referrers=frozenset(referrers), target=OF_DISCOVERY)
 
 
+def announced(*referrers: str) -> Known:
+    return replace(referred(*referrers), trusted=False)
+
+
 def without(*instances: str) -> Answer:
     return Answer("generation 7", frozenset(instances))
 
@@ -468,7 +476,12 @@ CONFIGURED_ROOT = Known("configured at f:1", CONFIGURATION, target=OF_DISCOVERY)
         ({B: referred(ROOT, B)}, {ROOT: without()}, set()),
         ({B: referred(ROOT, C), C: referred(B)}, {ROOT: without(C)}, set()),
         # Somebody else still leads to one of the ring.
-        ({B: referred(ROOT, C), C: referred(B, MDNS)}, {ROOT: without(B)}, set()),
+        ({B: referred(ROOT, C), C: referred(B, NBFT)}, {ROOT: without(B)}, set()),
+        # An announcement is nobody who could lead to what was trusted, nor is who is announced.
+        ({B: referred(ROOT, C), C: referred(B, MDNS)}, {ROOT: without(B)}, {B, C}),
+        ({B: referred(ROOT, C), C: announced(MDNS)}, {ROOT: without(B)}, {B}),
+        # To what was announced from the beginning it is.
+        ({B: announced(C), C: announced(MDNS)}, {}, set()),
         # What listed it has gone without a word.
         ({B: referred(C)}, {ROOT: without(B)}, set()),
         # What an administrator took out stays, and what it leads to.
@@ -610,11 +623,13 @@ names = st.sampled_from("abc")
 origins = st.sampled_from([CONFIGURATION, DC, UNMANAGED, "gone"])
 instances = names.map(lambda name: candidate(name).tid.instance)
 wishes = st.builds(
-    lambda name, origins, give_up_after, asked: tuple(
-        replace(candidate(name, origin), give_up_after=give_up_after, asked=asked) for origin in origins
+    lambda name, origins, trusted, give_up_after, asked: tuple(
+        replace(candidate(name, origin), trusted_parent=trusted, give_up_after=give_up_after, asked=asked)
+        for origin in origins
     ),
     names,
     st.lists(origins, min_size=1, max_size=3),
+    st.booleans(),
     st.sampled_from([0, 60]),
     st.sampled_from([0.0, 100.0, 300.0]),
 )
@@ -638,13 +653,36 @@ facts_of_all_kinds = st.builds(
             time=st.sampled_from([0.0, 200.0]),
         ),
     ),
-    st.dictionaries(instances, st.builds(Known, st.just("listed somewhere"), origins)),
+    st.dictionaries(
+        instances,
+        st.builds(
+            lambda origin, trusted: Known("listed somewhere", origin, trusted=trusted and origin != UNMANAGED),
+            origins,
+            st.booleans(),
+        ),
+    ),
     st.dictionaries(origins, st.builds(Answer, st.sampled_from(["", "generation 7"]))),
     st.dictionaries(origins, st.just("its log page lists nothing")),
     st.dictionaries(instances, st.just(WHERE)),
     st.builds(Policy, st.sampled_from(DISCONNECT_SCOPES), st.just(("tcp",))),
     st.dictionaries(instances, st.just(UNMANAGED_ONE)),
 )
+
+
+def is_asked_for(instance: str, facts: Facts) -> bool:
+    """Tell whether anybody asks for it who counts."""
+    known = facts.known.get(instance)
+    asked = facts.wanted.get(instance, ())
+    return any(one.trusted for one in asked) or (bool(asked) and not (known and known.trusted))
+
+
+@given(facts_of_all_kinds)
+def test_an_announcement_decides_nothing_about_what_somebody_trusted_asked_for(facts: Facts) -> None:
+    for instance, asked in facts.wanted.items():
+        known = facts.known.get(instance)
+        if known and known.trusted and not any(one.trusted for one in asked):
+            without_it = {one: theirs for one, theirs in facts.wanted.items() if one != instance}
+            assert plan(facts, [instance]) == plan(replace(facts, wanted=without_it), [instance])
 
 
 def test_no_action_stops_anything() -> None:
@@ -688,7 +726,7 @@ def test_only_what_is_asked_for_and_does_not_run_is_started(facts: Facts) -> Non
     for decision in decide(facts):
         if decision.action in (Action.START, Action.KEEP_STOPPED):
             unit = facts.units.get(decision.instance)
-            if decision.instance in facts.wanted:
+            if is_asked_for(decision.instance, facts):
                 assert decision.candidate == facts.wanted[decision.instance][0]
             else:
                 # Only to be disconnected.
@@ -710,7 +748,7 @@ def test_unmanaged_controller_goes_only_with_every_answer(facts: Facts) -> None:
             assert UNMANAGED in facts.authoritative
             assert decision.instance in facts.unmanaged
             assert decision.instance not in facts.excluded
-            assert decision.instance not in facts.wanted
+            assert not is_asked_for(decision.instance, facts)
 
 
 @given(facts_of_all_kinds)
@@ -725,7 +763,7 @@ def test_running_wanted_unit_is_kept_unless_masked(facts: Facts) -> None:
 def test_missing_information_never_makes_a_note(facts: Facts) -> None:
     for decision in decide(facts):
         known = facts.known.get(decision.instance)
-        if decision.instance not in facts.wanted and (known is None or known.origin == UNMANAGED):
+        if not is_asked_for(decision.instance, facts) and (known is None or known.origin == UNMANAGED):
             continue  # What others connected has one from the beginning; see above for what may come of it.
         if decision.note and decision.instance not in facts.excluded:
             unit, report = facts.units.get(decision.instance), facts.reports.get(decision.instance)
