@@ -74,7 +74,7 @@ def find(names: list[str], deadline: float = 0) -> list[Opener]:
 class _Look:
     """One look at all processes."""
 
-    __slots__ = ("_deadline", "_locks", "_most", "_namespaces", "_silent", "_tables_until", "_types", "_wanted")
+    __slots__ = ("_deadline", "_locks", "_namespaces", "_silent", "_slowest", "_tables_until", "_types", "_wanted")
 
     def __init__(self, wanted: dict[tuple[int, str], str], deadline: float) -> None:
         self._wanted = wanted
@@ -86,19 +86,21 @@ class _Look:
         self._namespaces: set[str] = set()
         self._silent: set[str] = set()
         self._locks = _lock_files()
-        # Who has how many descriptors, of those seen so far.
-        self._most = (0, "")
+        # Which process took the most seconds, of those seen so far, and how many descriptors it has.
+        self._slowest = (0.0, "", 0)
 
     def into(self, process: str) -> list[Opener]:
         """Return what of the wanted devices a process has open."""
         paths: set[str] = set()
         ours = False
+        began = time.monotonic()
         try:
             for folder, entries in _tables(process):
-                self._most = max(self._most, (len(entries), process))
                 for entry in entries:
-                    if time.monotonic() > self._deadline:
-                        raise self._too_many()
+                    now = time.monotonic()
+                    self._slowest = max(self._slowest, (now - began, process, len(entries)))
+                    if now > self._deadline:
+                        raise self._too_slow()
                     status = self._status(process, folder, entry)
                     if status is None:
                         continue
@@ -169,12 +171,13 @@ class _Look:
                 self._types[before.partition(b" ")[0].decode()] = after.partition(b" ")[0].decode("utf-8", "replace")
         return self._types.get(mount, "")
 
-    def _too_many(self) -> UnknownError:
-        count, process = self._most
+    def _too_slow(self) -> UnknownError:
+        seconds, process, count = self._slowest
         return UnknownError(
             _ETIMEDOUT,
-            f"processes have too many files open to look at all of them in {LOOK_TIMEOUT_SECONDS} s; process {process} "
-            f"({_program(process)}) has {count}: end it, or try again later",
+            "processes have too many files open, or on file systems that do not answer, to look at all of them in "
+            f"{LOOK_TIMEOUT_SECONDS} s; process {process} ({_program(process)}) took {seconds:.0f} s "
+            f"for {count} files: end it, or try again later",
         )
 
 

@@ -3,6 +3,7 @@
 
 import errno
 import os
+import posix
 import stat
 import subprocess
 import threading
@@ -130,10 +131,27 @@ def test_a_process_whose_first_thread_has_ended(storage: Storage) -> None:
 def test_a_look_ends(storage: Storage) -> None:
     storage.process(7, "many", *["/dev/null"] * 3)
     storage.process(8, "few", "/dev/null")
-    with pytest.raises(
-        openers.UnknownError, match=r"too many files open .* process \d \((many|few)\) has [13]: end it"
-    ):
+    found = r"too many files open.* process \d \((many|few)\) took 0 s for [13] files: end it"
+    with pytest.raises(openers.UnknownError, match=found):
         openers.find(["nvme0n1"], time.monotonic() - 1)
+
+
+def test_a_look_that_takes_too_long_names_who_held_it_up(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not who has most files open: a few on file systems that do not answer take longer."""
+    storage.process(7, "many", *["/dev/null"] * 30)
+    storage.process(8, "hanging", *["/dev/null"] * 5)
+    clock = [0.0]
+    system = vars(posix).copy()
+
+    def readlink(path: str) -> str:
+        clock[0] += 1 if "/8/" in path else 0.01
+        target: str = system["readlink"](path)
+        return target
+
+    monkeypatch.setattr(openers, "posix", SimpleNamespace(**{**system, "readlink": readlink}))
+    monkeypatch.setattr(openers, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    with pytest.raises(openers.UnknownError, match=r"process 8 \(hanging\) took \d s for 5 files"):
+        openers.find(["nvme0n1"], 4)
 
 
 def test_a_shortage_of_ours_is_not_the_processs(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
