@@ -155,13 +155,15 @@ class Candidate:
 class Refusal:
     """Something that a source asked for and that cannot be connected: what it is, where it stands, and why not.
 
-    ``expected``: nothing is wrong, and nothing is to be mended.
+    ``expected``: nothing is wrong, and nothing is to be mended. ``trusted``: somebody trusted asked for it, or listed
+    it.
     """
 
     what: str
     source: str
     reason: str
     expected: bool = False
+    trusted: bool = True
 
 
 def refuse_tls(wanted: Connection | DiscoveredScope) -> None:

@@ -73,7 +73,11 @@ def candidates(page: LogPage, parent: Parent, host: HostIdentity) -> Listing:
     """
     where = f"in the log page of {parent.instance}"
     wanted = []
-    refused = [Refusal(f"entry {number}", where, reason) for number, reason in page.refused]
+
+    def refusal(what: str, reason: str) -> Refusal:
+        return Refusal(what, where, reason, trusted=parent.trusted)
+
+    refused = [refusal(f"entry {number}", reason) for number, reason in page.refused]
     faults: set[str] = set()
     possible_nqns: set[str] = set()
     unreadable = len(refused)
@@ -90,7 +94,7 @@ def candidates(page: LogPage, parent: Parent, host: HostIdentity) -> Listing:
             terms = role.terms_for(entry.subnqn)
             tid = _identify(entry, role.role, parent, terms.persona if terms else "")
         except (TidError, ConfigError) as error:
-            refused.append(Refusal(f"entry {entry.number}, {entry.subnqn[:80]!r}", where, str(error)))
+            refused.append(refusal(f"entry {entry.number}, {entry.subnqn[:80]!r}", str(error)))
             could_be = _could_be(entry)
             unreadable += could_be is None
             possible_nqns |= could_be or frozenset()
@@ -101,13 +105,13 @@ def candidates(page: LogPage, parent: Parent, host: HostIdentity) -> Listing:
             faults.add(role.fault)
     if len(refused) > REFUSALS:
         more = len(refused) - REFUSALS
-        refused[REFUSALS:] = [Refusal(f"{more} more entries", where, "they cannot be connected either")]
+        refused[REFUSALS:] = [refusal(f"{more} more entries", "they cannot be connected either")]
     if page.beyond:
         most = READ_ENTRIES if parent.trusted else READ_UNTRUSTED_ENTRIES
         why = f"no more than {most} entries of a log page are looked at"
         why += "" if parent.trusted else " where only an announcement leads to it"
-        refused.append(Refusal(f"{page.beyond} entries", where, why))
-    refused += [Refusal("everything", where, fault) for fault in sorted(faults)]
+        refused.append(refusal(f"{page.beyond} entries", why))
+    refused += [refusal("everything", fault) for fault in sorted(faults)]
     inconclusive = ""
     if unreadable:
         inconclusive = f"{unreadable} {'entry' if unreadable == 1 else 'entries'} of its log page cannot be read"

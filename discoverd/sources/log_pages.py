@@ -1,64 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The log pages of all discovery controllers, followed from one to the next along their referrals."""
 
-from collections import Counter, deque
+import functools
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
 
-from discoverd.config.identity import HostIdentity
-from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Role
-from discoverd.kernel.addresses import NO_ADDRESSES, HostAddresses
+from discoverd.config.model import Connection, DiscoveredScope, Role
 from discoverd.kernel.controllers import canonical_nqn
-from discoverd.plan.budgets import ANNOUNCED_LISTED, ANNOUNCED_REFERRALS
-from discoverd.plan.candidate import AUTHORITIES, SOURCES, Candidate, Refusal, Target, as_host
+from discoverd.plan.candidate import SOURCES, Candidate, Refusal, Target, as_host
 from discoverd.plan.evidence import Asked, Evidence, Pending, Reading
 from discoverd.plan.facts import Answer, Known
 from discoverd.plan.folding import Wanted
-from discoverd.plan.log_page import LogPage, PageRead
+from discoverd.plan.log_page import PageRead
 from discoverd.plan.planner import asking, closed
 from discoverd.sources import discovery_log
 from discoverd.sources.discovery_log import Listing, Parent
-from discoverd.tid import DISCOVERY, TransportId
-
-# A log page is an order to run processes, and it comes from the network: so many for one discovery controller,
-# over all the pages that it has ever sent.
-LIMIT = 1024
-# And so many for all of them: anybody on a link can announce discovery controllers, and each has a page.
-TOTAL = 4096
-# Referrals lead so far, as with nvme-cli, and to no more discovery controllers than this.
-DEPTH = 8
-REFERRALS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What log pages are understood with. ``hostids`` has the host IDs of host NQNs that firmware brought along.
-
-    ``give_up_after``, ``ncc_attempts`` and ``addresses`` as in Parent. ``share`` is how much of what a page listed may
-    be withdrawn at once (per cent). ``lacking`` as in discoverd.sources.transports.
-    """
-
-    config: FabricsConfig
-    host: HostIdentity
-    discovery: Mapping[str, Connection]
-    hostids: Mapping[str, str]
-    give_up_after: int
-    ncc_attempts: int
-    share: int
-    addresses: HostAddresses = NO_ADDRESSES
-    lacking: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Listed:
-    """What one page asks for, and what that was derived from."""
-
-    page: LogPage
-    context: Context
-    tid: TransportId
-    via: Connection | None
-    trusted: bool
-    listing: Listing
+from discoverd.sources.walk import Context, Listed, Walk
 
 
 class LogPages:
@@ -82,7 +38,7 @@ class LogPages:
         # Those of the pages that are kept.
         self._kept: dict[str, str] = {}
         # A page of thousands is not gone through at each event.
-        self._listed: dict[str, _Listed] = {}
+        self._listed: dict[str, Listed] = {}
         self.refusals: tuple[Refusal, ...] = ()
         self.authoritative: Mapping[str, Answer] = {}
         self.whole: frozenset[str] = frozenset()
@@ -131,120 +87,17 @@ class LogPages:
     def follow(
         self, wanted: Wanted, context: Context, excluded: Mapping[str, str], known: Mapping[str, Known]
     ) -> Iterator[None]:
-        """Put into ``wanted`` what the pages ask for, beginning with the discovery controllers that others ask for.
-
-        Breadth first, and each controller once, whatever refers to it: rings end. What only discovery controllers that
-        nobody leads to any more list is not asked for, nor is what an excluded one lists.
+        """Put into ``wanted`` what the pages ask for (see Walk), and work out what they prove.
 
         It yields after each page, and each step costs as much as one has entries. Nothing else may be done with the
         pages and ``wanted`` before the last step; of ``known`` counts what it is now.
         """
         known = dict(known)
-        asked = {instance: wanted.asked[instance] for instance in wanted.discovery}
-        origins = {instance: {one.origin for one in asked[instance]} for instance in asked}
-        # What an administrator asks for has its place before what others do, and all that it leads to before what
-        # anybody on a link can announce.
-        roots = sorted(one for one in asked if origins[one] & AUTHORITIES)
-        roots.sort(key=lambda instance: not asked[instance][0].configured)
-        announced = sorted(one for one in asked if origins[one] & SOURCES and not origins[one] & AUTHORITIES)
-        self.depths = dict.fromkeys(roots, 0)
-        # By the names that they have in pages: in which unit one is folded depends on what others list.
-        named = set(roots)
-        vias = {instance: context.discovery.get(instance) for instance in roots}
-        queue = deque(roots)
-        referrals_max = REFERRALS + len(roots)
-        trusted = True
-        refusals: list[Refusal] = []
-        used: dict[str, Listing] = {}
-        self.passed_over = {}
-        room = TOTAL
-        while queue or trusted:
-            if not queue:
-                trusted = False
-                queue += [instance for instance in announced if instance not in self.depths]
-                self.depths |= dict.fromkeys(queue, 0)
-                named.update(queue)
-                referrals_max = min(referrals_max + len(queue), len(named) + ANNOUNCED_REFERRALS)
-                vias |= dict.fromkeys(queue)
-                # Workers of what was listed by who has gone since go on: with every new name there would be more.
-                room = min(room, ANNOUNCED_LISTED) - sum(
-                    one.origin not in SOURCES and not any(by.trusted_parent for by in wanted.asked.get(instance, ()))
-                    for instance, one in known.items()
-                )
-                continue
-            instance = queue.popleft()
-            if instance not in self._pages or instance in excluded or instance not in wanted.asked:
-                continue
-            listed = self._list(instance, wanted.asked[instance][0], vias[instance], trusted, context)
-            yield
-            limited: list[Refusal] = []
-            candidates = self._followed(instance, listed, context.lacking, known, limited)
-            candidates = _within_limit(instance, candidates, known, limited)
-            refusals += (*listed.listing.refusals, *limited)
-            referrals = [one for one in candidates if one.role == DISCOVERY]
-            near = self._within_reach(instance, referrals, named, referrals_max, refusals)
-            named |= near
-            followed = [one for one in referrals if one.tid.instance in near]
-            if len(followed) < len(referrals):
-                candidates = tuple(one for one in candidates if one.role != DISCOVERY or one.tid.instance in near)
-                referrals = followed
-            new = [one for one in candidates if trusted or one.tid.instance not in known]
-            if len(new) > max(0, room):
-                beyond = new[max(0, room) :]
-                why = f"all discovery controllers together can list {TOTAL} controllers, {ANNOUNCED_LISTED} of them"
-                why += " where mDNS leads to; the rest is not connected"
-                refusals.append(Refusal(f"{len(beyond)} entries", f"in the log page of {instance}", why))
-                without = set(beyond)
-                candidates = tuple(one for one in candidates if one not in without)
-                referrals = [one for one in candidates if one.role == DISCOVERY]
-            room -= len(new)
-            # The same tuple as before costs nothing.
-            before = wanted.of(instance)
-            wanted.put(instance, before if candidates == before else candidates)
-            used[instance] = listed.listing
-            for one in referrals:
-                unit = wanted.unit_of(one)
-                if unit not in self.depths:
-                    self.depths[unit] = self.depths[instance] + 1
-                    vias[unit] = context.discovery.get(unit, vias[instance])
-                    queue.append(unit)
-            yield
-        for origin in wanted.origins() - used.keys() - SOURCES:
-            wanted.put(origin, ())
-            yield
-        self.refusals = tuple(refusals)
-        yield from self._conclude(used, wanted, known, context.share)
-
-    def _followed(
-        self,
-        instance: str,
-        listed: _Listed,
-        lacking: Mapping[str, str],
-        known: Mapping[str, Known],
-        refusals: list[Refusal],
-    ) -> tuple[Candidate, ...]:
-        """Return what a page lists over its discovery controller's own transport, and over others that are followed.
-
-        What has a unit is followed on: that a device is gone is no reason to let go of what was connected through it.
-        """
-        found = listed.listing.candidates
-        own = listed.tid.transport
-        if not any(one != own for one in lacking):
-            return found
-        followed: list[Candidate] = []
-        left: list[Candidate] = []
-        for one in found:
-            transport = one.tid.transport
-            lacks = transport != own and transport in lacking and one.tid.instance not in known
-            (left if lacks else followed).append(one)
-        if not left:
-            return found
-        self.passed_over[instance] = tuple(left)
-        for transport, count in Counter(one.tid.transport for one in left).items():
-            if why := lacking[transport]:
-                what = f"{count} {'entry' if count == 1 else 'entries'} over {transport}"
-                refusals.append(Refusal(what, f"in the log page of {instance}", why, expected=True))
-        return tuple(followed)
+        read = functools.partial(self._list, context)
+        walk = Walk(wanted, context, excluded, known, read)
+        yield from walk.steps()
+        self.depths, self.passed_over, self.refusals = walk.depths, walk.passed_over, tuple(walk.refusals)
+        yield from self._conclude(walk.used, wanted, known, context.share)
 
     def confirm(self, instance: str, units: Collection[str]) -> None:
         """Take an administrator's word that the page of this discovery controller rightly lists these no longer."""
@@ -272,23 +125,8 @@ class LogPages:
                 self._read(instance, listing, wanted, theirs)
             if listing.inconclusive:
                 continue
-
-            def stays(unit: str, theirs: Mapping[str, Target] = theirs) -> bool:
-                if unit in known and known[unit].trusted:
-                    return bool(asking(unit, wanted.asked, known)) or theirs.get(unit) in wanted.trusted_targets
-                return unit in wanted.asked or theirs.get(unit) in wanted.targets
-
-            def weigh(units: Collection[str], instance: str = instance) -> int:
-                # With a referral to what others ask for as well nothing goes.
-                through = {
-                    unit
-                    for unit in units
-                    if unit in descendants.below
-                    and all(one.origin == instance for one in asking(unit, wanted.asked, known))
-                }
-                return len(units) + descendants.count(set(units), through)
-
-            verdict = self._evidence[instance].judge(theirs, stays, weigh, share)
+            gap = _Gap(instance, theirs, wanted, known, descendants)
+            verdict = self._evidence[instance].judge(theirs, gap.stays, gap.weigh, share)
             read = self._pages[instance]
             # The page lists it, but another unit stands for that by now.
             targets = {one.target for one in wanted.of(instance)}
@@ -327,35 +165,11 @@ class LogPages:
         )
         self._evidence[instance].read(reading, referred)
 
-    def _within_reach(
-        self,
-        instance: str,
-        referrals: list[Candidate],
-        named: Collection[str],
-        most: int,
-        refusals: list[Refusal],
-    ) -> set[str]:
-        """Return the names of a page's referrals that are near enough, and few enough with all that went before."""
-        near: set[str] = set()
-        new = 0
-        for one in referrals:
-            name = one.tid.instance
-            known = name in named or name in near
-            if self.depths[instance] >= DEPTH:
-                why = f"it is more than {DEPTH} referrals away from what was asked for"
-            elif not known and len(named) + new >= most:
-                why = f"no more than {REFERRALS} discovery controllers are connected for referrals, "
-                why += f"{ANNOUNCED_REFERRALS} of them where mDNS leads to"
-            else:
-                new += not known
-                near.add(name)
-                continue
-            refusals.append(Refusal(f"referral to {one.tid}", one.source, why))
-        return near
-
     def _list(
-        self, instance: str, parent: Candidate, via: Connection | None, trusted: bool, context: Context
-    ) -> _Listed:
+        self, context: Context, instance: str, parent: Candidate, via: Connection | None, trusted: bool
+    ) -> Listed | None:
+        if instance not in self._pages:
+            return None
         read = self._pages[instance]
         last = self._listed.get(instance)
         basis = (read.page, parent.tid, via, trusted)
@@ -375,7 +189,7 @@ class LogPages:
             context.addresses,
         )
         listing = discovery_log.candidates(read.page, about, context.host)
-        self._listed[instance] = _Listed(read.page, context, parent.tid, via, trusted, listing)
+        self._listed[instance] = Listed(read.page, context, parent.tid, via, trusted, listing)
         return self._listed[instance]
 
 
@@ -405,23 +219,45 @@ class _Descendants:
         return len(gone - through)
 
 
+class _Gap:
+    """What it means that a page lists controllers no longer that it did, with where they are (``theirs``)."""
+
+    def __init__(
+        self,
+        instance: str,
+        theirs: Mapping[str, Target],
+        wanted: Wanted,
+        known: Mapping[str, Known],
+        descendants: _Descendants,
+    ) -> None:
+        self._instance = instance
+        self._theirs = theirs
+        self._wanted = wanted
+        self._known = known
+        self._descendants = descendants
+
+    def stays(self, unit: str) -> bool:
+        """Tell whether somebody else asks for it, there or in other words."""
+        trusted = unit in self._known and self._known[unit].trusted
+        targets = self._wanted.trusted_targets if trusted else self._wanted.targets
+        return bool(self._asking(unit)) or self._theirs.get(unit) in targets
+
+    def weigh(self, units: Collection[str]) -> int:
+        """Return how many go with these, themselves among them."""
+        # With a referral to what others ask for as well nothing goes.
+        through = {
+            unit
+            for unit in units
+            if unit in self._descendants.below and all(one.origin == self._instance for one in self._asking(unit))
+        }
+        return len(units) + self._descendants.count(set(units), through)
+
+    def _asking(self, unit: str) -> tuple[Candidate, ...]:
+        return asking(unit, self._wanted.asked, self._known)
+
+
 def _scope(context: Context, via: Connection | None, role: Role, hostnqn: str) -> DiscoveredScope:
     scope = context.config.discovered(via, role)
     if via is None and any(canonical_nqn(one) == hostnqn for one in context.hostids):
         scope = as_host(scope, hostnqn, context.hostids)
     return scope
-
-
-def _within_limit(
-    origin: str, found: tuple[Candidate, ...], known: Mapping[str, Known], refusals: list[Refusal]
-) -> tuple[Candidate, ...]:
-    if len(found) + len(known) <= LIMIT:
-        return found
-    ours = {instance for instance, one in known.items() if one.origin == origin}
-    room = max(0, LIMIT - len(ours))
-    old = [one for one in found if one.tid.instance in ours]
-    new = [one for one in found if one.tid.instance not in ours]
-    if len(new) > room:
-        why = f"one discovery controller can list {LIMIT} controllers, and the rest is not connected"
-        refusals.append(Refusal(f"{len(new) - room} entries", f"in the log page of {origin}", why))
-    return (*old, *new[:room])

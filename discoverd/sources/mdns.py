@@ -205,7 +205,7 @@ class Mdns:
                 f"more are announced than are looked at, {SERVICES_PER_INTERFACE} on one interface and {SERVICES_MAX} "
                 "in all; find out who announces so many, or set mdns-ignore-interfaces"
             )
-            refusals.append(Refusal(f"{beyond} more discovery controllers", "announced by mDNS", reason))
+            refusals.append(Refusal(f"{beyond} more discovery controllers", "announced by mDNS", reason, trusted=False))
         waits = [when + LOST_TIMEOUT_SECONDS - now for when in self._lost.values()]
         if self._unsettled_until > now:
             waits.append(self._unsettled_until - now)
@@ -227,7 +227,8 @@ class Mdns:
                 tid = identify(news, interface, self.unique_nqn, self._addresses)
             except TidError as error:
                 where = f"announced by mDNS on {interface}"
-                refusals.append(Refusal(f"discovery controller '{harmless(service.name)}'", where, str(error)))
+                what = f"discovery controller '{harmless(service.name)}'"
+                refusals.append(Refusal(what, where, str(error), trusted=False))
             else:
                 announced.setdefault(tid, []).append((describe(service.name, interface), interface))
         # Heard in both families, it is refused once.

@@ -12,6 +12,7 @@ from discoverd.config.named import said_of
 from discoverd.config.settings import Settings
 from discoverd.kernel.addresses import HostAddresses
 from discoverd.plan.candidate import (
+    AUTHORITIES,
     BOOT,
     CONFIGURATION,
     FIBRE_CHANNEL,
@@ -30,12 +31,13 @@ from discoverd.plan.log_page import PageRead
 from discoverd.sources.configured import Configured, configured, host_names
 from discoverd.sources.exclusion_files import ExclusionFiles
 from discoverd.sources.fibre_channel import FibreChannel
-from discoverd.sources.log_pages import Context, LogPages
+from discoverd.sources.log_pages import LogPages
 from discoverd.sources.mdns import Mdns
 from discoverd.sources.names import Names
 from discoverd.sources.nbft import Nbft
 from discoverd.sources.transports import Transports
 from discoverd.sources.unmanaged import Unmanaged
+from discoverd.sources.walk import Context
 from discoverd.supervisor.held_back import held_back
 from discoverd.supervisor.loop_turn import LoopTurn
 from discoverd.supervisor.refusals import Refusals
@@ -268,7 +270,7 @@ class Inventory:
                     raise ConfigError(fault)
                 candidates.append(granted(wish, scope, self.host, self.nbft.identities))
             except ConfigError as error:
-                refused.append(Refusal(str(wish.tid), wish.source, str(error)))
+                refused.append(Refusal(str(wish.tid), wish.source, str(error), trusted=origin in AUTHORITIES))
         self._ungranted[origin] = tuple(refused)
         return tuple(candidates)
 

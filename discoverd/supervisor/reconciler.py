@@ -14,7 +14,7 @@ from discoverd.kernel.controllers import canonical_nqn
 from discoverd.plan.candidate import UNMANAGED
 from discoverd.plan.facts import Action, Answer, Decision, Facts
 from discoverd.plan.planner import confirmable, plan, trusted_subsystems
-from discoverd.sources.log_pages import DEPTH
+from discoverd.sources.walk import DEPTH
 from discoverd.supervisor.answers import Answers
 from discoverd.supervisor.changes import Changes
 from discoverd.supervisor.configuration import Configuration

@@ -24,7 +24,8 @@ from discoverd.plan.folding import Wanted
 from discoverd.plan.log_page import PageRead, parse
 from discoverd.plan.planner import plan
 from discoverd.sources.discovery_log import Parent, candidates
-from discoverd.sources.log_pages import Context, LogPages
+from discoverd.sources.log_pages import LogPages
+from discoverd.sources.walk import Context
 from discoverd.supervisor import daemon
 from discoverd.supervisor.changes import Changes
 from discoverd.systemd import unit_signals

@@ -15,7 +15,7 @@ from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, S
 from discoverd.plan.evidence import Asked
 from discoverd.plan.log_page import parse
 from discoverd.sources.configured import configured
-from discoverd.sources.log_pages import Context
+from discoverd.sources.walk import Context
 from discoverd.tid import DISCOVERY_NQN
 from tests.unit.log_pages import FC, entry, page
 

@@ -12,7 +12,8 @@ from discoverd.plan.facts import Action, Answer, Decision, Facts, Known, Report,
 from discoverd.plan.folding import Wanted
 from discoverd.plan.log_page import LogPage, PageRead
 from discoverd.plan.planner import plan
-from discoverd.sources.log_pages import Context, LogPages
+from discoverd.sources.log_pages import LogPages
+from discoverd.sources.walk import Context
 from discoverd.supervisor.specifications import Specifications
 
 _RUNS, _ENDED = UnitFact("loaded", "active"), UnitFact("loaded", "inactive")

@@ -31,7 +31,7 @@ from discoverd.plan.evidence import Asked
 from discoverd.plan.facts import Action, Decision, Facts, Report, UnitFact
 from discoverd.plan.log_page import PageRead, parse
 from discoverd.plan.planner import plan, trusted_subsystems
-from discoverd.sources import log_pages, mdns
+from discoverd.sources import mdns, walk
 from discoverd.supervisor.inventory import Inventory
 from discoverd.supervisor.specifications import Specifications
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
@@ -55,8 +55,8 @@ BUDGETS = Budgets(
 CONSTANTS = (
     (mdns, "SERVICES_MAX", BUDGETS.controllers),
     (mdns, "SERVICES_PER_INTERFACE", BUDGETS.controllers - 1),
-    (log_pages, "ANNOUNCED_LISTED", BUDGETS.listed),
-    (log_pages, "ANNOUNCED_REFERRALS", BUDGETS.referrals),
+    (walk, "ANNOUNCED_LISTED", BUDGETS.listed),
+    (walk, "ANNOUNCED_REFERRALS", BUDGETS.referrals),
 )
 # Options that carry a key, or name one.
 KEYS = frozenset(("dhchap_secret", "dhchap_ctrl_secret", "tls_key", "keyring", "tls", "concat"))

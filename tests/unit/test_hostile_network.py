@@ -18,7 +18,8 @@ from discoverd.plan.folding import Wanted
 from discoverd.plan.log_page import PageRead, parse
 from discoverd.sources import mdns
 from discoverd.sources.discovery_log import REFUSALS, Parent, candidates
-from discoverd.sources.log_pages import Context, LogPages
+from discoverd.sources.log_pages import LogPages
+from discoverd.sources.walk import Context
 from discoverd.supervisor import reconciler
 from discoverd.supervisor.starter import fair
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId

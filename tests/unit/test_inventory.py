@@ -27,7 +27,8 @@ from discoverd.plan.candidate import (
 from discoverd.plan.evidence import Asked, Pending, Wait
 from discoverd.plan.facts import Answer, Known, Report
 from discoverd.plan.log_page import LogPage, PageRead, parse
-from discoverd.sources.log_pages import Context, LogPages
+from discoverd.sources.log_pages import LogPages
+from discoverd.sources.walk import Context
 from discoverd.supervisor import inventory
 from discoverd.supervisor.inventory import Inventory
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId

@@ -14,9 +14,10 @@ from discoverd.plan.evidence import Asked, Wait
 from discoverd.plan.facts import Known
 from discoverd.plan.folding import Wanted
 from discoverd.plan.log_page import LogPage, PageRead, parse
-from discoverd.sources import discovery_log, log_pages
+from discoverd.sources import discovery_log, walk
 from discoverd.sources.configured import Configured, configured
-from discoverd.sources.log_pages import Context, LogPages
+from discoverd.sources.log_pages import LogPages
+from discoverd.sources.walk import Context
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 
 from .log_pages import RDMA, entry, page
@@ -210,11 +211,11 @@ def test_a_page_that_cannot_be_served_asks_for_nothing_and_says_nothing_is_gone(
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_pages, "LIMIT", 3)
+    monkeypatch.setattr(walk, "LIMIT", 3)
 
 
 def test_the_limit() -> None:
-    assert log_pages.LIMIT == 1024
+    assert walk.LIMIT == 1024
 
 
 @pytest.mark.usefixtures("few")
@@ -390,7 +391,7 @@ def test_a_chain_is_followed_to_the_eighth_referral(site: Site, length: int) -> 
         f"nqn.v{number}" for number in range(1, min(length, 9) + 1)
     }
     refused = [one for one in found.refusals if "more than 8 referrals away" in one.reason]
-    assert [one.source for one in refused] == ([f"a referral in the log page of {dc(9)}"] if length >= 9 else [])
+    assert [one.source for one in refused] == ([f"in the log page of {dc(9)}"] if length >= 9 else [])
 
 
 def test_the_shortest_way_counts(site: Site) -> None:
@@ -520,8 +521,8 @@ def test_the_files_defaults_go_along_with_referrals(site: Site) -> None:
 
 
 def test_no_more_referrals_than_so_many(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (log_pages.REFERRALS, log_pages.DEPTH) == (256, 8)
-    monkeypatch.setattr(log_pages, "REFERRALS", 5)
+    assert (walk.REFERRALS, walk.DEPTH) == (256, 8)
+    monkeypatch.setattr(walk, "REFERRALS", 5)
     # Twice the same is one, and what is asked for already takes no room.
     site.put(DC1, leading(10, 10, 1, 11, 12))
     site.put(dc(10), leading(20, 11, 1, 21, 22, 23, lists=("a",)))
@@ -547,7 +548,7 @@ def test_a_page_of_a_thousand_referrals_is_256(site: Site) -> None:
 
 
 def test_all_pages_together_have_a_limit(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_pages, "TOTAL", 4)
+    monkeypatch.setattr(walk, "TOTAL", 4)
     site.put(DC1, leading(7, lists=("a", "b")))
     site.put(DC2, leading(lists=("c", "d")))
     site.put(dc(7), leading(lists=("e",)))

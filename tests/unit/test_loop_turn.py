@@ -17,7 +17,7 @@ from discoverd.plan.candidate import MDNS, Candidate
 from discoverd.plan.facts import Decision, Facts, Known
 from discoverd.plan.folding import Wanted
 from discoverd.plan.log_page import LogPage, PageRead
-from discoverd.sources import discovery_log, log_pages
+from discoverd.sources import discovery_log, walk
 from discoverd.sources.discovery_log import Listing, Parent
 from discoverd.supervisor import loop_turn, reconciler
 from discoverd.supervisor.inventory import Inventory
@@ -35,7 +35,7 @@ ENTRIES = 64
 def late(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each turn is long as soon as it begins, and there is much to do."""
     monkeypatch.setattr(loop_turn, "TURN_SECONDS", 0.0)
-    monkeypatch.setattr(log_pages, "ANNOUNCED_LISTED", 100 * ENTRIES)
+    monkeypatch.setattr(walk, "ANNOUNCED_LISTED", 100 * ENTRIES)
 
 
 class Turns:
@@ -194,7 +194,7 @@ def test_news_that_come_meanwhile_are_for_the_next_update() -> None:
 
 def test_controllers_that_become_known_meanwhile_still_count_as_new(monkeypatch: pytest.MonkeyPatch) -> None:
     """Starts write specifications while pages are followed, and room is for so many in all."""
-    monkeypatch.setattr(log_pages, "ANNOUNCED_LISTED", ENTRIES)
+    monkeypatch.setattr(walk, "ANNOUNCED_LISTED", ENTRIES)
 
     async def scenario(house: House) -> None:
         roots(house, 4)

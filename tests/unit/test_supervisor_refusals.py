@@ -2,6 +2,7 @@
 """What cannot be connected: what of it is kept, and how often it is logged."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -88,6 +89,19 @@ def test_refusals_beyond_the_limit_are_not_logged_for_some_minutes(
         made.put(some(refusals.SAID_AT_ONCE, f"w{number}"))
     assert len(caplog.messages) == before + refusals.SAID_LIMIT + 1
     assert caplog.messages[-1] == "and 5 more that cannot be connected"
+
+
+def test_refusals_of_the_announced_silence_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    made = Refusals()
+    for number in range(refusals.SAID_LIMIT_ANNOUNCED):
+        hostile = tuple(replace(one, trusted=False) for one in some(refusals.KEPT, f"hostile{number}-"))
+        made.put(hostile)
+    lines = [one for one in caplog.messages if not one.startswith("and ")]
+    assert len(lines) == refusals.SAID_LIMIT_ANNOUNCED
+    trusted = some(refusals.SAID_AT_ONCE)
+    made.put((*hostile[: -len(trusted)], *trusted))
+    assert made.current[: len(trusted)] == trusted, "first of those that are kept"
+    assert caplog.messages[-len(trusted) :] == [f"{one.what} (in a log page): it is bad" for one in trusted]
 
 
 def test_refusals_beyond_what_is_kept_are_one(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from discoverd.plan.candidate import Candidate
-from discoverd.sources import log_pages
+from discoverd.sources import walk
 from tests.fuzz import trust
 
 from .trust_model import DISCOVERY_NQN, Budgets, Listed, Place, Rules, Written
@@ -57,7 +57,7 @@ def what_pages_of_the_trusted_list_is_not(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_limit_for_what_is_announced(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(trust, "CONSTANTS", [one for one in trust.CONSTANTS if one[0] is not log_pages])
+    patch.setattr(trust, "CONSTANTS", [one for one in trust.CONSTANTS if one[0] is not walk])
 
 
 @pytest.mark.parametrize(
