@@ -156,10 +156,14 @@ class Inventory:
         if lost and instance.startswith("fc:") and instance in self.wanted.discovery:
             self.fibre_channel.lost()
 
-    def left(self, candidate: Candidate | None) -> None:
-        """Take the decision that nothing is done about a candidate: with no worker, there is none to give it up."""
-        if candidate and candidate.announcement and candidate.announcement.until:
-            self.mdns.forget(replace(candidate.tid, hostnqn="").instance)
+    def left(self, instance: str) -> None:
+        """Take the decision that no worker serves those who ask for a controller now, so that none will give them up.
+
+        That nothing is done about it, or that what runs was asked for by somebody else.
+        """
+        for one in self.wanted.asked.get(instance, ()):
+            if one.announcement and one.announcement.until:
+                self.mdns.forget(replace(one.tid, hostnqn="").instance)
 
     def _news(self) -> None:
         self._stale = True

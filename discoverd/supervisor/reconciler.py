@@ -213,8 +213,8 @@ class Reconciler:
             self._starter.want(decision)
         else:
             self._starter.drop(instance)
-            if decision.action is Action.LEAVE:
-                self._inventory.left(decision.candidate)
+            if decision.action is Action.LEAVE or decision.candidate is None:
+                self._inventory.left(instance)
             if decision.action is Action.KEEP:
                 await self._update(decision)
                 report = self._observed.reports.get(instance)

@@ -236,8 +236,8 @@ class Host:
 
     def _apply(self, decision: Decision) -> Written | None:
         instance, candidate = decision.instance, decision.candidate
-        if decision.action is Action.LEAVE:
-            self.inventory.left(candidate)
+        if decision.action is Action.LEAVE or candidate is None:
+            self.inventory.left(instance)
         starts = decision.action is Action.START
         if candidate is not None and (starts or decision.action is Action.KEEP):
             run_at_once(self._specifications.write(decision))

@@ -20,6 +20,7 @@ from discoverd.plan.candidate import (
     MDNS,
     NBFT,
     UNMANAGED,
+    Announcement,
     Candidate,
     Refusal,
     Wish,
@@ -369,6 +370,27 @@ def test_given_up_controller_is_forgotten_under_every_name(monkeypatch: pytest.M
         heard.clear()
         held.reported(other, None, Report("given up"))
         assert heard == [other]
+
+    in_loop(scenario)
+
+
+@pytest.mark.parametrize("until", ["", "14:05"])
+def test_announcement_that_has_ended_is_forgotten_where_no_worker_serves_it(
+    until: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where what was configured once still runs, which nothing gives up."""
+
+    async def scenario(house: House) -> None:
+        forgotten: list[str] = []
+        monkeypatch.setattr(house.inventory.mdns, "forget", forgotten.append)
+        house.configure()
+        announced = wish(MDNS, announcement=Announcement("eth0", until))
+        house.say(house.inventory.mdns, announced)
+        await house.inventory.update()
+        (instance,) = house.asked
+        house.inventory.left(instance)
+        house.inventory.left("tcp:192.0.2.8:8009:nqn.unknown")
+        assert forgotten == ([announced.tid.instance] if until else [])
 
     in_loop(scenario)
 
