@@ -16,7 +16,16 @@ from dataclasses import dataclass
 from discoverd import registry, state
 from discoverd.config.errors import Diagnostic
 from discoverd.kernel import fabrics
-from discoverd.plan.candidate import CONFIGURATION, FIBRE_CHANNEL, MDNS, Announcement, Refusal, Wish, target_of
+from discoverd.plan.candidate import (
+    CONFIGURATION,
+    FIBRE_CHANNEL,
+    MDNS,
+    UNMANAGED,
+    Announcement,
+    Refusal,
+    Wish,
+    target_of,
+)
 from discoverd.plan.evidence import Asked
 from discoverd.plan.facts import Decision, Known, Report
 from discoverd.plan.log_page import LogPageError, PageRead, parse
@@ -110,9 +119,9 @@ def known(spec: state.Spec) -> Known:
     """Return what is known of the controller that a specification is about."""
     target = target_of(spec.role, *(spec.option(key) for key in ("transport", "traddr", "trsvcid", "nqn")))
     withdrawn = spec.note if spec.withdrawn else ""
-    return Known(
-        spec.source, spec.origin, withdrawn, frozenset(spec.referrers.split()), target, spec.role, spec.trusted
-    )
+    # An earlier version did not write down whom it trusted.
+    trusted = spec.trusted and spec.origin not in (MDNS, UNMANAGED)
+    return Known(spec.source, spec.origin, withdrawn, frozenset(spec.referrers.split()), target, spec.role, trusted)
 
 
 def _wish(spec: state.Spec) -> Wish | None:

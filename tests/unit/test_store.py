@@ -200,7 +200,8 @@ def test_announced_controller_is_a_wish_again(origin: str) -> None:
     leave(tid, origin, give_up_after=3600)
     found = store.find()
     target = ("tcp", "192.0.2.7", "8009", DISCOVERY_NQN)
-    assert found.known == {tid.instance: Known(f"asked for by {origin}", origin, target=target, role=DISCOVERY)}
+    known = Known(f"asked for by {origin}", origin, target=target, role=DISCOVERY, trusted=origin != MDNS)
+    assert found.known == {tid.instance: known}
     (wish,) = found.wishes
     assert (wish.tid, wish.role, wish.origin, wish.give_up_after) == (tid, DISCOVERY, origin, 3600)
     assert wish.source == f"asked for by {origin}"
