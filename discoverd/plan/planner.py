@@ -106,6 +106,9 @@ def _wanted(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> Decisi
     ended = unit and unit.load == "loaded" and unit.active == "inactive" and said not in state.ENDED
     if ended or said in (state.STOPPED, state.STOPPING):
         return Decision(instance, Action.KEEP_STOPPED, f"{sources}, but an administrator stopped its unit", candidate)
+    if all(one.announcement and one.announcement.until for one in asked):
+        # Whoever announces many must not be tried, one after the other, for long after he has gone.
+        return Decision(instance, Action.LEAVE, f"{sources}, and there is no connection to keep", candidate)
     return Decision(instance, Action.START, sources, candidate)
 
 
@@ -192,8 +195,7 @@ def _is_still_given_up(candidate: Candidate, report: Report) -> bool:
     What is only announced is tried again by and by (discoverd.supervisor.starter).
     """
     if not candidate.trusted:
-        # Its announcement has ended meanwhile.
-        return bool(candidate.announcement and candidate.announcement.until)
+        return False
     out_of_time = bool(candidate.give_up_after) and candidate.asked <= report.time
     return out_of_time or 0 < candidate.attempts <= report.attempt
 

@@ -2,6 +2,7 @@
 """What a hostile neighbour on the network must not achieve with announcements, log pages and referrals."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -126,9 +127,8 @@ def kept(instance: str) -> bool:
 
 def announcement(number: int) -> Wish:
     tid = TransportId.make(DISCOVERY, "tcp", f"192.0.2.{number}", "8009", DISCOVERY_NQN, host_iface="eth0")
-    source = f"announced by mDNS on eth0 as '{number}' until 2026-11-21 14:05"
-    until = Announcement("eth0", "2026-11-21 14:05")
-    return Wish(tid, DISCOVERY, source, MDNS, give_up_after=60, announcement=until)
+    source = f"announced by mDNS on eth0 as '{number}'"
+    return Wish(tid, DISCOVERY, source, MDNS, give_up_after=60, announcement=Announcement("eth0"))
 
 
 PARENT = Parent(
@@ -148,10 +148,12 @@ def test_peers_that_come_and_go_under_new_names_leave_nothing_behind(host: Host)
         for number in range(1, 4):
             wish = announcement(number)
             name = wish.tid.instance
-            inventory.mdns._wishes = {wish.tid: wish}
-            inventory.mdns.wishes = (wish,)
-            inventory._news()
-            await until(lambda: host.status == "1 controller: 1 live")
+            ended = replace(wish, announcement=Announcement("eth0", "2026-11-21 14:05"))
+            for heard in (wish, ended):
+                inventory.mdns._wishes = {wish.tid: heard}
+                inventory.mdns.wishes = (heard,)
+                inventory._news()
+                await until(lambda: host.status == "1 controller: 1 live")
             leave_log(instance=name)
             await until(lambda name=name: name in inventory.log_pages)  # type: ignore[misc]
             report(name, "given up")

@@ -212,8 +212,17 @@ def test_kernel_reconnects_to_an_announced_controller_for_minutes_only(configure
     assert dict(firmware.options).get("ctrl_loss_tmo", "") == configured
 
 
-def test_controller_that_gave_up_is_not_tried_again_when_its_announcement_has_ended() -> None:
-    reports = {path("192.0.2.66", trusted=False).tid.instance: Report(state.GIVEN_UP, attempt=1)}
-    for until, action in (("", Action.START), ("2026-11-28 04:00", Action.LEAVE)):
-        one = replace(path("192.0.2.66", trusted=False), announcement=Announcement("eth0", until))
-        assert decide(one, reports=reports).action is action
+@pytest.mark.parametrize("attempt", [0, 1])
+def test_controller_without_a_worker_is_not_tried_when_its_announcement_has_ended(attempt: int) -> None:
+    """Neither again nor for the first time: many that were announced would wait for their turns for long."""
+    one = path("192.0.2.66", trusted=False)
+    instance = one.tid.instance
+    reports = {instance: Report(state.GIVEN_UP, attempt=attempt)} if attempt else {}
+    ended = replace(one, announcement=Announcement("eth0", "2026-11-28 04:00"))
+    assert decide(ended, reports=reports).action is Action.LEAVE
+    still = replace(one, announcement=Announcement("eth0"))
+    assert decide(still, reports=reports).action is Action.START
+    (decision,) = plan(Facts({instance: (ended, still)}, reports=reports), [instance])
+    assert decision.action is Action.START, "on another link it is announced"
+    running = {instance: UnitFact("loaded", "active")}
+    assert decide(ended, units=running).action is Action.KEEP
