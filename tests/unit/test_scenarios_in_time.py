@@ -200,8 +200,10 @@ def test_given_up_controller_leaves_no_trace_when_killed_meanwhile(host: Host, k
         host.systemd.units[instance] = UnitFact("loaded", "inactive")
 
     async def first() -> None:
-        await announce(host, announced(3600, "2026-01-01 00:00"))
+        await announce(host, announced(3600))
         await until(lambda: "1 live" in host.status)
+        await announce(host, announced(3600, "2026-01-01 00:00"))
+        await until(lambda: not host.inventory._stale)
         if not killed:
             give_up()
             host.systemd.signal(unit_signals.JobRemoved(instance, "done"))
