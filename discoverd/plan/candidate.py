@@ -83,6 +83,11 @@ class Announcement:
     interface: str
     until: str = ""
 
+    @property
+    def ended(self) -> bool:
+        """Tell whether nobody announces it any more."""
+        return bool(self.until)
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:

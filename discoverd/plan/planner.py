@@ -106,7 +106,7 @@ def _wanted(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> Decisi
     ended = unit and unit.load == "loaded" and unit.active == "inactive" and said not in state.ENDED
     if ended or said in (state.STOPPED, state.STOPPING):
         return Decision(instance, Action.KEEP_STOPPED, f"{sources}, but an administrator stopped its unit", candidate)
-    if all(one.announcement and one.announcement.until for one in asked):
+    if all(one.announcement and one.announcement.ended for one in asked):
         # Whoever announces many must not be tried, one after the other, for long after he has gone.
         return Decision(instance, Action.LEAVE, f"{sources}, and there is no connection to keep", candidate)
     return Decision(instance, Action.START, sources, candidate)
@@ -137,21 +137,27 @@ def _owes_answer(origin: str, instance: str, facts: Facts) -> bool:
     """
     if origin == instance or origin in facts.closed:
         return False
-    known = facts.known.get(instance)
-    if known and known.trusted and not _is_trusted(origin, facts.wanted, facts.known):
+    if not _counts(origin, instance, facts.wanted, facts.known):
         return False
     if origin in facts.authoritative:
         return not facts.authoritative[origin].lacks(instance)
     return origin in SOURCES or origin in facts.known or origin in facts.wanted
 
 
-def _is_trusted(origin: str, wanted: Mapping[str, tuple[Candidate, ...]], known: Mapping[str, Known]) -> bool:
-    """Tell whether what an origin asks for is trusted. So is one of which nothing is left to tell."""
+def _counts(
+    origin: str, instance: str, wanted: Mapping[str, tuple[Candidate, ...]], known: Mapping[str, Known]
+) -> bool:
+    """Tell whether what an origin says of a controller counts: of one that is trusted, what is announced does not.
+
+    An origin of which nothing is left to tell is taken for trusted.
+    """
+    if instance not in known or not known[instance].trusted:
+        return True
     if origin in SOURCES:
         return origin in AUTHORITIES
     if origin in known:
         return known[origin].trusted
-    return origin not in wanted or not wanted[origin] or wanted[origin][0].trusted
+    return origin not in wanted or wanted[origin][0].trusted
 
 
 def closed(
@@ -171,7 +177,7 @@ def closed(
     kept: set[str] = set()
 
     def may_lead(origin: str, instance: str) -> bool:
-        if known[instance].trusted and not _is_trusted(origin, wanted, known):
+        if not _counts(origin, instance, wanted, known):
             return False
         if origin in authoritative:
             return not authoritative[origin].lacks(instance)

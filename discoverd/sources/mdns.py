@@ -282,7 +282,7 @@ def _interface_name(index: int) -> str:
 
 
 def _is_announced(wish: Wish) -> bool:
-    return wish.announcement is None or not wish.announcement.until
+    return wish.announcement is None or not wish.announcement.ended
 
 
 def _interface_of(wish: Wish) -> str:

@@ -24,6 +24,8 @@ TOTAL = 4096
 # Referrals lead so far, as with nvme-cli, and to no more discovery controllers than this.
 DEPTH = 8
 REFERRALS = 256
+# How Places are divided, to go on with in a refusal.
+_DIVIDED = "half of these places are divided among the discovery controllers that were asked for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +251,7 @@ class Walk:
                 why = f"it is more than {DEPTH} referrals away from what was asked for"
             elif name not in self._named and not self._referrals.room(root):
                 why = f"no more than {REFERRALS} discovery controllers are connected for referrals, "
-                why += f"{ANNOUNCED_REFERRALS} of them where mDNS leads to, and half of these places are divided among "
-                why += "the discovery controllers that were asked for"
+                why += f"{ANNOUNCED_REFERRALS} of them where mDNS leads to, and {_DIVIDED}"
             else:
                 if name not in self._named:
                     self._named.add(name)
@@ -269,8 +270,7 @@ class Walk:
         if len(new) <= room:
             return found
         why = f"all discovery controllers together can list {TOTAL} controllers, {ANNOUNCED_LISTED} of them where mDNS "
-        why += "leads to, and half of these places are divided among the discovery controllers that were asked for; "
-        why += "the rest is not connected"
+        why += f"leads to, and {_DIVIDED}; the rest is not connected"
         self._refuse(f"{len(new) - room} entries", instance, why)
         beyond = set(new[room:])
         return tuple(one for one in found if one not in beyond)

@@ -162,7 +162,7 @@ class Inventory:
         That nothing is done about it, or that what runs was asked for by somebody else.
         """
         for one in self.wanted.asked.get(instance, ()):
-            if one.announcement and one.announcement.until:
+            if one.announcement and one.announcement.ended:
                 self.mdns.forget(replace(one.tid, hostnqn="").instance)
 
     def _news(self) -> None:
