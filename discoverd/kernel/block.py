@@ -89,6 +89,22 @@ def transports(namespace: str) -> set[str]:
     return {_text(f"{SYS}/class/nvme/{device}/transport") for device in controllers(namespace)}
 
 
+def parts(name: str) -> dict[str, bool]:
+    """Return the block devices on which one, or the disk of a partition, was made, and whether each is still there.
+
+    Device mapper and MD keep a device that was taken away from under them, and the kernel keeps its name for as long:
+    the link to it in ``slaves`` leads nowhere for good.
+    """
+    folder = f"{SYS}/class/block/{name}"
+    folder += "/../slaves" if exists(folder + "/partition") else "/slaves"
+    return {entry: exists(f"{folder}/{entry}/") for entry in _entries(folder)}
+
+
+def is_whole(name: str) -> bool:
+    """Tell whether all that a block device lies on is still there."""
+    return all(there and is_whole(part) for part, there in parts(name).items())
+
+
 def stack(namespace: str) -> dict[str, list[str]]:
     """Return all block devices on a namespace, itself included, each with those that have claimed it (its holders)."""
     loops = _loops()

@@ -29,6 +29,8 @@ TURN_TIMEOUT_SECONDS = 120
 UDEV_TIMEOUT_SECONDS = 2
 # Seconds that a target has to take what was written, and then to make it lasting.
 WRITE_BACK_TIMEOUT_SECONDS, FLUSH_TIMEOUT_SECONDS = 30, 5
+# Seconds between the first error of a device that is taken away and its end.
+_REMOVAL_SECONDS = 2
 _POLL_INTERVAL_SECONDS = 0.005
 # BLKFLSBUF of linux/fs.h: write back what is in the page cache, as the last close does.
 _WRITE_BACK = 0x1261
@@ -38,7 +40,11 @@ DISCONNECTED, WAIT, REFUSE, LEAVE = "disconnected", "wait", "refuse", "leave"
 
 
 class UnwrittenError(UnknownError):
-    """A device does not take what programs have written to it."""
+    """A device does not take what programs have written to it. ``refused``: it answers, and with an error."""
+
+    def __init__(self, number: int | None, text: str, refused: bool = False) -> None:
+        super().__init__(number, text)
+        self.refused = refused
 
 
 class Answer:
@@ -127,6 +133,9 @@ class _Errors:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         if not isinstance(error, OSError):
             return False
+        if isinstance(error, FileNotFoundError):
+            # Whatever has disappeared on the way to who uses the controller is not the controller.
+            error = UnknownError(error.errno, error.strerror)
         self._on_error(error)
         return True
 
@@ -186,7 +195,7 @@ def _write_back(device: str, namespaces: list[str], used: "dict[str, list[User]]
         if isinstance(error, UnknownError) or error.errno in mounts.SHORTAGES:
             raise error
         text = f"what was written to /dev/{writing.name} cannot be written back ({error.strerror})"
-        raise UnwrittenError(error.errno, text)
+        raise UnwrittenError(error.errno, text, refused=True)
 
 
 def _wait(done: "Callable[[], bool]", seconds: float) -> bool:
@@ -231,13 +240,26 @@ class _Writing:
             for name in self._usable:
                 self.name = name
                 if name in opened:
-                    posix.fsync(opened[name])
+                    _make_lasting(name, opened[name])
         except OSError as error:
             self.error = error
         finally:
             for descriptor in opened.values():
                 posix.close(descriptor)
             self.ended = True
+
+
+def _make_lasting(name: str, descriptor: int) -> None:
+    """Flush a device. Raises OSError, but not where a part of it is gone for good.
+
+    Such as the controller of the other half of a logical volume: no flush of the whole succeeds any more, and what lies
+    on the part that is left is flushed by itself.
+    """
+    try:
+        posix.fsync(descriptor)
+    except OSError:
+        if not block.parts(name) or not _wait(lambda: not block.is_whole(name), _REMOVAL_SECONDS):
+            raise
 
 
 def phrase(users: "list[User]") -> str:

@@ -4,7 +4,8 @@
 A namespace in use is not taken away. At shutdown the worker waits for it to be released, and helps: systemd tries once
 to unmount, so it is asked again. An administrator's stop is refused, unless there is another path. systemd says which
 of the two it is: ``systemctl is-system-running`` answers ``stopping`` from the moment when a shutdown is queued. Where
-no systemd answers, this is the last signal of a shutdown (systemd-shutdown(8)), and there is nothing left to wait for.
+systemd-shutdown(8) has taken its place, this is the last signal of a shutdown, and there is nothing left to wait for.
+While nobody answers, it is waited as at shutdown: a controller that is left loses its network.
 What nobody asks for any more stays as long as it is in use, and so does what is only read now and then.
 
 All of it runs in a thread, which gets a request and returns an outcome. Imported when a worker first disconnects.
@@ -13,7 +14,7 @@ All of it runs in a thread, which gets a request and returns an outcome. Importe
 import time
 
 from discoverd import notify, registry, state
-from discoverd.kernel import controllers, fabrics, paths, spawn, usage
+from discoverd.kernel import controllers, fabrics, mounts, paths, spawn, usage
 from discoverd.kernel import disconnect as kernel_disconnect
 from discoverd.kernel.disconnect import Answer
 from discoverd.worker import machine, ownership
@@ -41,6 +42,10 @@ _EBUSY = 16
 
 # The row of a stop once the system goes down; the others are named as the goals.
 SHUTDOWN = "shutdown"
+# Of what system_state() returns: a shutdown is queued or under way; PID 1 is systemd-shutdown(8); nobody answers.
+STOPPING, AT_END, UNKNOWN = "stopping", "systemd-shutdown", ""
+# The kernel keeps as much of the name of a process.
+_COMM_LENGTH = 15
 
 
 class Progress:
@@ -48,9 +53,10 @@ class Progress:
 
     ``began`` is when the stop did, from which systemd counts. ``shutdown``: the system goes down. ``given_up`` is why
     its users are not waited for any longer, once that was said; ``dead``: its target has been silent for too long.
+    ``refused_since`` is when it first refused to take what was written, 0 if it never did.
     """
 
-    __slots__ = ("began", "dead", "given_up", "shutdown", "silent_since", "urge_at")
+    __slots__ = ("began", "dead", "given_up", "refused_since", "shutdown", "silent_since", "urge_at")
 
     def __init__(self, began: float) -> None:
         self.began = began
@@ -58,6 +64,7 @@ class Progress:
         self.given_up = ""
         self.dead = False
         self.silent_since = 0.0
+        self.refused_since = 0.0
         self.urge_at = began + URGE_INTERVAL_SECONDS
 
     def copy(self) -> "Progress":
@@ -245,9 +252,12 @@ class _Look:
             return Answer(kernel_disconnect.LEAVE, "it carries the system itself")
         if self.request.operation == machine.STOP and not self.progress.shutdown:
             manager = system_state()
-            if not manager:
+            if manager == AT_END:
                 return Answer(kernel_disconnect.LEAVE, "the system is at its end")
-            self.progress.shutdown = manager == "stopping"
+            if manager == UNKNOWN:
+                said = kernel_disconnect.phrase(usage.everybody(used))
+                return Answer(kernel_disconnect.WAIT, f"{said}, and systemd does not say whether the system goes down")
+            self.progress.shutdown = manager == STOPPING
         return self.policy.judge(self, used)
 
     def before_delete(self) -> Answer | None:
@@ -255,11 +265,11 @@ class _Look:
         request = self.request
         if why := self._no_longer():
             return Answer(kernel_disconnect.LEAVE, why)
-        if request.protected and not self._goes_with_network():
-            return Answer(kernel_disconnect.LEAVE, request.protected)
+        if request.protected and (answer := self._stays()):
+            return answer
         record = request.record
         leaves = record is not None and record.possible and self.policy.deregisters and not request.going_down
-        if record is not None and leaves and system_state() != "stopping":
+        if record is not None and leaves and system_state() not in (STOPPING, UNKNOWN):
             self._deregistered = record.deregister(request.device, request.sysfs_inode)
         return None
 
@@ -279,12 +289,17 @@ class _Look:
         return "" if spec.withdrawn and spec.disconnect else "it is asked for again"
 
     def on_error(self, error: OSError) -> None:
-        """Go on without what a silent target does not take, if the system goes down: what waits for it must end."""
+        """Go on without what a target does not take for too long, if the system goes down: what waits for it must end.
+
+        It is silent, or it answers with errors. One that takes it slowly is waited for.
+        """
         if not isinstance(error, kernel_disconnect.UnwrittenError) or self.request.operation != machine.STOP:
             raise error
-        if system_state() == "stopping":
-            self.silent()
-        if not self.progress.dead:
+        progress, now = self.progress, time.monotonic()
+        if system_state() == STOPPING and not self.silent() and error.refused:
+            progress.refused_since = progress.refused_since or now
+        refused = progress.refused_since and now >= progress.refused_since + machine.SILENCE_TIMEOUT_SECONDS
+        if not progress.dead and not refused:
             raise error
         notify.log(notify.ERROR, f"{error.strerror}; given up")
 
@@ -329,8 +344,9 @@ class _Look:
         """Return what it means that it cannot be told who uses the controller, or that the kernel fails."""
         if self.request.operation != machine.STOP:
             return self.outcome_of(machine.KEPT, f"it cannot be disconnected: {why}")
-        self.progress.shutdown = self.progress.shutdown or system_state() == "stopping"
-        if self.progress.shutdown:
+        manager = STOPPING if self.progress.shutdown else system_state()
+        self.progress.shutdown = manager == STOPPING
+        if manager in (STOPPING, UNKNOWN):
             # It may be able to tell the next time; the network must not go meanwhile.
             return self._wait(f"somebody (cannot tell: {why})")
         return self._refused(f"cannot disconnect {self.request.device}: {why}", why)
@@ -354,16 +370,20 @@ class _Look:
     def _left(self) -> float:
         return self.progress.began + LAST_LOOK_SECONDS - time.monotonic()
 
-    def _goes_with_network(self) -> bool:
-        """Tell whether what others connected goes as well, because the system goes down.
+    def _stays(self) -> Answer | None:
+        """Return what is answered of a controller that is not ours; None if it goes as well, as the system goes down.
 
         Without its network, whatever looks at its disks would wait until it is killed. A soft-reboot keeps the kernel,
         and nobody would connect it again.
         """
+        leave = Answer(kernel_disconnect.LEAVE, self.request.protected)
         if not self.request.goes_with_network:
-            return False
-        self.progress.shutdown = self.progress.shutdown or system_state() == "stopping"
-        return self.progress.shutdown and not _soft_reboot()
+            return leave
+        manager = STOPPING if self.progress.shutdown else system_state()
+        self.progress.shutdown = manager == STOPPING
+        if manager == UNKNOWN and self.request.operation == machine.STOP:
+            return Answer(kernel_disconnect.WAIT, "nobody, and systemd does not say whether the system goes down")
+        return None if manager == STOPPING and not _soft_reboot() else leave
 
 
 def _goes_too(device: str) -> bool:
@@ -382,9 +402,9 @@ def _give_up(request: Request) -> Outcome:
     """
     device, progress = request.device, request.progress
     manager = system_state()
-    if manager != "stopping":
-        # Nothing is known if nobody answers.
-        return Outcome(machine.CALLED_OFF if manager else machine.KEPT, "", progress)
+    if manager != STOPPING:
+        called_off = manager not in (AT_END, UNKNOWN)
+        return Outcome(machine.CALLED_OFF if called_off else machine.KEPT, "", progress)
     try:
         if controllers.attribute(device, "subsysnqn") in usage.system_subsystems():
             return Outcome(machine.KEPT, "the system itself runs from it", progress)
@@ -399,13 +419,22 @@ def _give_up(request: Request) -> Outcome:
 
 
 def system_state() -> str:
-    """Return what ``systemctl is-system-running`` says, such as ``stopping``; '' if no systemd answers."""
+    """Return what ``systemctl is-system-running`` says, such as STOPPING; AT_END or UNKNOWN where systemd does not."""
     try:
         _, output = spawn.run("systemctl", "is-system-running")
     except OSError:
-        return ""
+        output = ""
     word = output.rpartition("\n")[2]
-    return "" if word in ("offline", "unknown") or not word.isalpha() else word
+    if word.isalpha() and word not in ("offline", "unknown"):
+        return word
+    return AT_END if _first_process() == AT_END[:_COMM_LENGTH] else UNKNOWN
+
+
+def _first_process() -> str:
+    try:
+        return mounts.whole(f"{mounts.PROC}/1/comm").decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
 
 
 def _soft_reboot() -> bool:

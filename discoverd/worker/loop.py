@@ -588,7 +588,8 @@ class Loop:
             self._next_look = time.monotonic()
         self._tell(event)
         if operation == machine.STOP and self._machine.kept not in ("", said):
-            notify.log(notify.NOTICE, f"the system goes down; {self._view().text()}")
+            why = "the system goes down; " if outcome.progress.shutdown else ""
+            notify.log(notify.NOTICE, why + self._view().text())
 
     def _parked(self, discovery: "DiscoveryController") -> Event:
         seconds, often = discovery.pause()
@@ -675,7 +676,7 @@ def _called_off() -> bool:
     """Tell whether the system is known not to go down any more."""
     from discoverd.worker import disconnect
 
-    return disconnect.system_state() not in ("", "stopping")
+    return disconnect.system_state() not in (disconnect.STOPPING, disconnect.AT_END, disconnect.UNKNOWN)
 
 
 def _without_source(spec: state.Spec) -> list[tuple[str, str]]:

@@ -155,5 +155,6 @@ def pytest_runtest_makereport(
     if report.failed:
         for machine in _machines:
             folder = evidence.keep(item.nodeid, machine)
-            report.sections.append(("lab", f"journal, console and states of the machine are in {folder}"))
+            said = f"journal, console and states of the machine are in {folder}\n{evidence.last_words(machine)}"
+            report.sections.append(("lab", said))
     return report

@@ -17,6 +17,9 @@ COMMANDS = {
     "controllers.txt": "nvme list-subsys; ip address; mount; ps -e -o pid,ppid,stat,wchan:32,args",
 }
 
+# Lines of the journal that the report of a failure shows: where tests run unseen, it is all that is left.
+SHOWN = 40
+
 
 def keep(test: str, machine: Machine) -> Path:
     """Writes journal, console and, of a machine that runs, its states to `.cache/lab/results/<test>/`."""
@@ -31,6 +34,13 @@ def keep(test: str, machine: Machine) -> Path:
                 result = machine.run(command, check=False)
                 (folder / name).write_bytes(result.output + result.errors)
     return folder
+
+
+def last_words(machine: Machine) -> str:
+    """The last lines that discoverd and its workers have logged themselves, without what systemd says of them."""
+    said = [entry for entry in machine.journal() if journal.OUR_UNITS.search(entry.unit)]
+    said = [entry for entry in said if entry.identifier != "systemd"]
+    return "".join(f"{stamp(entry)} {entry}\n" for entry in said[-SHOWN:])
 
 
 def stamp(entry: journal.Entry) -> str:

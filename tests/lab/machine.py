@@ -30,7 +30,7 @@ COMMAND_SECONDS = 60
 MEMORY_MIB = 2048
 KERNEL_ARGUMENTS = (
     "root=/dev/vda rw console=ttyS0 quiet loglevel=4 mitigations=off net.ifnames=0 audit=0 apparmor=0 "
-    "random.trust_cpu=on tsc=reliable nokaslr panic=5 systemd.show_status=yes"
+    "random.trust_cpu=on tsc=reliable nokaslr panic=5 systemd.show_status=yes sysrq_always_enabled"
 )
 
 # What the kernel dies of when one emulated CPU runs into code that another one has just patched. Nothing that is tested
@@ -214,15 +214,37 @@ class Machine:
         return self.wait_off(timeout)
 
     def wait_off(self, timeout: float = BOOT_SECONDS) -> float:
-        """Waits for the machine to end by itself; returns the seconds. Raises LabError with the console's end."""
+        """Waits for the machine to end by itself; returns the seconds.
+
+        Raises LabError with the console's end, and where in the kernel tasks wait.
+        """
         started = time.monotonic()
         assert self._qemu is not None
         try:
             self._qemu.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise LabError(f"not powered off after {timeout:.0f} s; console:\n{self._console_end()}") from None
+            said = f"not powered off after {timeout:.0f} s; console:\n{self._console_end()}"
+            raise LabError(f"{said}\n{self._blocked_tasks()}") from None
         self._close()
         return time.monotonic() - started
+
+    def _blocked_tasks(self) -> str:
+        """What the kernel prints of the tasks that nothing can end (SysRq w), also where nobody else answers."""
+        before = len(self.console())
+        with contextlib.suppress(OSError):
+            # 7: the console gets all messages from now on.
+            for key in ("7", "w"):
+                with (
+                    socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as console,
+                    socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as monitor,
+                ):
+                    console.connect(str(self._sockets / "console"))
+                    monitor.connect(str(self._sockets / "monitor"))
+                    monitor.sendall(b"chardev-send-break console\n")
+                    time.sleep(1)
+                    console.sendall(key.encode())
+                    time.sleep(5)
+        return self.console()[before:]
 
     def kill(self) -> None:
         """Ends the machine as a power cut would. Does nothing to one that has ended."""

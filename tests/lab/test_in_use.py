@@ -2,6 +2,7 @@
 """A disconnect and who uses the disk in that very moment: mounts, processes without a claim, paths that are dead."""
 
 import json
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,6 +91,23 @@ def test_processes_without_a_claim_and_locks_of_others(host: Machine, allow_jour
     host.run(f"discoverctl exclude nqn={nqn(7)}", timeout=BRIEF)
     host.run("systemctl stop locks")
     assert nqn(1) not in scenario.live(host)
+
+
+def test_a_logical_volume_on_two_subsystems(host: Machine) -> None:
+    """Nobody uses it, and it stays in the kernel when its halves go, one after the other."""
+    start(host)
+    ids = [uuid.uuid5(uuid.NAMESPACE_OID, nqn(number)) for number in (1, 2)]
+    disks = " ".join(f"/dev/disk/by-id/nvme-uuid.{one}" for one in ids)
+    host.run(f"vgcreate --yes halves {disks} && lvcreate --yes --stripes 2 --extents 100%FREE --name volume halves")
+    try:
+        host.run("dd if=/dev/urandom of=/dev/halves/volume bs=1M count=8 conv=fsync; udevadm settle")
+        for number in (1, 2):
+            host.run(f"systemctl stop '{unit_name(number)}'", timeout=GENEROUS)
+            shown = scenario.unit(host, unit_name(number))
+            assert (shown.active, shown.status) == ("inactive", "stopped")
+        assert not {nqn(1), nqn(2)} & set(scenario.live(host))
+    finally:
+        host.run("dmsetup remove --retry halves-volume")
 
 
 def test_a_second_path_that_is_dead(host: Machine, allow_journal: Callable[[str], None]) -> None:

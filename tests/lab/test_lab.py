@@ -123,6 +123,21 @@ def test_reboot_keeps_the_disk_and_brings_the_target(fresh_machine: Machine) -> 
     assert any(entry.message == "Shutting down." for entry in fresh_machine.journal())
 
 
+def test_machine_that_does_not_power_off_tells_what_waits(host: Machine) -> None:
+    levels = host.read("/proc/sys/kernel/printk").decode().strip()
+    host.run("dmsetup create stuck --table '0 8 zero' && dmsetup suspend stuck")
+    host.run("systemd-run --unit=stuck-reader dd if=/dev/mapper/stuck of=/dev/null iflag=direct count=1")
+    try:
+        host.wait_until("grep -q D.*disk /proc/$(pidof -s dd)/status", what="the reader waits for the device")
+        with pytest.raises(LabError, match=r"(?s)not powered off after 1 s.*task:dd .*state:D"):
+            host.wait_off(1)
+    finally:
+        host.run("dmsetup resume stuck")
+        host.wait_until("! pidof dd", what="the reader ends")
+        host.run("dmsetup remove --retry stuck")
+        host.run(f"echo '{levels}' >/proc/sys/kernel/printk")
+
+
 def test_failed_scenario_leaves_evidence(machine: Machine) -> None:
     folder = evidence.keep("of evidence", machine)
     assert "discoverd.service" in (folder / "units.txt").read_text()

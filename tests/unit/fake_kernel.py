@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from discoverd import exclusions, notify, registry, state
-from discoverd.kernel import admin, block, controllers, dim, fabrics, locks
+from discoverd.kernel import admin, block, controllers, dim, fabrics, locks, spawn
 from discoverd.worker import discovery, links, loop, machine
 
 from .log_pages import page
@@ -372,6 +372,8 @@ def install(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     (run / "controllers").mkdir()
     (kernel.root / "uevent_seqnum").write_text("4711\n")
     for module, name, value in (
+        # What `systemctl is-system-running` says.
+        (spawn, "run", lambda *_: (0, "running")),
         (state, "CONTROLLERS", str(run / "controllers")),
         (state, "WAKE_SOCKET", str(run / "wake")),
         (locks, "DIRECTORY", str(run / "locks")),

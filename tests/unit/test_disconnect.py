@@ -25,7 +25,8 @@ class Host(Storage):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.events: list[str] = []
-        self.error: OSError | None = None
+        # Of the flush of these devices.
+        self.errors: dict[str, OSError] = {}
         # Set when the target answers again.
         self.answers = threading.Event()
         self.answers.set()
@@ -40,8 +41,8 @@ class Host(Storage):
 
     def fsync(self, fd: int) -> None:
         self.answers.wait(20)
-        if self.error:
-            raise self.error
+        if error := self.errors.get(self.opened[fd]):
+            raise error
         self.events.append(f"lasting {self.opened[fd]}")
 
 
@@ -85,10 +86,52 @@ def test_write_back_begins_at_the_top(host: Host) -> None:
 
 
 def test_an_error_is_no_disconnect(host: Host) -> None:
-    host.error = OSError(errno.EIO, "Input/output error")
+    host.errors["nvme0n1"] = OSError(errno.EIO, "Input/output error")
     with pytest.raises(disconnect.UnwrittenError, match=r"/dev/nvme0n1 cannot be written back \(Input/output error\)"):
         run()
     assert "deleted" not in host.events
+
+
+@pytest.fixture
+def volume(host: Host, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """A partitioned MD on a logical volume, which lies on the namespaces of two subsystems; its flush fails."""
+    monkeypatch.setattr(disconnect, "_REMOVAL_SECONDS", 0.2)
+    host.device("sdx")
+    host.device("dm-0", "nvme0n1", "sdx")
+    host.device("md0", "dm-0")
+    host.partition("md0p1", "md0")
+    host.errors = {name: OSError(errno.EIO, "Input/output error") for name in ("dm-0", "md0", "md0p1")}
+    return host
+
+
+def test_half_of_a_volume_is_disconnected_after_the_other(volume: Host) -> None:
+    """The kernel has no good flush of the whole any more, and what is left of it has been flushed."""
+    os.unlink(volume.sys / "class/block/sdx")
+    assert run().verdict == disconnect.DISCONNECTED
+    names = ["md0p1", "md0", "dm-0", "nvme0n1"]
+    assert volume.events == [*(f"written {name}" for name in names), "lasting nvme0n1", "deleted"]
+
+
+def test_half_of_a_volume_that_is_just_going(volume: Host) -> None:
+    """The kernel has it fail before it is gone from sysfs."""
+    timer = threading.Timer(0.1, os.unlink, (volume.sys / "class/block/sdx",))
+    timer.start()
+    assert run().verdict == disconnect.DISCONNECTED
+    timer.join()
+
+
+def test_volume_whose_flush_fails_though_all_of_it_is_there(volume: Host) -> None:
+    with pytest.raises(disconnect.UnwrittenError, match="/dev/md0p1 cannot be written back"):
+        run()
+    assert "deleted" not in volume.events
+
+
+def test_half_of_a_volume_that_cannot_be_flushed_itself(volume: Host) -> None:
+    os.unlink(volume.sys / "class/block/sdx")
+    volume.errors["nvme0n1"] = OSError(errno.EIO, "Input/output error")
+    with pytest.raises(disconnect.UnwrittenError, match="/dev/nvme0n1 cannot be written back"):
+        run()
+    assert "deleted" not in volume.events
 
 
 @pytest.mark.parametrize("dirty", [True, False])

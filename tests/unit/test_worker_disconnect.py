@@ -43,6 +43,7 @@ class System:
         self.paths = ["nvme0"]
         self.system_subsystems: set[str] = set()
         self.state = "running"
+        self.first_process = "systemd"
         self.soft_reboot = (0, "")
         self.asked = 0
         self.urged: list[str] = []
@@ -76,6 +77,7 @@ def system(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> System:
         (paths, "_answering", lambda others: set().union(*others) - made.silent),
         (block, "usable_paths", lambda _: list(made.paths)),
         (spawn, "run", made.run),
+        (disconnect, "_first_process", lambda: made.first_process),
         (mounts, "FSTAB", str(kernel.root / "fstab")),
         (machine, "DISCONNECT_RETRY_SECONDS", dict.fromkeys(machine.DISCONNECT_RETRY_SECONDS, 0.01)),
         (disconnect, "URGE_INTERVAL_SECONDS", 3600),
@@ -384,6 +386,28 @@ def test_silent_target_does_not_delay_a_shutdown(
     assert kernel.deleted == (["nvme0"] if state_of_system == "stopping" else [])
 
 
+@pytest.mark.parametrize(("refused", "deleted"), [(True, ["nvme0"]), (False, [])])
+def test_live_target_that_does_not_take_what_was_written(
+    kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch, refused: bool, deleted: list[str]
+) -> None:
+    """One that answers with errors will not do better, and the kernel has let go of the data; a slow one gets on."""
+    monkeypatch.setattr(machine, "SILENCE_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(disconnect, "LAST_LOOK_SECONDS", 2)
+    system.state = "stopping"
+
+    def write_back(*_: object) -> None:
+        raise kernel_disconnect.UnwrittenError(errno.EIO, "it is not taken", refused)
+
+    monkeypatch.setattr(kernel_disconnect, "_write_back", write_back)
+
+    def act() -> None:
+        stop()
+        until(lambda: "cannot tell: it is not taken" in kernel.status)
+
+    live(kernel, act)
+    assert kernel.deleted == deleted
+
+
 def test_the_other_path_is_asked_once_more_at_the_end(
     kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -517,7 +541,7 @@ def test_controller_of_others_goes_with_the_network(kernel: Kernel, system: Syst
 
 @pytest.mark.parametrize(
     ("state_of_system", "soft_reboot"),
-    [("running", (0, "")), ("", (0, "")), ("stopping", (0, "Job=17")), ("stopping", (1, ""))],
+    [("running", (0, "")), ("stopping", (0, "Job=17")), ("stopping", (1, ""))],
 )
 def test_controller_of_others_stays_while_the_kernel_goes_on(
     kernel: Kernel, system: System, state_of_system: str, soft_reboot: tuple[int, str]
@@ -657,9 +681,74 @@ def test_before_systemd_kills_it_says_what_it_leaves(
 def test_the_last_signals_of_a_shutdown_harm_nothing(kernel: Kernel, system: System, word: str) -> None:
     system.users = [DATA]
     system.state = word
+    system.first_process = "systemd-shutdow"
     assert live(kernel) == 0
     assert kernel.deleted == []
     assert kernel.status == "stopped; nvme0 stays: the system is at its end"
+
+
+@pytest.mark.parametrize("word", ["", "unknown", "Failed to get properties: Connection timed out"])
+@pytest.mark.parametrize(("answer", "deleted"), [("stopping", ["nvme0"]), ("running", [])])
+def test_no_answer_is_no_end_of_a_shutdown(
+    kernel: Kernel, system: System, word: str, answer: str, deleted: list[str]
+) -> None:
+    """A worker that ended would leave its controller to a network that goes."""
+    system.users = [DATA]
+    system.state = word
+
+    def act() -> None:
+        stop()
+        until(lambda: "systemd does not say whether the system goes down" in kernel.status)
+        assert (kernel.deleted, report()["state"]) == ([], "stopping")
+        system.state = answer
+        if answer == "stopping":
+            until(lambda: kernel.status.endswith("in use by /data"))
+            system.users = []
+
+    live(kernel, act)
+    assert kernel.deleted == deleted
+    assert report()["state"] == ("stopped" if deleted else "refused")
+
+
+def test_users_that_nobody_can_tell_while_nobody_answers(kernel: Kernel, system: System) -> None:
+    system.error = PermissionError(errno.EPERM, "Operation not permitted")
+    system.state = ""
+
+    def act() -> None:
+        stop()
+        until(lambda: "cannot tell" in kernel.status)
+        assert report()["state"] == "stopping"
+        system.error = None
+
+    assert live(kernel, act) == 0
+    assert kernel.deleted == ["nvme0"]
+
+
+def test_something_that_is_not_found_is_not_the_controller(kernel: Kernel, system: System) -> None:
+    """Whatever disappears while its users are looked for: the controller is there, and not left to itself."""
+    system.error = FileNotFoundError(errno.ENOENT, "No such file or directory")
+    system.state = "stopping"
+
+    def act() -> None:
+        stop()
+        until(lambda: "cannot tell: No such file or directory" in kernel.status)
+        system.error = None
+
+    assert live(kernel, act) == 0
+    assert kernel.deleted == ["nvme0"]
+
+
+def test_what_others_connected_is_held_while_nobody_answers(kernel: Kernel, system: System) -> None:
+    kernel.add("nvme0")
+    system.state = ""
+
+    def act() -> None:
+        stop()
+        until(lambda: "systemd does not say whether the system goes down" in kernel.status)
+        system.state = "stopping"
+
+    assert live(kernel, act, origin="boot") == 0
+    assert kernel.deleted == ["nvme0"]
 
 
 def test_a_systemctl_that_is_not_there(kernel: Kernel, system: System, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -667,9 +756,11 @@ def test_a_systemctl_that_is_not_there(kernel: Kernel, system: System, monkeypat
         raise FileNotFoundError(errno.ENOENT, "No such file or directory")
 
     monkeypatch.setattr(spawn, "run", run)
+    monkeypatch.setattr(disconnect, "LAST_LOOK_SECONDS", 0.1)
     system.users = [DATA]
-    assert live(kernel) == 0
+    assert live(kernel) == 1
     assert kernel.deleted == []
+    assert kernel.status.startswith("nvme0 is still in use by /data")
 
 
 # Shutdown announced, before the unit's turn to stop -------------------------------------------------------
