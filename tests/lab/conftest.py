@@ -2,9 +2,11 @@
 """Machines for scenarios, and what holds for every one of them: our units log no error that was not expected."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 from tests.lab import evidence, journal, snapshot, storage
 from tests.lab.image import Image, ImageError, build
@@ -43,6 +45,9 @@ LEFT = (
 ! { ls -d /sys/class/nvme/* /run/nvme/registry/* 2>/dev/null; systemctl list-units --no-legend 'nvme-ctrl@*'; } | grep .
 """
 )
+
+# The kernel of a scenario's machine has died of its emulation.
+BROKEN = pytest.StashKey[bool]()
 
 _used: set[Machine] = set()
 _machines: list[Machine] = []
@@ -118,6 +123,26 @@ def allow_journal() -> Iterator[Callable[[str], None]]:
     _allowed.clear()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+    """Runs a scenario once more whose kernel has died of its emulation, in which nothing that is tested has a part."""
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    if item.stash.get(BROKEN, False):
+        del item.stash[BROKEN]
+        sys.stderr.write(f"lab: the emulation broke the kernel; once more: {item.nodeid}\n")
+        for machine in _machines:
+            if machine.broken_by_emulation:
+                machine.renew()
+                _used.discard(machine)
+        item._initrequest()  # type: ignore[attr-defined]  # For the fixtures of the second run.
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Judges the journal of every machine since the scenario began as part of the scenario itself."""
@@ -153,6 +178,8 @@ def pytest_runtest_makereport(
         report.user_properties = [*report.user_properties, *storage.TIMES]
         storage.TIMES.clear()
     if report.failed:
+        if any(machine.broken_by_emulation for machine in _machines):
+            item.stash[BROKEN] = True
         for machine in _machines:
             folder = evidence.keep(item.nodeid, machine)
             said = f"journal, console and states of the machine are in {folder}\n{evidence.last_words(machine)}"

@@ -36,6 +36,8 @@ KERNEL_ARGUMENTS = (
 # What the kernel dies of when one emulated CPU runs into code that another one has just patched. Nothing that is tested
 # has a part in it.
 EMULATION_FAILED = "Oops: int3"
+# As many lines as the kernel prints from there to its end, with a margin.
+_OOPS_LINES = 120
 
 
 class LabError(Exception):
@@ -253,6 +255,13 @@ class Machine:
             self._qemu.wait()
         self._close()
 
+    def renew(self) -> None:
+        """Boots anew what has broken down, as a machine that has never run."""
+        self.kill()
+        shutil.rmtree(self.folder)
+        self.folder.mkdir()
+        self.boot()
+
     def discard(self) -> None:
         """Kills the machine and deletes its disk and logs."""
         self.kill()
@@ -262,6 +271,12 @@ class Machine:
     @property
     def running(self) -> bool:
         return self._qemu is not None and self._qemu.poll() is None
+
+    @property
+    def broken_by_emulation(self) -> bool:
+        """Whether the kernel has died, as the last thing it did, of what EMULATION_FAILED says."""
+        end = "\n".join(self.console().splitlines()[-_OOPS_LINES:])
+        return EMULATION_FAILED in end and "Kernel panic" in end
 
     @property
     def _crashed(self) -> bool:

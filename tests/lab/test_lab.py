@@ -138,6 +138,20 @@ def test_machine_that_does_not_power_off_tells_what_waits(host: Machine) -> None
         host.run(f"echo '{levels}' >/proc/sys/kernel/printk")
 
 
+tries: list[Machine] = []
+
+
+def test_scenario_whose_kernel_its_emulation_broke_runs_once_more(host: Machine) -> None:
+    tries.append(host)
+    if len(tries) == 1:
+        host.run("printf '%s: 0000\\nKernel panic - not syncing\\n' 'Oops: int3' >/dev/ttyS0")
+        host.wait_until(lambda: host.broken_by_emulation, what="it has said so")
+        host.kill()
+        pytest.fail("the first time")
+    assert not host.broken_by_emulation
+    assert host.run("systemctl is-active dbus.socket").stdout == "active\n"
+
+
 def test_failed_scenario_leaves_evidence(machine: Machine) -> None:
     folder = evidence.keep("of evidence", machine)
     assert "discoverd.service" in (folder / "units.txt").read_text()
