@@ -44,6 +44,7 @@ _EBUSY = 16
 SHUTDOWN = "shutdown"
 # Of what system_state() returns: a shutdown is queued or under way; PID 1 is systemd-shutdown(8); nobody answers.
 STOPPING, AT_END, UNKNOWN = "stopping", "systemd-shutdown", ""
+_UNKNOWN_TEXT = "and systemd does not say whether the system goes down"
 # The kernel keeps as much of the name of a process.
 _COMM_LENGTH = 15
 
@@ -250,14 +251,13 @@ class _Look:
         """Return what speaks against the disconnect of a controller in use, None if nothing does."""
         if usage.carries_system(usage.everybody(used)):
             return Answer(kernel_disconnect.LEAVE, "it carries the system itself")
-        if self.request.operation == machine.STOP and not self.progress.shutdown:
-            manager = system_state()
+        if self.request.operation == machine.STOP:
+            manager = self._ask_system()
             if manager == AT_END:
                 return Answer(kernel_disconnect.LEAVE, "the system is at its end")
             if manager == UNKNOWN:
                 said = kernel_disconnect.phrase(usage.everybody(used))
-                return Answer(kernel_disconnect.WAIT, f"{said}, and systemd does not say whether the system goes down")
-            self.progress.shutdown = manager == STOPPING
+                return Answer(kernel_disconnect.WAIT, f"{said}, {_UNKNOWN_TEXT}")
         return self.policy.judge(self, used)
 
     def before_delete(self) -> Answer | None:
@@ -344,9 +344,7 @@ class _Look:
         """Return what it means that it cannot be told who uses the controller, or that the kernel fails."""
         if self.request.operation != machine.STOP:
             return self.outcome_of(machine.KEPT, f"it cannot be disconnected: {why}")
-        manager = STOPPING if self.progress.shutdown else system_state()
-        self.progress.shutdown = manager == STOPPING
-        if manager in (STOPPING, UNKNOWN):
+        if self._ask_system() in (STOPPING, UNKNOWN):
             # It may be able to tell the next time; the network must not go meanwhile.
             return self._wait(f"somebody (cannot tell: {why})")
         return self._refused(f"cannot disconnect {self.request.device}: {why}", why)
@@ -367,6 +365,12 @@ class _Look:
         made.deregistered = self._deregistered
         return made
 
+    def _ask_system(self) -> str:
+        """Return what system_state() does, and keep in mind that the system goes down: then it is not asked again."""
+        manager = STOPPING if self.progress.shutdown else system_state()
+        self.progress.shutdown = manager == STOPPING
+        return manager
+
     def _left(self) -> float:
         return self.progress.began + LAST_LOOK_SECONDS - time.monotonic()
 
@@ -379,10 +383,9 @@ class _Look:
         leave = Answer(kernel_disconnect.LEAVE, self.request.protected)
         if not self.request.goes_with_network:
             return leave
-        manager = STOPPING if self.progress.shutdown else system_state()
-        self.progress.shutdown = manager == STOPPING
+        manager = self._ask_system()
         if manager == UNKNOWN and self.request.operation == machine.STOP:
-            return Answer(kernel_disconnect.WAIT, "nobody, and systemd does not say whether the system goes down")
+            return Answer(kernel_disconnect.WAIT, f"nobody, {_UNKNOWN_TEXT}")
         return None if manager == STOPPING and not _soft_reboot() else leave
 
 
@@ -403,8 +406,7 @@ def _give_up(request: Request) -> Outcome:
     device, progress = request.device, request.progress
     manager = system_state()
     if manager != STOPPING:
-        called_off = manager not in (AT_END, UNKNOWN)
-        return Outcome(machine.CALLED_OFF if called_off else machine.KEPT, "", progress)
+        return Outcome(machine.CALLED_OFF if goes_on(manager) else machine.KEPT, "", progress)
     try:
         if controllers.attribute(device, "subsysnqn") in usage.system_subsystems():
             return Outcome(machine.KEPT, "the system itself runs from it", progress)
@@ -428,6 +430,11 @@ def system_state() -> str:
     if word.isalpha() and word not in ("offline", "unknown"):
         return word
     return AT_END if _first_process() == AT_END[:_COMM_LENGTH] else UNKNOWN
+
+
+def goes_on(manager: str) -> bool:
+    """Tell whether, by what system_state() has returned, the system is known not to go down."""
+    return manager not in (STOPPING, AT_END, UNKNOWN)
 
 
 def _first_process() -> str:

@@ -676,7 +676,7 @@ def _called_off() -> bool:
     """Tell whether the system is known not to go down any more."""
     from discoverd.worker import disconnect
 
-    return disconnect.system_state() not in (disconnect.STOPPING, disconnect.AT_END, disconnect.UNKNOWN)
+    return disconnect.goes_on(disconnect.system_state())
 
 
 def _without_source(spec: state.Spec) -> list[tuple[str, str]]:
