@@ -10,7 +10,7 @@ import fcntl
 import posix
 
 from discoverd.kernel import mounts, timeout
-from discoverd.kernel.mounts import SHORTAGES
+from discoverd.kernel.files import SHORTAGES
 from discoverd.state import exists
 
 SYS = "/sys"

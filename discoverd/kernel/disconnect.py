@@ -12,7 +12,7 @@ import fcntl
 import posix
 import time
 
-from discoverd.kernel import block, controllers, fabrics, locks, mounts, usage
+from discoverd.kernel import block, controllers, fabrics, files, locks, usage
 from discoverd.kernel.claims import NOT_THERE, Claims, open_device
 from discoverd.kernel.openers import UnknownError
 
@@ -192,7 +192,7 @@ def _write_back(device: str, namespaces: list[str], used: "dict[str, list[User]]
     # Nothing of the host's is lost if only this takes too long: the target has it.
     _wait(lambda: writing.ended, FLUSH_TIMEOUT_SECONDS)
     if error := writing.error:
-        if isinstance(error, UnknownError) or error.errno in mounts.SHORTAGES:
+        if isinstance(error, UnknownError) or error.errno in files.SHORTAGES:
             raise error
         text = f"what was written to /dev/{writing.name} cannot be written back ({error.strerror})"
         raise UnwrittenError(error.errno, text, refused=True)
@@ -301,7 +301,7 @@ def _keep_udev_out(namespaces: list[str], claims: Claims) -> list[int]:
             try:
                 disk = open_device(namespace)
             except OSError as error:
-                if error.errno not in mounts.SHORTAGES:
+                if error.errno not in files.SHORTAGES:
                     continue  # Nobody else can read it either.
                 for one in opened:
                     posix.close(one)

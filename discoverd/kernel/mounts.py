@@ -7,15 +7,12 @@ Used by workers, so it imports only what they may.
 import posix
 import time
 
-from discoverd.kernel import timeout
+from discoverd.kernel import files, processes, timeout
 
-PROC = "/proc"
 BTRFS = "/sys/fs/btrfs"
 FSTAB = "/etc/fstab"
 # Without these two the system does not run.
 SYSTEM = ("/", "/usr")
-# ENOMEM, ENFILE, EMFILE: they say nothing about what was to be read, and must not pass for its absence.
-SHORTAGES = (12, 23, 24)
 # Types of file systems, as they begin, that never answer, or that hold no device files of root's: users have theirs
 # mounted (FUSE, always without devices), and a server that is gone leaves whoever asks hanging.
 NO_DEVICES = ("fuse", "nfs", "cifs", "smb", "9p", "ceph", "afs", "autofs", "proc", "sysfs", "cgroup")
@@ -71,7 +68,7 @@ def table(process: int | str = "self", deadline: float = 0) -> bytes:
 
     Of the monotonic clock is ``deadline``, 0 for none: what is not read by then is left out, in whole lines.
     """
-    data = whole(f"{PROC}/{process}/mountinfo", deadline)
+    data = files.whole(f"{processes.PROC}/{process}/mountinfo", deadline)
     return data[: data.rfind(b"\n") + 1] if deadline else data
 
 
@@ -102,13 +99,13 @@ def of_others(seen: set[bytes], deadline: float) -> tuple[list[Mount], bool]:
     # No two mounts have the same number, in whatever namespaces, so that of its first tells whether one is known.
     found: list[Mount] = []
     complete = True
-    for entry in posix.listdir(PROC):
+    for entry in posix.listdir(processes.PROC):
         if not entry.isdigit():
             continue
         now = time.monotonic()
         if now >= deadline:
             return found, False
-        if _number(_head(f"{PROC}/{entry}/mountinfo")) not in seen:
+        if _number(files.head(f"{processes.PROC}/{entry}/mountinfo")) not in seen:
             until = min(deadline, now + _TABLE_TIMEOUT_SECONDS)
             found += of(table(entry, until), int(entry), seen)
             complete = complete and time.monotonic() < until
@@ -117,7 +114,7 @@ def of_others(seen: set[bytes], deadline: float) -> tuple[list[Mount], bool]:
 
 def system_targets() -> set[str]:
     """Return where the root file system is mounted, and what the initial RAM disk has mounted for it."""
-    lines = whole(FSTAB).decode("utf-8", "surrogateescape").split("\n")
+    lines = files.whole(FSTAB).decode("utf-8", "surrogateescape").split("\n")
     rows = [line.split() for line in lines if line[:1] != "#"]
     initrd = {unescape(row[1]) for row in rows if len(row) > 3 and "x-initrd.mount" in row[3].split(",")}
     return {*SYSTEM, *initrd}
@@ -132,12 +129,12 @@ def system_numbers() -> set[str]:
 def swaps() -> list[tuple[str, str]]:
     """Return what is swapped to: path, and the device number of the device, or of the one that the file is on."""
     found = []
-    for line in whole(f"{PROC}/swaps").decode("utf-8", "surrogateescape").split("\n")[1:]:
+    for line in files.whole(f"{processes.PROC}/swaps").decode("utf-8", "surrogateescape").split("\n")[1:]:
         path = unescape(line.partition(" ")[0].rstrip("\t"))
         try:
             status = timeout.call(_ANSWER_TIMEOUT_SECONDS, posix.stat, path)
         except OSError as error:
-            if error.errno in SHORTAGES:
+            if error.errno in files.SHORTAGES:
                 raise
             continue
         device = status.st_rdev or status.st_dev
@@ -165,7 +162,7 @@ def _btrfs_devices(number: str) -> list[str]:
     try:
         file_systems = posix.listdir(BTRFS)
     except OSError as error:
-        if error.errno in SHORTAGES:
+        if error.errno in files.SHORTAGES:
             raise
         file_systems = []
     for one in file_systems:
@@ -173,52 +170,10 @@ def _btrfs_devices(number: str) -> list[str]:
         try:
             names = posix.listdir(folder)
         except OSError as error:
-            if error.errno in SHORTAGES:
+            if error.errno in files.SHORTAGES:
                 raise
             continue  # "features" is no file system.
-        numbers = [whole(f"{folder}/{name}/dev").decode().strip() for name in names]
+        numbers = [files.whole(f"{folder}/{name}/dev").decode().strip() for name in names]
         if number in numbers:
             return numbers
     return [number]
-
-
-def _head(path: str) -> bytes:
-    try:
-        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in SHORTAGES:
-            raise
-        return b""
-    try:
-        return posix.read(fd, 64)
-    except OSError as error:
-        if error.errno in SHORTAGES:
-            raise
-        return b""  # The process has just ended.
-    finally:
-        posix.close(fd)
-
-
-def whole(path: str, deadline: float = 0) -> bytes:
-    """Return a file's content, empty if it cannot be read; what was read by ``deadline`` (monotonic) if one is given.
-
-    Raises OSError for SHORTAGES only.
-    """
-    try:
-        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in SHORTAGES:
-            raise
-        return b""
-    chunks = []
-    try:
-        # The kernel gives a table page by page, so that each read is short.
-        while (not deadline or time.monotonic() < deadline) and (chunk := posix.read(fd, 1 << 16)):
-            chunks.append(chunk)
-    except OSError as error:
-        if error.errno in SHORTAGES:
-            raise
-        return b""  # The process has just ended.
-    finally:
-        posix.close(fd)
-    return b"".join(chunks)

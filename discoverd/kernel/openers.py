@@ -11,7 +11,7 @@ Used by workers, so it imports only what they may.
 import posix
 import time
 
-from discoverd.kernel import block, locks, mounts, timeout
+from discoverd.kernel import block, files, locks, mounts, processes, timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def find(names: list[str], deadline: float = 0) -> list[Opener]:
     look = _Look(wanted, deadline or time.monotonic() + LOOK_TIMEOUT_SECONDS)
     found = []
     own = str(posix.getpid())
-    for process in posix.listdir(mounts.PROC):
+    for process in posix.listdir(processes.PROC):
         if process.isdigit() and process != own:
             found += look.into(process)
     return found
@@ -112,7 +112,7 @@ class _Look:
         except UnknownError:
             raise
         except OSError as error:
-            if error.errno in mounts.SHORTAGES:
+            if error.errno in files.SHORTAGES:
                 raise
             if not _has_files(process):
                 return []
@@ -149,7 +149,7 @@ class _Look:
                 self._silent.add(mount)
             return None
         except OSError as error:
-            if error.errno in mounts.SHORTAGES:
+            if error.errno in files.SHORTAGES:
                 raise
             return None
 
@@ -161,7 +161,7 @@ class _Look:
         if mount in self._types:
             return self._types[mount]
         try:
-            namespace = posix.readlink(f"{mounts.PROC}/{process}/ns/mnt")
+            namespace = posix.readlink(f"{processes.PROC}/{process}/ns/mnt")
         except FileNotFoundError:
             namespace = process
         if namespace not in self._namespaces:
@@ -195,7 +195,7 @@ def _lock_files() -> set[tuple[int, int]]:
 
 def _mount(path: str) -> str:
     """Return the number of the mount that a descriptor was opened on."""
-    for line in mounts.whole(path).split(b"\n"):
+    for line in files.whole(path).split(b"\n"):
         if line[:7] == b"mnt_id:":
             return line[7:].strip().decode()
     return ""
@@ -206,9 +206,9 @@ def _tables(process: str) -> list[tuple[str, list[str]]]:
 
     All its threads share that, but once its first thread has ended, the process itself shows nothing any more.
     """
-    folder = f"{mounts.PROC}/{process}"
+    folder = f"{processes.PROC}/{process}"
     entries = posix.listdir(folder + "/fd")
-    if entries or not _goes_on(_fields(process)):
+    if entries or not _goes_on(processes.fields(process)):
         return [(folder, entries)]
     found = []
     for thread in posix.listdir(folder + "/task"):
@@ -224,24 +224,19 @@ def _goes_on(fields: list[bytes]) -> bool:
     return len(fields) > _THREADS and fields[_STATE] == b"Z" and int(fields[_THREADS]) > 1
 
 
-def _fields(process: str) -> list[bytes]:
-    return mounts.whole(f"{mounts.PROC}/{process}/stat").rpartition(b")")[2].split()
-
-
 def _has_files(process: str) -> bool:
     """Tell whether a process can have anything open: it has not ended, and is no thread of the kernel."""
-    fields = _fields(process)
+    fields = processes.fields(process)
     if len(fields) <= _FLAGS or fields[_STATE] == b"X" or int(fields[_FLAGS]) & _KERNEL_THREAD:
         return False
     return fields[_STATE] != b"Z" or _goes_on(fields)
 
 
 def _is_no_user(process: str) -> bool:
-    groups = mounts.whole(f"{mounts.PROC}/{process}/cgroup").decode("utf-8", "surrogateescape")
-    # Lines such as 0::/system.slice/x.service; a service may have groups of its own below.
-    return any(f"{line[line.find('/') :]}/".startswith(name + "/") for line in groups.split("\n") for name in _NO_USERS)
+    groups = processes.control_groups(process)
+    # A service may have groups of its own below.
+    return any(f"{line[line.find('/') :]}/".startswith(name + "/") for line in groups for name in _NO_USERS)
 
 
 def _program(process: str) -> str:
-    name = mounts.whole(f"{mounts.PROC}/{process}/comm").decode("utf-8", "replace").strip()
-    return "".join(one if one.isprintable() else "?" for one in name) or "?"
+    return "".join(one if one.isprintable() else "?" for one in processes.name(process)) or "?"

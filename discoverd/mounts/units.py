@@ -10,7 +10,7 @@ written anew, as the generator would have made it of a line with ``_netdev``, wh
 import posix
 
 from discoverd import notify, state
-from discoverd.kernel import mounts, spawn
+from discoverd.kernel import files, mounts, spawn
 
 GENERATED = "/run/systemd/generator/"
 OURS = "/run/systemd/system"
@@ -25,7 +25,7 @@ class MountUnits:
         # Mount point to file; what an earlier process has written is looked after as well.
         self._written: dict[str, str] = {}
         for name in posix.listdir(OURS):
-            text = mounts.whole(f"{OURS}/{name}").decode("utf-8", "surrogateescape") if name.endswith(".mount") else ""
+            text = files.whole(f"{OURS}/{name}").decode("utf-8", "surrogateescape") if name.endswith(".mount") else ""
             if text.startswith(_MARK):
                 where = [line[6:] for line in text.split("\n") if line[:6] == "Where="]
                 self._written[where[0] if where else ""] = f"{OURS}/{name}"
@@ -39,7 +39,7 @@ class MountUnits:
         if status != 0 or _LOCAL not in shown.get("Before", "").split(" ") or fragment[: len(GENERATED)] != GENERATED:
             return
         path = f"{OURS}/{shown['Id']}"
-        unit = remote(mounts.whole(fragment).decode("utf-8", "surrogateescape"))
+        unit = remote(files.whole(fragment).decode("utf-8", "surrogateescape"))
         try:
             state.write(path, (_MARK + unit).encode("utf-8", "surrogateescape"), 0o644)
         except state.StateError as error:

@@ -15,7 +15,7 @@ import sys
 import time
 
 from discoverd import notify
-from discoverd.kernel import block, mounts, spawn
+from discoverd.kernel import block, files, mounts, processes, spawn
 from discoverd.mounts.units import MountUnits
 
 UTAB = "/run/mount/utab"
@@ -116,7 +116,7 @@ def _is_covered(line: bytes, lines: list[bytes]) -> bool:
 def _entered() -> set[tuple[str, str]]:
     """Return targets and sources that have _netdev in utab, of fstab's or of anybody else's doing."""
     found = set()
-    for line in mounts.whole(UTAB).decode("utf-8", "surrogateescape").split("\n"):
+    for line in files.whole(UTAB).decode("utf-8", "surrogateescape").split("\n"):
         fields = dict(field.partition("=")[::2] for field in line.split(" "))
         if "_netdev" in fields.get("OPTS", "").split(","):
             found.add((mounts.unescape(fields.get("TARGET", "")), mounts.unescape(fields.get("SRC", ""))))
@@ -127,7 +127,7 @@ def main() -> int:
     """Watch until killed."""
     notify.subject = "mounts"
     table = Table()
-    fd = posix.open(f"{mounts.PROC}/self/mountinfo", posix.O_RDONLY | posix.O_CLOEXEC)
+    fd = posix.open(f"{processes.PROC}/self/mountinfo", posix.O_RDONLY | posix.O_CLOEXEC)
     poll = select.poll()
     # Always readable; a change shows as an error and as urgent (proc_pid_mountinfo(5)).
     poll.register(fd, select.POLLPRI)

@@ -14,7 +14,7 @@ All of it runs in a thread, which gets a request and returns an outcome. Importe
 import time
 
 from discoverd import notify, registry, state
-from discoverd.kernel import controllers, fabrics, mounts, paths, spawn, usage
+from discoverd.kernel import controllers, fabrics, paths, processes, spawn, usage
 from discoverd.kernel import disconnect as kernel_disconnect
 from discoverd.kernel.disconnect import Answer
 from discoverd.worker import machine, ownership
@@ -439,7 +439,7 @@ def goes_on(manager: str) -> bool:
 
 def _first_process() -> str:
     try:
-        return mounts.whole(f"{mounts.PROC}/1/comm").decode("utf-8", "replace").strip()
+        return processes.name(1)
     except OSError:
         return ""
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from discoverd.kernel import block, claims, controllers, locks, mounts, openers
+from discoverd.kernel import block, claims, controllers, files, locks, mounts, openers, processes
 
 
 class Storage:
@@ -273,8 +273,9 @@ def install(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
         (claims, "posix", system),
         (openers, "posix", system),
         (locks, "DIRECTORY", str(storage.root / "locks")),
+        (files, "posix", system),
         (mounts, "posix", system),
-        (mounts, "PROC", str(storage.proc)),
+        (processes, "PROC", str(storage.proc)),
         (mounts, "BTRFS", str(storage.btrfs)),
         (mounts, "FSTAB", str(storage.fstab)),
         (controllers, "CLASS", str(storage.sys / "class/nvme")),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discoverd.kernel import mounts
+from discoverd.kernel import files, mounts
 from discoverd.kernel.mounts import Mount
 
 from .fake_storage import Storage, install
@@ -92,11 +92,12 @@ def test_table_is_cut_at_a_line(storage: Storage, monkeypatch: pytest.MonkeyPatc
         storage.device(f"sd{number}")
         storage.mount(f"sd{number}", f"/a{number}", process=7)
     whole = mounts.table(7)
-    system = vars(vars(mounts)["posix"])
+    system = vars(vars(files)["posix"])
     clock = iter(range(100))
     short = SimpleNamespace(**{**system, "read": lambda fd, _: system["read"](fd, 100)})
-    monkeypatch.setattr(mounts, "posix", short)
-    monkeypatch.setattr(mounts, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(files, "posix", short)
+    for module in (files, mounts):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     data = mounts.table(7, 10)
     assert whole.startswith(data)
     assert data.endswith(b"\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from discoverd import notify
-from discoverd.kernel import block, mounts, spawn
+from discoverd.kernel import block, files, mounts, spawn
 from discoverd.mounts import units
 from discoverd.mounts import watcher as service
 
@@ -185,7 +185,7 @@ def test_at_a_thousand_mounts_a_change_costs_what_one_mount_costs(
     table = service.Table()
     table.look()
     work: list[str] = []
-    mount, text, whole = mounts.Mount, block._text, mounts.whole
+    mount, text, whole = mounts.Mount, block._text, files.whole
 
     def read(path: str) -> str:
         work.append(path)
@@ -201,7 +201,7 @@ def test_at_a_thousand_mounts_a_change_costs_what_one_mount_costs(
 
     monkeypatch.setattr(block, "_text", read)
     monkeypatch.setattr(mounts, "Mount", parsed)
-    monkeypatch.setattr(mounts, "whole", file)
+    monkeypatch.setattr(files, "whole", file)
     table.look()
     # The table of mounts itself, and nothing else.
     assert len(work) == 1

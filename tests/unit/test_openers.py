@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from discoverd.kernel import block, locks, mounts, openers
+from discoverd.kernel import block, files, locks, mounts, openers, processes
 
 from .fake_kernel import until
 from .fake_storage import Storage, install
@@ -101,7 +101,7 @@ def test_table_that_takes_too_long_hides_nobody(storage: Storage, monkeypatch: p
     folder = storage.process(7, "x", "/dev/null", "/dev/nvme0n1")
     text = "".join(f"{number} 1 0:6 / /home/{number} rw - tmpfs x rw\n" for number in range(100, 2000))
     (folder / "mountinfo").write_text(text + "5 1 0:5 / /dev rw - devtmpfs udev rw\n")
-    system = vars(vars(mounts)["posix"])
+    system = vars(vars(files)["posix"])
     clock = [1000.0]
 
     def read(fd: int, size: int) -> bytes:
@@ -109,7 +109,7 @@ def test_table_that_takes_too_long_hides_nobody(storage: Storage, monkeypatch: p
         data: bytes = system["read"](fd, min(size, 1000))
         return data
 
-    monkeypatch.setattr(mounts, "posix", SimpleNamespace(**{**system, "read": read}))
+    monkeypatch.setattr(files, "posix", SimpleNamespace(**{**system, "read": read}))
     for module in (mounts, openers):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     assert find() == [(7, "x", "/dev/nvme0n1")]
@@ -242,7 +242,7 @@ def test_a_descriptor_that_is_closed_meanwhile(storage: Storage, monkeypatch: py
 def test_a_real_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A descriptor that the kernel shows, of a device that is there everywhere."""
     monkeypatch.setattr(block, "nodes", lambda _: [(stat.S_IFCHR, "1:5", "/dev/zero")])
-    monkeypatch.setattr(mounts, "PROC", str(tmp_path))
+    monkeypatch.setattr(processes, "PROC", str(tmp_path))
     with Path("/dev/zero").open() as file, subprocess.Popen(["sleep", "60"], stdin=file) as process:
         (tmp_path / str(process.pid)).symlink_to(f"/proc/{process.pid}")
         try:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from discoverd.kernel import locks, mounts, usage
+from discoverd.kernel import files, locks, mounts, usage
 from discoverd.kernel.claims import Claims
 from discoverd.kernel.openers import UnknownError
 
@@ -319,7 +319,7 @@ class Clock:
         self.now = 1000.0
         self.pages = 0
         self._slow = f"{storage.proc}/{slow}/mountinfo"
-        self._system = vars(vars(mounts)["posix"])
+        self._system = vars(vars(files)["posix"])
         self._fds: set[int] = set()
 
     def open(self, path: str, flags: int) -> int:
@@ -343,9 +343,9 @@ class Clock:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = SimpleNamespace(**{**vars(time), "monotonic": lambda: self.now, "sleep": lambda _: None})
         calls = {"open": self.open, "close": self.close, "read": self.read}
-        monkeypatch.setattr(mounts, "posix", SimpleNamespace(**{**self._system, **calls}))
-        monkeypatch.setattr(mounts, "time", clock)
-        monkeypatch.setattr(usage, "time", clock)
+        monkeypatch.setattr(files, "posix", SimpleNamespace(**{**self._system, **calls}))
+        for module in (files, mounts, usage):
+            monkeypatch.setattr(module, "time", clock)
 
 
 def test_one_endless_table_leaves_time_for_others(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,14 +368,14 @@ def test_too_many_processes_to_look_at_are_in_use(storage: Storage, monkeypatch:
     clock = Clock(storage, 0)
     clock.install(monkeypatch)
     heads: list[str] = []
-    head = vars(mounts)["_head"]
+    head = files.head
 
-    def slow(path: str) -> object:
+    def slow(path: str) -> bytes:
         heads.append(path)
         clock.now += 1
         return head(path)
 
-    monkeypatch.setattr(mounts, "_head", slow)
+    monkeypatch.setattr(files, "head", slow)
     assert usage._named({"nvme0n1": {"nvme0n1": []}})[1] is False
     assert len(heads) == 2
 
