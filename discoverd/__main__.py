@@ -12,6 +12,7 @@ from discoverd import packages, state
 from discoverd.check import check
 from discoverd.supervisor import lock
 from discoverd.systemd import journal
+from discoverd.systemd.agent_process import AGENT, AgentProcess
 
 LIBEXEC = "/usr/libexec/discoverd"
 # A service that is restarted begins when the one before has ended; one that an administrator is just ending need not.
@@ -67,16 +68,19 @@ def _supervise(libexec: str) -> int:
     except OSError as error:
         what = "free space there, or mount it writable, then"
         raise StartError(f"discoverd cannot use {state.ROOT}: {error.strerror}; {what}: {START}") from None
-    # Here, because the check must work without the D-Bus and systemd packages.
     try:
-        from discoverd.supervisor.daemon import Supervisor
-
         # Only the unit agent imports it, and would end over and over.
         if importlib.util.find_spec("pystemd") is None:
             raise ModuleNotFoundError("No module named 'pystemd'", name="pystemd")
+        # It takes as long to start as what follows.
+        agent = AgentProcess(libexec + AGENT)
+        # Here, because the check must work without the D-Bus and systemd packages.
+        from discoverd.supervisor.daemon import Supervisor
     except ImportError as error:
         raise StartError(f"discoverd cannot start: {packages.missing(error)}; then: {START}") from error
-    return asyncio.run(Supervisor(libexec).run())
+    except OSError as error:
+        raise StartError(f"discoverd cannot start {libexec + AGENT}: {error.strerror}; then: {START}") from None
+    return asyncio.run(Supervisor(libexec, agent).run())
 
 
 def _running_already(pid: int) -> str:

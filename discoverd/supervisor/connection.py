@@ -9,6 +9,7 @@ from typing import Any, Never
 from discoverd import state, store
 from discoverd.supervisor.changes import Changes
 from discoverd.systemd import unit_signals
+from discoverd.systemd.agent_process import AgentProcess
 from discoverd.systemd.references import References
 from discoverd.systemd.units import UnitError, Units
 
@@ -25,11 +26,19 @@ class _EndedError(Exception):
 class Connection:
     """``units`` are the calls, None while there is no connection.
 
-    ``agent`` is the path of the unit agent's launcher, and ``blocking`` runs a function beside the loop, one at a time.
+    ``agent`` is the path of the unit agent's launcher, and ``process`` the one that was started with it already, if
+    any. ``blocking`` runs a function beside the loop, one at a time.
     """
 
-    def __init__(self, agent: str, blocking: Callable[..., Awaitable[Any]], changes: Changes) -> None:
+    def __init__(
+        self,
+        agent: str,
+        blocking: Callable[..., Awaitable[Any]],
+        changes: Changes,
+        process: AgentProcess | None = None,
+    ) -> None:
         self._agent = agent
+        self._process = process
         self._blocking = blocking
         self._changes = changes
         self._complained = False
@@ -72,7 +81,8 @@ class Connection:
         references = await flowing
         self._complained = False
         try:
-            units = await Units.connect(self._agent, references)
+            process, self._process = self._process, None
+            units = await Units.connect(self._agent, references, process)
             try:
                 if await self._blocking(store.new_boot, await units.soft_reboots()):
                     self._changes.add_all_reports()

@@ -30,6 +30,7 @@ from discoverd.supervisor.specifications import Specifications
 from discoverd.supervisor.starter import Starter
 from discoverd.supervisor.status_line import Tally
 from discoverd.systemd import journal, unit_signals
+from discoverd.systemd.agent_process import AGENT, AgentProcess
 from discoverd.systemd.notifier import Notifier
 from discoverd.systemd.units import UnitError
 
@@ -52,13 +53,14 @@ class _StopError(Exception):
 
 
 class Supervisor:
-    """The daemon. ``libexec`` is the directory of the launchers of workers and unit agent.
+    """The daemon. ``libexec`` is the directory of the launchers of workers and unit agent, and ``agent`` the process
+    that was started there already, if any.
 
     What it has besides the parts of the supervisor is the thread for files, the tasks, and whether it is ready or to
     stop.
     """
 
-    def __init__(self, libexec: str) -> None:
+    def __init__(self, libexec: str, agent: AgentProcess | None = None) -> None:
         self._libexec = libexec
         self._files = ThreadPoolExecutor(1, "files")
         self._stop = asyncio.Event()
@@ -67,7 +69,7 @@ class Supervisor:
         self._configuration = Configuration(self._blocking, self._apply)
         self._specifications = Specifications(self._blocking)
         self._observed = Observed(self._blocking)
-        self._connection = Connection(libexec + "/unit-agent", self._blocking, self._changes)
+        self._connection = Connection(libexec + AGENT, self._blocking, self._changes, agent)
 
     async def run(self) -> int:
         """Run until SIGTERM or SIGINT; the controllers' units live on. Returns the exit status."""

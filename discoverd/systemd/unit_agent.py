@@ -19,10 +19,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pystemd.dbusexc import DBusBaseError
+from pystemd.dbusexc import DBusBaseError, DBusUnknownPropertyError
 from pystemd.dbuslib import DBusAddress
-from pystemd.systemd1 import Manager
-from pystemd.systemd1.unit_signatures import KNOWN_UNIT_SIGNATURES
+
+from discoverd.systemd.manager import Manager
 
 PATTERN = b"nvme-ctrl@*.service"
 PRIVATE = b"unix:path=/run/systemd/private"
@@ -50,7 +50,7 @@ class Agent:
     def __init__(self) -> None:
         self._connection = DBusAddress(PRIVATE, True)
         self._is_open = False
-        self._made: Any = None
+        self._manager = Manager(self._connection)
 
     def __enter__(self) -> "Agent":
         self._open()
@@ -89,27 +89,12 @@ class Agent:
                 time.sleep(REOPEN_PAUSE_SECONDS)
                 self._open()
 
-    @property
-    def _manager(self) -> Any:
-        # What its methods are called, systemd tells; once is enough.
-        if self._made is None:
-            self._made = Manager(bus=self._connection, _autoload=True).Manager
-        return self._made
-
     def start(self, unit: str, properties: list[tuple[str, str, Any]]) -> str:
         """Start the unit, making it if need be. Returns what happened: started, running or masked."""
-        values = {}
-        for name, signature, value in properties:
-            # Also where the package has one: for some it is that of reading the property, not of setting it.
-            KNOWN_UNIT_SIGNATURES[name.encode()] = signature.encode()
-            # A property that is set twice adds to the first; the package's table has room for one of each name.
-            if name.encode() in values:
-                values[b"_custom"] = (name.encode(), signature.encode(), _native(signature, value))
-            else:
-                values[name.encode()] = _native(signature, value)
+        native = [(name, signature, _native(signature, value)) for name, signature, value in properties]
         try:
             try:
-                self._manager.StartTransientUnit(unit.encode(), b"fail", values)
+                self._manager.start_transient_unit(unit.encode(), b"fail", native)
             except DBusBaseError as error:
                 if abs(error.errno) != errno.EEXIST:
                     raise
@@ -125,27 +110,30 @@ class Agent:
         if listed and listed["active"] in ("active", "activating", "reloading"):
             return "running"
         # Stopped, and loaded still because it is referenced; or failed.
-        self._manager.StartUnit(unit.encode(), b"replace")
+        self._manager.call("StartUnit", unit.encode(), b"replace")
         return "started"
 
     def stop(self, unit: str) -> None:
         """Stop a unit."""
-        self._manager.StopUnit(unit.encode(), b"replace")
+        self._manager.call("StopUnit", unit.encode(), b"replace")
 
     def signal(self, unit: str, number: int) -> None:
         """Send a signal to a unit's worker."""
-        self._manager.KillUnit(unit.encode(), b"main", number)
+        self._manager.call("KillUnit", unit.encode(), b"main", number)
 
     def soft_reboots(self) -> int:
         """Return how often user space was booted anew while the kernel went on; 0 where systemd cannot (before 254)."""
-        return int(getattr(self._manager, "SoftRebootsCount", 0))
+        try:
+            return int(self._manager.get_property("SoftRebootsCount", "u"))
+        except DBusUnknownPropertyError:
+            return 0
 
     def list(self, units: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
         """Return what systemd knows of the controllers' units, or of these only."""
         if units:
-            rows = self._manager.ListUnitsByNames([unit.encode() for unit in units])
+            rows = self._manager.call("ListUnitsByNames", [unit.encode() for unit in units])
         else:
-            rows = self._manager.ListUnitsByPatterns([], [PATTERN])
+            rows = self._manager.call("ListUnitsByPatterns", [], [PATTERN])
         return {
             row[0].decode(): {"load": row[2].decode(), "active": row[3].decode(), "job": bool(row[7])} for row in rows
         }

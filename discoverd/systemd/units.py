@@ -5,18 +5,20 @@ import asyncio
 import itertools
 import json
 import signal
-import sys
 from collections.abc import Iterable
 from typing import Any
 
 from discoverd.bus.calls import RefusedError
 from discoverd.plan.facts import UnitFact
+from discoverd.systemd.agent_process import AgentProcess
 from discoverd.systemd.references import MASKED, References
 from discoverd.systemd.unit_properties import Property
 from discoverd.tid import unit_instance, unit_name
 
 # PID 1 answers in milliseconds, but at boot or shutdown it may be busy for long.
 ANSWER_TIMEOUT_SECONDS = 60
+# The longest answer: a list of thousands of units.
+_LINE_BYTES = 1 << 24
 
 
 class UnitError(Exception):
@@ -29,28 +31,35 @@ class Units:
     ``references`` keep loaded what was started.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, references: References) -> None:
+    def __init__(
+        self,
+        process: AgentProcess,
+        requests: asyncio.WriteTransport,
+        answers: asyncio.StreamReader,
+        closing: asyncio.BaseTransport,
+        references: References,
+    ) -> None:
         self._process = process
+        self._requests = requests
+        self._answers = answers
+        self._closing = closing
         self._references = references
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
-    async def connect(cls, launcher: str, references: References) -> "Units":
-        """Start the agent's process. Raises UnitError."""
+    async def connect(cls, launcher: str, references: References, process: AgentProcess | None = None) -> "Units":
+        """Use this process of the agent's, or start one. Raises UnitError."""
         try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-I",
-                launcher,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                limit=1 << 24,
-            )
+            process = process or AgentProcess(launcher)
         except OSError as error:
             raise UnitError(f"cannot start the process that talks to systemd: {error.strerror}") from error
-        return cls(process, references)
+        loop = asyncio.get_running_loop()
+        answers = asyncio.StreamReader(_LINE_BYTES)
+        reading, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(answers), process.answers)
+        requests, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, process.requests)
+        return cls(process, requests, answers, reading, references)
 
     @property
     def lost(self) -> bool:
@@ -63,10 +72,12 @@ class Units:
 
     async def close(self) -> None:
         """End the agent's process."""
-        if self._process.returncode is None:
-            self._process.kill()
-        await self._process.wait()
+        await asyncio.to_thread(self._process.end)
+        # asyncio has mostly seen already that nobody reads it any more, and takes an end once only.
+        if not self._requests.is_closing():
+            self._requests.abort()
         await self._reader
+        self._closing.close()
 
     async def start(self, instance: str, properties: list[Property]) -> str:
         """Start a unit, making it if need be; returns ``started``, ``running`` or ``masked``.
@@ -133,11 +144,11 @@ class Units:
     async def _ask(self, operation: str, *arguments: object) -> Any:
         number = next(self._numbers)
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if self.lost or self._process.stdin is None:
+        if self.lost:
             raise UnitError("the process that talks to systemd has ended")
         self._waiting[number] = answer
         request = {"id": number, "operation": operation, "arguments": arguments}
-        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        self._requests.write(json.dumps(request).encode() + b"\n")
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
                 return await answer
@@ -147,8 +158,7 @@ class Units:
             self._waiting.pop(number, None)
 
     async def _read(self) -> None:
-        assert self._process.stdout is not None  # noqa: S101  # It was asked for.
-        while line := await self._process.stdout.readline():
+        while line := await self._answers.readline():
             message = json.loads(line)
             answer = self._waiting.get(message["id"])
             if answer is None or answer.done():

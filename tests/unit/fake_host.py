@@ -99,8 +99,8 @@ class Systemd:
         if self._handler:
             self._handler(news)
 
-    async def connect(self, launcher: str, _: References | None) -> "Agent":
-        assert launcher == "/libexec/unit-agent"
+    async def connect(self, launcher: str, _: References | None, process: None) -> "Agent":
+        assert (launcher, process) == ("/libexec/unit-agent", None)
         agent = Agent(self)
         self.agents.append(agent)
         return agent

@@ -38,6 +38,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "isatty", lambda _: False)
     monkeypatch.setattr(command, "LOCK_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(command, "AgentProcess", "the process of {}".format)
     for name in ("NOTIFY_SOCKET", "JOURNAL_STREAM"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path / "discoverd"
@@ -49,7 +50,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     runs: list[str] = []
 
     class Supervisor:
-        def __init__(self, libexec: str) -> None:
+        def __init__(self, libexec: str, agent: str) -> None:
+            assert agent == f"the process of {libexec}/unit-agent"
             self._libexec = libexec
 
         async def run(self) -> int:

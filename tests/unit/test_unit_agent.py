@@ -8,13 +8,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from pystemd.dbusexc import DBusBaseError
+from pystemd.dbusexc import DBusBaseError, DBusUnknownPropertyError
 
 from discoverd.systemd import unit_agent
+from discoverd.systemd.agent_process import AgentProcess
 from discoverd.systemd.unit_agent import Agent, _native, _sentence, main
 from discoverd.systemd.unit_properties import unit_properties
 from discoverd.tid import IO, TransportId
@@ -58,22 +59,25 @@ class Manager:
         self.calls: list[tuple[Any, ...]] = []
         self.raises: dict[str, list[DBusBaseError]] = {}
         self.active = b"inactive"
+        self.properties: dict[str, int] = {}
 
-    @property
-    def Manager(self) -> "Manager":  # noqa: N802  # pystemd's name.
-        return self
+    def call(self, method: str, *arguments: Any) -> Any:
+        assert self._connection.is_open
+        self.calls.append((method, *arguments))
+        if errors := self.raises.get(method):
+            raise errors.pop(0)
+        if method.startswith("ListUnits"):
+            return [(UNIT.encode(), b"text", b"loaded", self.active, b"dead", b"", b"/u", 7, b"start", b"/j")]
+        return b"/job"
 
-    def __getattr__(self, method: str) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            assert self._connection.is_open
-            self.calls.append((method, *arguments))
-            if errors := self.raises.get(method):
-                raise errors.pop(0)
-            if method.startswith("ListUnits"):
-                return [(UNIT.encode(), b"text", b"loaded", self.active, b"dead", b"", b"/u", 7, b"start", b"/j")]
-            return b"/job"
+    def start_transient_unit(self, *arguments: Any) -> Any:
+        return self.call("StartTransientUnit", *arguments)
 
-        return call
+    def get_property(self, name: str, signature: str) -> int:
+        assert signature == "u"
+        if name not in self.properties:
+            raise DBusUnknownPropertyError(-errno.EBADR, b"", b"Unknown interface or property.")
+        return self.properties[name]
 
     @property
     def called(self) -> list[str]:
@@ -96,9 +100,8 @@ def connection(monkeypatch: pytest.MonkeyPatch) -> Connection:
 def manager(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> Manager:
     made = Manager(connection)
 
-    def connect(**arguments: object) -> Manager:
-        assert arguments["bus"] is connection
-        assert connection.is_open
+    def connect(bus: Connection) -> Manager:
+        assert bus is connection
         return made
 
     monkeypatch.setattr(unit_agent, "Manager", connect)
@@ -193,7 +196,7 @@ PROPERTIES: list[tuple[str, str, Any]] = [("Description", "s", "x"), ("ExecStart
 
 def test_start(manager: Manager, agent: Agent) -> None:
     assert agent.start(UNIT, PROPERTIES) == "started"
-    values = {b"Description": b"x", b"ExecStart": [(b"/x", [b"/x"], False)]}
+    values = [("Description", "s", b"x"), ("ExecStart", "a(sasb)", [(b"/x", [b"/x"], False)])]
     assert manager.calls == [("StartTransientUnit", UNIT.encode(), b"fail", values)]
 
 
@@ -351,32 +354,19 @@ def test_systemd_that_is_executed_anew_is_asked_again(
 ) -> None:
     monkeypatch.setattr(unit_agent, "REOPEN_PAUSE_SECONDS", 0)
 
-    def lose(*_: object) -> None:
+    call = manager.call
+
+    def lose(*arguments: Any) -> Any:
+        monkeypatch.setattr(manager, "call", call)
         connection.refuses = refuses
         raise refusal(number)
 
-    monkeypatch.setattr(manager, "StopUnit", lose, raising=False)
-    monkeypatch.setattr(Agent, "_open", forget_lose(manager, monkeypatch))
+    monkeypatch.setattr(manager, "call", lose)
     status, answers = serve(("stop", [UNIT]), ("list", []))
     assert status == 0
     assert answers[0] == {"id": 1, "result": None}
     assert manager.called == ["StopUnit", "ListUnitsByPatterns"]
     assert connection.opened == 2
-
-
-def forget_lose(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> Callable[[Agent], None]:
-    """Opening the second time brings a systemd that answers."""
-    open_ = Agent._open
-    opened = 0
-
-    def opening(agent: Agent) -> None:
-        nonlocal opened
-        opened += 1
-        if opened == 2:
-            monkeypatch.delattr(manager, "StopUnit")
-        open_(agent)
-
-    return opening
 
 
 def test_systemd_that_takes_no_connection_ends_it(
@@ -404,18 +394,16 @@ def test_requests_and_answers(manager: Manager, serve: Callable[..., tuple[int, 
 
 
 @pytest.mark.parametrize(("property_", "count"), [({"SoftRebootsCount": 2}, 2), ({}, 0)])
-def test_soft_reboots(manager: Manager, monkeypatch: pytest.MonkeyPatch, property_: dict[str, int], count: int) -> None:
+def test_soft_reboots(manager: Manager, agent: Agent, property_: dict[str, int], count: int) -> None:
     """A systemd that cannot (before 254) has no such property."""
-    monkeypatch.setattr(unit_agent, "Manager", lambda **_: SimpleNamespace(Manager=SimpleNamespace(**property_)))
-    with Agent() as agent:
-        assert agent.soft_reboots() == count
-    assert manager.calls == []
+    manager.properties = property_
+    assert agent.soft_reboots() == count
 
 
 def test_a_property_that_is_given_twice_goes_out_twice(manager: Manager, agent: Agent) -> None:
     twice: list[tuple[str, str, Any]] = [("F", "(bas)", [True, ["a"]]), ("F", "(bas)", [False, ["b"]])]
     assert agent.start(UNIT, twice) == "started"
-    values = {b"F": (True, [b"a"]), b"_custom": (b"F", b"(bas)", (False, [b"b"]))}
+    values = [("F", "(bas)", (True, [b"a"])), ("F", "(bas)", (False, [b"b"]))]
     assert manager.calls == [("StartTransientUnit", UNIT.encode(), b"fail", values)]
 
 
@@ -441,3 +429,30 @@ def test_connection_that_is_lost_each_time_ends_it(
     manager.raises["StopUnit"] = [refusal(errno.ECONNRESET) for _ in range(1000)]
     assert serve(("stop", [UNIT]), ("list", [])) == (1, [])
     assert set(manager.called) == {"StopUnit"}
+
+
+# Its process ----------------------------------------------------------------------------------------------
+
+
+def test_process_is_there_before_anybody_speaks_with_it(tmp_path: Path) -> None:
+    """It hears of the end of its requests, so it has no other end of its own standard input."""
+    launcher = tmp_path / "unit-agent"
+    launcher.write_text("import sys\nprint(input(), flush=True)\nprint(sys.stdin.read() + 'the end', flush=True)\n")
+    process = AgentProcess(str(launcher))
+    try:
+        process.requests.write(b"a request\n")
+        assert process.answers.readline() == b"a request\n"
+        process.requests.close()
+        assert process.answers.readline() == b"the end\n"
+    finally:
+        process.end()
+        process.requests.close()
+        process.answers.close()
+
+
+def test_process_that_cannot_be_started_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(sys, "executable", "/no/such/python3")
+    with pytest.raises(FileNotFoundError):
+        AgentProcess("/unit-agent")
+    assert os.listdir("/proc/self/fd") == before
