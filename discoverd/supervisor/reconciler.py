@@ -74,6 +74,7 @@ class Reconciler:
         """Observe what has changed, decide about it, and do what is to be done."""
         # Those that were there before the news were taken: what a new connection brings with it is in the next ones.
         units, news = self._connection.units, self._changes.take()
+        self._starter.pause()
         touched = dict.fromkeys(news.instances)
         for instance in self._everyone() if news.reports is None else news.reports:
             touched[instance] = None

@@ -88,6 +88,7 @@ class Starter:
         # When one of an origin's controllers was started last.
         self._served: dict[str, float] = {}
         self._announced = Turns()
+        self._most_at_once = 0
         self._retry: asyncio.TimerHandle | None = None
 
     def __contains__(self, instance: str) -> bool:
@@ -140,8 +141,13 @@ class Starter:
         for ended in self._starting.values():
             ended.set()
 
+    def pause(self) -> None:
+        """Begin with nothing until :meth:`go`: while it is being decided, what is first is not known."""
+        self._most_at_once = 0
+
     def go(self, most_at_once: int) -> None:
-        """Begin with as many as may be under way at once."""
+        """Begin with as many as may be under way at once, and with the next as places become free."""
+        self._most_at_once = most_at_once
         if not self._pending or self._connection.units is None:
             return
         now = asyncio.get_running_loop().time()
@@ -190,6 +196,9 @@ class Starter:
                 self._announced.ended(instance, asyncio.get_running_loop().time())
             del self._starting[instance]
             self._changes.add_unit(instance)
+        # The next round may be a while away. Not where this was cancelled: nothing is begun at the daemon's end.
+        if self._most_at_once:
+            self.go(self._most_at_once)
         if keep_stopped:
             await asyncio.sleep(JOB_NEWS_TIMEOUT_SECONDS)
             await self._start_if_asked(instance)

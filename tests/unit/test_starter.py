@@ -580,3 +580,17 @@ def test_end_of_the_daemon_lets_a_kept_stopped_unit_go(play: Play) -> None:
     with contextlib.suppress(ExceptionGroup):
         play(scenario)
     assert _files(state.directory("a")) == []
+
+
+def test_end_of_the_daemon_begins_with_nothing_more(play: Play) -> None:
+    class EndError(Exception):
+        pass
+
+    async def scenario(room: Room) -> None:
+        room.begin(A, B, most_at_once=1)
+        await until(lambda: room.systemd.calls)
+        raise EndError
+
+    with pytest.raises(ExceptionGroup) as raised:
+        play(scenario)
+    assert [type(one) for one in raised.value.exceptions] == [EndError]
