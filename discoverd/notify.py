@@ -31,15 +31,45 @@ subject = ""
 
 def send(text: str) -> None:
     """Send a notification, such as ``READY=1``, to the service manager; nothing where there is none."""
-    address = posix.environ.get(b"NOTIFY_SOCKET", b"")
+    address = _manager()
     if not address:
         return
-    if address[:1] == b"@":
-        address = b"\0" + address[1:]
     try:
         _datagram(text.encode("utf-8", "replace"), address, _socket.SOCK_CLOEXEC)
     except OSError as error:
         log(WARNING, f"cannot notify the service manager: {error.strerror}")
+
+
+def _manager() -> bytes:
+    """Return the address of the service manager, b'' where there is none."""
+    address = posix.environ.get(b"NOTIFY_SOCKET", b"")
+    return b"\0" + address[1:] if address[:1] == b"@" else address
+
+
+def become_main_process(predecessor: int) -> None:
+    """Have the service manager take this process for the unit's main one; return when it has taken that in.
+
+    It hears that from the ``predecessor``, as from a unit's processes it hears the main one only (NotifyAccess=main):
+    who has CAP_SYS_ADMIN can speak for another process, see unix(7). As sd_pid_notify(3) and sd_notify_barrier(3).
+    Raises OSError.
+    """
+    read, write = posix.pipe2(posix.O_CLOEXEC)
+    try:
+        socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+        try:
+            socket.connect(_manager())
+            sender = b"".join(one.to_bytes(4, sys.byteorder) for one in (predecessor, posix.getuid(), posix.getgid()))
+            text = f"MAINPID={posix.getpid()}".encode()
+            socket.sendmsg([text], [(_socket.SOL_SOCKET, _socket.SCM_CREDENTIALS, sender)])
+            barrier = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, write.to_bytes(4, sys.byteorder))
+            socket.sendmsg([b"BARRIER=1"], [barrier])
+        finally:
+            socket.close()
+            posix.close(write)
+        # It ends when systemd closes its copy.
+        posix.read(read, 1)
+    finally:
+        posix.close(read)
 
 
 def status(text: str) -> None:

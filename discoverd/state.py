@@ -15,6 +15,7 @@ ROOT = "/run/discoverd"
 CONTROLLERS = ROOT + "/controllers"
 # Workers send their instance here, one datagram each time they have written a new report.
 WAKE_SOCKET = ROOT + "/wake"
+FORK_SERVER = "/run/discoverd-fork-server"
 
 SPEC = "discoverd-spec 1"
 REPORT = "discoverd-report 1"

@@ -3,6 +3,7 @@
 
 import sys
 
+from discoverd import state
 from discoverd.tid import DISCOVERY, TransportId
 
 # A property as it goes over D-Bus: name, signature, value.
@@ -14,6 +15,11 @@ STOP_TIMEOUT_SECONDS = 300
 RESTART_DELAY_SECONDS = 1
 _SECOND = 1_000_000
 _INFINITY = 2**64 - 1
+
+
+# The main process to begin with. It says that the unit is set up, and ends when a worker has taken its place (see
+# discoverd.worker.fork_server); else it becomes the worker itself.
+_PLACEHOLDER = '{ echo && read -r line && echo; } 2>/dev/null || exec "$@" </dev/null >&2'
 
 
 def unless_exists(path: str) -> Property:
@@ -31,14 +37,19 @@ def unit_properties(
     Nothing in here is secret: any user can read a unit's properties.
     """
     kind = f"NVMe/{tid.transport.upper()} {'discovery' if role == DISCOVERY else 'I/O'} controller"
-    command = [sys.executable, "-I", "-S", worker, tid.instance]
+    command = ["/bin/sh", "-c", _PLACEHOLDER, "nvme-ctrl-worker", sys.executable, "-I", "-S", worker, tid.instance]
     properties: list[Property] = [
         # The name says all the rest, unless it had to be cut.
         ("Description", "s", kind if tid.subsysnqn in tid.instance else f"{kind} {tid}"),
         ("Documentation", "as", ["man:nvme-ctrl@.service(8)"]),
         ("Type", "s", "notify"),
         ("NotifyAccess", "s", "main"),
-        ("ExecStart", "a(sasb)", [[sys.executable, command, False]]),
+        # Standard input and output are one connection to the fork server, which systemd makes for one path only. Where
+        # there is no such socket, it is an empty file, in which there is nothing to be read either.
+        ("StandardInputFile", "s", state.FORK_SERVER),
+        ("StandardOutputFile", "s", state.FORK_SERVER),
+        ("StandardError", "s", "journal"),
+        ("ExecStart", "a(sasb)", [[command[0], command, False]]),
         ("Restart", "s", "on-failure"),
         ("RestartUSec", "t", RESTART_DELAY_SECONDS * _SECOND),
         # Never "start request repeated too quickly" for storage.
@@ -135,7 +146,7 @@ _SANDBOX: list[Property] = [
     ("ProtectClock", "b", True),
     ("ProtectHostname", "b", True),
     ("KeyringMode", "s", "private"),
-    ("UMask", "u", 0o022),
+    ("UMask", "u", 0o077),
     ("RestrictAddressFamilies", "(bas)", [True, ["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"]]),
     ("SystemCallArchitectures", "as", ["native"]),
     ("SystemCallErrorNumber", "i", 1),

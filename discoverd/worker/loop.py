@@ -26,15 +26,17 @@ if TYPE_CHECKING:
     from discoverd.worker.disconnect import Outcome, Progress
     from discoverd.worker.discovery_controller import DiscoveryController
     from discoverd.worker.links import Links
+    from discoverd.worker.watch import Watch
 
 # An absent target never holds up boot: the unit counts as started after this many seconds, whatever the kernel is at.
 READY_TIMEOUT_SECONDS = 30
 # The kernel sends no event when it loses a connection and begins to reconnect, so a live controller is looked at every
-# LIVE_CHECK seconds, and one that the kernel reconnects every RECONNECT_CHECK.
+# LIVE_CHECK seconds, unless somebody looks for all workers (discoverd.worker.watch), and one that the kernel reconnects
+# every RECONNECT_CHECK.
 LIVE_CHECK = 10
 RECONNECT_CHECK = 2
 
-_SIGTERM, _SIGHUP, _SIGUSR1 = 15, 1, 10
+SIGNALS = _SIGTERM, _SIGHUP, _SIGUSR1 = 15, 1, 10
 _BOOTTIME = 7
 _EINVAL, _EADDRNOTAVAIL, _ETIMEDOUT, _EALREADY, _ECANCELED = 22, 99, 110, 114, 125
 # The name of the lock of those that connect in turn.
@@ -180,6 +182,7 @@ class Loop:
         self._attempt: Attempt | None = None
         self._discovery: DiscoveryController | None = None
         self._links: Links | None = None
+        self._watch: Watch | None = None
         self._progress: Progress | None = None
         self._stopped_at = 0.0
         self._next_look = 0.0
@@ -196,9 +199,11 @@ class Loop:
     def run(self) -> int:
         """Live until SIGTERM and the disconnect after it, or until the machine ends. Returns the exit status."""
         _signal.set_wakeup_fd(self._wake_write)
-        for number in (_SIGTERM, _SIGHUP, _SIGUSR1):
+        for number in SIGNALS:
             # The byte in the pipe is what counts; Python needs a handler all the same to write it.
             _signal.signal(number, lambda *_: None)
+        # One that was forked has them blocked until there are handlers.
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, SIGNALS)  # type: ignore[attr-defined]  # The stubs lack it.
         self._tell(Event(machine.DUE))
         while not self._machine.ended:
             for descriptor, _ in self._poll.poll(self._timeout()):
@@ -206,6 +211,8 @@ class Loop:
                     self._woken()
                 elif descriptor == self._uevents.fileno():
                     self._hear_kernel()
+                elif self._watch is not None and descriptor == self._watch.fileno():
+                    self._hear_watch(self._watch)
                 elif self._links is not None and self._links.came_up():
                     self._tell(Event(machine.LINK_UP))
             self._tick()
@@ -218,6 +225,7 @@ class Loop:
     def close(self) -> None:
         """Close what was opened here. At the end of a process nobody needs to."""
         self._close_links()
+        self._close_watch()
         posix.close(self._wake_read)
         posix.close(self._wake_write)
 
@@ -244,6 +252,8 @@ class Loop:
         if self._next_look and now >= self._next_look:
             # What is not looked at now is looked at when something else asks for it.
             self._next_look = 0.0
+            if self._machine.link == machine.LIVE and self._watch is None and not self._machine.going_down:
+                self._begin_watch()
             self._look()
         self._tell(Event(machine.DUE))
 
@@ -469,7 +479,36 @@ class Loop:
         self._check_owner()
         live = controllers.attribute(device, "state") == "live"
         self._next_look = time.monotonic() + (LIVE_CHECK if live else RECONNECT_CHECK)
+        if live and self._watch is not None and self._watch.heard:
+            self._next_look = 0.0
         self._tell(Event(machine.UP if live else machine.DOWN))
+
+    def _begin_watch(self) -> None:
+        """Have somebody else look at the controller from now on, if there is anybody."""
+        # Not needed for as long as a whole array is being connected.
+        from discoverd.worker.watch import Watch
+
+        try:
+            self._watch = Watch(self._machine.device)
+        except OSError:
+            return
+        self._poll.register(self._watch.fileno(), select.POLLIN)
+
+    def _hear_watch(self, watch: "Watch") -> None:
+        if watch.goes_on():
+            self._look()
+            return
+        self._close_watch()
+        self._look()
+        if self._next_look:
+            # Not all workers in the same moment.
+            self._next_look += LIVE_CHECK * _random()
+
+    def _close_watch(self) -> None:
+        if self._watch is not None:
+            self._poll.unregister(self._watch.fileno())
+            self._watch.close()
+            self._watch = None
 
     def _is_there(self) -> bool:
         now = controllers.sysfs_inode(self._machine.device)
@@ -477,6 +516,7 @@ class Loop:
 
     def _forget(self, _: machine.Action) -> None:
         self._ownership.forget()
+        self._close_watch()
         self._next_look = 0.0
         if self._discovery is not None:
             self._discovery.forget()

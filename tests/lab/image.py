@@ -82,7 +82,7 @@ LEFT_OUT = (
     ),
 )
 # What meson.build installs from.
-INSTALLED = ("discoverd", "docs/man", "docs/samples", "meson.build", "udev", "units")
+INSTALLED = ("discoverd", "docs/man", "docs/samples", "meson.build", "packaging", "udev", "units")
 
 
 class ImageError(Exception):
@@ -244,8 +244,6 @@ def install(tree: Path, sources: Iterable[Path]) -> None:
         *("/usr/src/discoverd.build", "/usr/src/discoverd"),
     )
     in_tree("install", tree, "meson", "install", "--no-rebuild", "-C", "/usr/src/discoverd.build")
-    # Byte code is left to a package's scripts, and meson before 1.2 could not make it.
-    in_tree("install", tree, "/usr/bin/python3", "-m", "compileall", "-q", "/usr/lib/python3/dist-packages")
     shutil.rmtree(tree / "usr/src")
     (tree / "usr/src").mkdir()
 

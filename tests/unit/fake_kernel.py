@@ -376,6 +376,7 @@ def install(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
         (spawn, "run", lambda *_: (0, "running")),
         (state, "CONTROLLERS", str(run / "controllers")),
         (state, "WAKE_SOCKET", str(run / "wake")),
+        (state, "FORK_SERVER", str(run / "fork-server")),
         (locks, "DIRECTORY", str(run / "locks")),
         (registry, "ROOT", str(run / "registry")),
         (registry, "_SEQNUM", str(kernel.root / "uevent_seqnum")),

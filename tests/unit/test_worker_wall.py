@@ -32,7 +32,20 @@ INSIDE = sorted(
 )
 # Built into the interpreter, or C code without a Python half.
 OUTSIDE = {
-    *("_ctypes", "_signal", "_socket", "_struct", "_thread", "binascii", "errno", "fcntl", "posix", "select", "sys"),
+    *(
+        "_ctypes",
+        "_signal",
+        "_socket",
+        "_struct",
+        "_thread",
+        "binascii",
+        "errno",
+        "fcntl",
+        "gc",
+        "posix",
+        "select",
+        "sys",
+    ),
     "time",
 }
 MOST_MODULES = 40
@@ -114,6 +127,15 @@ def test_a_discovery_worker_and_a_waiting_one_import_nothing_heavy() -> None:
 def test_a_disconnecting_worker_imports_nothing_heavy() -> None:
     loaded = modules("discoverd.worker.main", "discoverd.worker.disconnect")
     assert loaded & FORBIDDEN == set(), sorted(loaded)
+
+
+def test_the_fork_server_imports_nothing_heavy() -> None:
+    """And all that workers import, before they do: what it has not loaded, each of them would load for itself."""
+    loaded = modules("discoverd.worker.fork_server")
+    assert loaded & FORBIDDEN == set(), sorted(loaded)
+    theirs = [one for one in INSIDE if one.parent.name in ("worker", "kernel") or one.parent == PACKAGE]
+    names = {".".join(one.relative_to(PACKAGE.parent).with_suffix("").parts) for one in theirs}
+    assert names - loaded == {"discoverd.boot_record", "discoverd.worker.__init__", "discoverd.kernel.__init__"}
 
 
 def test_the_process_that_watches_mounts_is_as_thin() -> None:
