@@ -15,7 +15,7 @@ lab_machines := 2
 shell_wanted := $(if $(filter command line,$(origin SHELL)),--shell)
 override SHELL := /bin/sh
 
-.PHONY: help setup setup-unit lint unit unit-trixie fuzz image lab test test-matrix demo bench clean
+.PHONY: help setup setup-unit lint unit unit-trixie fuzz image lab test test-matrix demo bench bench-native clean
 
 help:
 	@echo "make test    everything: lint, unit tests, on Debian 12 also those of Debian 13, lab"
@@ -28,6 +28,7 @@ help:
 	@echo "make image   only build the machine's image"
 	@echo "make demo    see it work; SHELL=1 leaves a shell in the machine open"
 	@echo "make bench   what it costs, beside nvme-stas, nvme connect-all and the kernel alone; ARGS=\"--rounds 1\" is quicker"
+	@echo "make bench-native  the part without a machine: what each unit costs this host; also the last part of make bench"
 	@echo "make setup   install what all of these need"
 	@echo "make clean   delete what they made, under .cache"
 
@@ -71,6 +72,9 @@ demo: setup
 
 bench: setup
 	@$(python) -m tests.bench $(ARGS)
+
+bench-native: setup
+	@$(python) -m tests.bench.native $(ARGS)
 
 clean:
 	rm -rf .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,7 +2,7 @@
 """`make bench`: what discoverd costs, beside its peers and beside the kernel alone, in one machine.
 
 Prints a table and writes `.cache/lab/bench/<time>.json`. Nothing here passes or fails: timings of an emulated machine
-are for comparing with others of the same run.
+are for comparing with others of the same run. Unless only some contenders are asked for, native.py comes after it.
 """
 
 import argparse
@@ -14,21 +14,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.bench import native
 from tests.lab.image import CACHE, ImageError, build
 from tests.lab.machine import LabError, Machine
 
 CONTENDERS = ("raw writes", "connect-all", "nvme-stas", "discoverd")
 # Does the number of a worker's wake-ups grow with the number of workers?
 FEW = 16
+# How do time and memory grow? Of these the peers that have one process for all are measured as well.
+GROWTH = (128, 256, 512)
+GROWING = ("raw writes", "nvme-stas", "discoverd")
 GUEST = "/root/bench.py"
 
 
 class Bench:
     """The measurements, in one machine."""
 
-    def __init__(self, machine: Machine, subsystems: int) -> None:
+    def __init__(self, machine: Machine, subsystems: int, idle_seconds: int) -> None:
         self._machine = machine
         self._subsystems = subsystems
+        self._idle_seconds = idle_seconds
+        self.result: dict[str, Any] = {"storms": []}
 
     def measure(self, measurement: str, argument: object, timeout: float = 400) -> dict[str, Any]:
         print(f"bench: {measurement} {argument} ...", end="", file=sys.stderr, flush=True)
@@ -41,13 +47,27 @@ class Bench:
     def target(self, subsystems: int) -> None:
         self._machine.run(f"lab-target up --subsystems {subsystems} --ports 192.0.2.1:4420", timeout=300)
 
-    def run(self, contenders: Sequence[str], rounds: int) -> dict[str, Any]:
+    def idle(self, contender: str) -> dict[str, Any]:
+        return self.measure("idle", f"{contender},{self._idle_seconds}", self._idle_seconds + 200)
+
+    def grow(self, counts: Sequence[int]) -> None:
+        """Storms of more and more controllers, and what discoverd and nvme-stas cost when they are idle after it."""
+        found = self.result["growth"] = []
+        for count in counts:
+            self.measure("clean", "-")
+            self.target(count)
+            for contender in GROWING:
+                storm = self.measure("storm", contender, 1200)
+                if contender in ("nvme-stas", "discoverd"):
+                    storm["idle"] = self.idle(contender)
+                found.append(storm)
+
+    def run(self, contenders: Sequence[str], rounds: int) -> None:
         self._machine.put(GUEST, Path(__file__).with_name("guest.py").read_bytes())
-        result: dict[str, Any] = {"storms": []}
-        few: dict[str, Any] = {}
+        result = self.result
         if "discoverd" in contenders:
             self.target(FEW)
-            few = self.measure("storm", "discoverd")
+            result["few"] = self.measure("storm", "discoverd")
             self.measure("storm", "raw writes")
             self.measure("clean", "-")
         self.target(self._subsystems)
@@ -57,11 +77,9 @@ class Bench:
         if "discoverd" in contenders:
             if contenders[-1] != "discoverd":
                 self.measure("storm", "discoverd")
-            result["few"] = few
-            result["idle"] = self.measure("idle", 60)
+            result["idle"] = self.idle("discoverd")
             result["modules"] = self.measure("modules", "-")
             result["worker_start"] = self.measure("worker-start", 20)
-        return result
 
 
 def table(result: dict[str, Any]) -> str:
@@ -92,6 +110,8 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"  {name:14}{spent}")
     if "discoverd" in storms:
         lines += ["", *worker_lines(storms["discoverd"][-1], result)]
+    if "growth" in result:
+        lines += growth_lines(result["growth"])
     return "\n".join(lines)
 
 
@@ -117,9 +137,24 @@ def worker_lines(last: dict[str, Any], result: dict[str, Any]) -> list[str]:
         ),
     ]
     lines = [f"one worker of {last['workers']}", *(f"  {name:38}{value}" for name, value in rows)]
-    lines += ["", "an idle minute"]
-    for name, one in idle.items():
-        lines.append(f"  {name:38}{one['wakeups']} wake-ups, {one['cpu'] * 1000:.1f} ms CPU")
+    lines += ["", "idle", *idle_lines(idle)]
+    return lines
+
+
+def idle_lines(idle: dict[str, Any]) -> list[str]:
+    return [
+        f"  {name:14}{one['processes']:5} processes, in {one['seconds']:.0f} s {one['wakeups']:6} wake-ups and "
+        f"{one['cpu'] * 1000:8.1f} ms CPU, {one['pss'] / 1024:7.1f} MiB PSS"
+        for name, one in idle.items()
+    ]
+
+
+def growth_lines(growth: list[dict[str, Any]]) -> list[str]:
+    lines = ["", "growth", f"  {'':14}{'controllers':>12}{'s':>8}{'CPU s':>8}"]
+    for one in growth:
+        cpu = sum(one["cpu"].values())
+        lines.append(f"  {one['contender']:14}{one['controllers']:12}{one['seconds']:8.1f}{cpu:8.1f}")
+        lines += ["  " + line for line in idle_lines(one.get("idle", {}))]
     return lines
 
 
@@ -127,6 +162,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--subsystems", type=int, default=64)
+    parser.add_argument("--growth", type=int, nargs="*", help=f"also so many: {', '.join(map(str, GROWTH))}, or these")
+    parser.add_argument("--idle", type=int, default=60, help="seconds of each idle time")
     parser.add_argument("--only", choices=CONTENDERS, action="append", help="this contender, or these")
     arguments = parser.parse_args()
     try:
@@ -134,20 +171,23 @@ def main() -> int:
     except ImageError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
+    path = CACHE / "bench" / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bench = Bench(machine, arguments.subsystems, arguments.idle)
     try:
         machine.boot()
-        result = Bench(machine, arguments.subsystems).run(arguments.only or CONTENDERS, arguments.rounds)
+        bench.run(arguments.only or CONTENDERS, arguments.rounds)
+        if arguments.growth is not None:
+            bench.grow(arguments.growth or GROWTH)
     except LabError as error:
         print(f"\nbench: {error}", file=sys.stderr)
         return 1
     finally:
         machine.discard()
-    path = CACHE / "bench" / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    print(table(result))
-    print(f"\nall of it: {path}")
-    return 0
+        path.write_text(json.dumps(bench.result, indent=2) + "\n")
+        print(f"all of it: {path}", file=sys.stderr)
+    print(table(bench.result))
+    return 0 if arguments.only else native.bench(native.Order(rounds=arguments.rounds))
 
 
 if __name__ == "__main__":

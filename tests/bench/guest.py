@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 CLASS = Path("/sys/class/nvme")
@@ -28,7 +28,10 @@ ADDRESS = "192.0.2.1"
 SILENT = "192.0.2.2"
 WORKER = "/usr/libexec/discoverd/nvme-ctrl-worker"
 STATE = Path("/run/discoverd/controllers")
+# What the supervisor has been told by the kernel; no worker connects without it.
+ABILITIES = Path("/run/discoverd/abilities")
 KEPT = Path("/run/bench-spec")
+KEPT_ABILITIES = Path("/run/bench-abilities")
 PYTHON = ("/usr/bin/python3", "-I", "-S")
 TIMEOUT = 240
 
@@ -99,6 +102,16 @@ def main_pid(unit: str) -> int:
 
 def agent_pid() -> int:
     return int(sh(f"pgrep -o -P {main_pid('discoverd.service')} || true") or 0)
+
+
+def daemons(contender: str) -> dict[str, int]:
+    """The processes of a contender that there is one of each of, by name."""
+    if contender == "discoverd":
+        found = {"discoverd": main_pid("discoverd.service"), "unit-agent": agent_pid()}
+        found["fork-server"] = main_pid("discoverd-fork-server.service")
+    else:
+        found = {unit: main_pid(f"{unit}.service") for unit in ("stafd", "stacd")}
+    return {name: pid for name, pid in found.items() if pid}
 
 
 def workers() -> tuple[list[int], list[int]]:
@@ -203,8 +216,7 @@ def storm(contender: str) -> dict[str, object]:
     if contender == "discoverd":
         result |= discoverd_processes()
     elif contender == "nvme-stas":
-        pids = {unit: main_pid(f"{unit}.service") for unit in ("stafd", "stacd")}
-        result["supervisor"] = {unit: process(pid) for unit, pid in pids.items()}
+        result["supervisor"] = {name: process(pid) for name, pid in daemons(contender).items()}
     return result
 
 
@@ -213,7 +225,7 @@ def process(pid: int) -> dict[str, object]:
 
 
 def discoverd_processes() -> dict[str, object]:
-    supervisor = {"discoverd": process(main_pid("discoverd.service")), "unit-agent": process(agent_pid())}
+    supervisor = {name: process(pid) for name, pid in daemons("discoverd").items()}
     io, discovery = workers()
     cpu = [cpu_of(pid) for pid in io]
     wakeups = [wakeups_of(pid) for pid in io]
@@ -241,12 +253,14 @@ def keep_spec() -> None:
     shutil.rmtree(KEPT, ignore_errors=True)
     KEPT.mkdir()
     shutil.copy(folder / "spec", KEPT / folder.name)
+    shutil.copy(ABILITIES, KEPT_ABILITIES)
 
 
 def place_spec(address: str) -> str:
     (kept,) = KEPT.iterdir()
     folder = STATE / kept.name
     folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(KEPT_ABILITIES, ABILITIES)
     (folder / "spec").write_text(kept.read_text().replace(f"={ADDRESS}\n", f"={address}\n"))
     return kept.name
 
@@ -327,22 +341,31 @@ def modules(_: str) -> dict[str, object]:
     return {"live": live, "modules": len(names), "names": names}
 
 
-def idle(seconds: str) -> dict[str, object]:
-    """Wake-ups while nothing happens, after a storm of discoverd's that nobody has cleaned up."""
-    time.sleep(5)
-    io, _ = workers()
-    pids = {"discoverd": main_pid("discoverd.service"), "unit-agent": agent_pid()}
-    groups: Iterator[tuple[str, list[int]]] = iter([(name, [pid]) for name, pid in pids.items()] + [("worker", io)])
+def idle(argument: str) -> dict[str, object]:
+    """What a contender's processes cost while nothing happens, after a storm of his: "nvme-stas,60", in seconds.
+
+    By process, all workers as one: how many there are, their wake-ups, CPU and memory in all.
+    """
+    contender, _, seconds = argument.partition(",")
+    # A worker asks for somebody else to look at its controller ten seconds after it has connected.
+    time.sleep(20)
+    groups = {name: [pid] for name, pid in daemons(contender).items()}
+    if contender == "discoverd":
+        io, discovery = workers()
+        groups["workers"] = io + discovery
     before = {
-        name: (group, sum(wakeups_of(one, True) for one in group), sum(map(cpu_of, group))) for name, group in groups
+        name: (sum(wakeups_of(one, True) for one in group), sum(map(cpu_of, group))) for name, group in groups.items()
     }
     time.sleep(float(seconds))
     return {
         name: {
-            "wakeups": round((sum(wakeups_of(one, True) for one in group) - wakeups) / len(group), 1),
-            "cpu": round((sum(map(cpu_of, group)) - cpu) / len(group), 4),
+            "processes": len(group),
+            "wakeups": sum(wakeups_of(one, True) for one in group) - before[name][0],
+            "cpu": round(sum(map(cpu_of, group)) - before[name][1], 4),
+            "seconds": float(seconds),
+            "pss": sum(map(pss_of, group)),
         }
-        for name, (group, wakeups, cpu) in before.items()
+        for name, group in groups.items()
     }
 
 
