@@ -601,7 +601,7 @@ def test_a_connection_that_ends_at_once_each_time_is_made_ever_less_often(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The target takes each connection and ends it, and the kernel was told not to reconnect by itself."""
-    monkeypatch.setattr(machine, "LONGEST_WAIT", 0.6)
+    monkeypatch.setattr(machine, "LONGEST_WAIT", 60)
 
     def lose() -> float:
         until(lambda: kernel.hear() and kernel.uevents.following[-1:] == ["nvme0"])
@@ -613,10 +613,10 @@ def test_a_connection_that_ends_at_once_each_time_is_made_ever_less_often(
 
     def act() -> None:
         waits = [lose() for _ in range(3)]
-        assert waits[0] < 0.5
-        assert min(waits[1:]) > 0.6
+        assert waits == sorted(waits)
+        assert (waits[1] >= 1, waits[2] >= 2) == (True, True)
         monkeypatch.setattr(machine, "BRIEF_CONNECTION_SECONDS", 0)
-        assert lose() < 0.5
+        assert lose() < waits[2]
 
     live(kernel, act)
 
