@@ -36,6 +36,8 @@ KERNEL_ARGUMENTS = (
 # What the kernel dies of when one emulated CPU runs into code that another one has just patched. Nothing that is tested
 # has a part in it.
 EMULATION_FAILED = "Oops: int3"
+# And what it says at a boot where the timer of an emulated processor never fires: nothing goes on then.
+TIMER_FAILED = "rcu_preempt kthread timer wakeup didn't happen"
 # As many lines as the kernel prints from there to its end, with a margin.
 _OOPS_LINES = 120
 
@@ -101,6 +103,8 @@ class Machine:
         except LabError:
             if EMULATION_FAILED in self.console():
                 print("lab: the emulation broke the kernel; booting once more", file=sys.stderr)
+            elif TIMER_FAILED in self.console():
+                print("lab: a timer of the emulation does not fire; booting once more", file=sys.stderr)
             elif self._crashed:
                 print("lab: the emulator crashed; booting once more", file=sys.stderr)
             else:
