@@ -7,26 +7,17 @@ Used by workers, so it imports only what they may.
 import posix
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 # ENOMEM, ENFILE, EMFILE: they say nothing about what was to be read, and must not pass for its absence.
 SHORTAGES = (12, 23, 24)
 
 
 def head(path: str) -> bytes:
     """Return the first 64 bytes of a file, none if it cannot be read. Raises OSError for SHORTAGES only."""
-    try:
-        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in SHORTAGES:
-            raise
-        return b""
-    try:
-        return posix.read(fd, 64)
-    except OSError as error:
-        if error.errno in SHORTAGES:
-            raise
-        return b""  # The process has just ended.
-    finally:
-        posix.close(fd)
+    return _read(path, lambda fd: posix.read(fd, 64))
 
 
 def whole(path: str, deadline: float = 0) -> bytes:
@@ -34,21 +25,25 @@ def whole(path: str, deadline: float = 0) -> bytes:
 
     Raises OSError for SHORTAGES only.
     """
-    try:
-        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in SHORTAGES:
-            raise
-        return b""
-    chunks = []
-    try:
+
+    def pages(fd: int) -> bytes:
+        chunks = []
         # The kernel gives a table page by page, so that each read is short.
         while (not deadline or time.monotonic() < deadline) and (chunk := posix.read(fd, 1 << 16)):
             chunks.append(chunk)
+        return b"".join(chunks)
+
+    return _read(path, pages)
+
+
+def _read(path: str, read: "Callable[[int], bytes]") -> bytes:
+    try:
+        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+        try:
+            return read(fd)
+        finally:
+            posix.close(fd)
     except OSError as error:
         if error.errno in SHORTAGES:
             raise
-        return b""  # The process has just ended.
-    finally:
-        posix.close(fd)
-    return b"".join(chunks)
+        return b""  # It is not there, or the process has just ended.

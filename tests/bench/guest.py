@@ -213,10 +213,10 @@ def storm(contender: str) -> dict[str, object]:
         "seconds": round(seconds, 2),
         "cpu": {name: spent for name, spent in sorted(used.items(), key=lambda item: -item[1]) if spent >= 0.05},
     }
-    if contender == "discoverd":
-        result |= discoverd_processes()
-    elif contender == "nvme-stas":
+    if contender in ("discoverd", "nvme-stas"):
         result["supervisor"] = {name: process(pid) for name, pid in daemons(contender).items()}
+    if contender == "discoverd":
+        result |= worker_costs()
     return result
 
 
@@ -224,15 +224,13 @@ def process(pid: int) -> dict[str, object]:
     return {"cpu": round(cpu_of(pid), 3), "pss": pss_of(pid), "wakeups": wakeups_of(pid, every_thread=True)}
 
 
-def discoverd_processes() -> dict[str, object]:
-    supervisor = {name: process(pid) for name, pid in daemons("discoverd").items()}
+def worker_costs() -> dict[str, object]:
     io, discovery = workers()
     cpu = [cpu_of(pid) for pid in io]
     wakeups = [wakeups_of(pid) for pid in io]
     pss = [pss_of(pid) for pid in io]
     keep_spec()
     return {
-        "supervisor": supervisor,
         "workers": len(io),
         "worker_cpu": round(statistics.median(cpu), 4),
         "worker_pss": round(statistics.mean(pss)),

@@ -125,6 +125,15 @@ def test_controller_does_not_wait_for_a_server_that_cannot_start(
     assert is_forked(running, name)
 
 
+def lose_and_come_back(host: Machine, unit: str) -> None:
+    host.cut_link("path0")
+    try:
+        scenario.wait_unit(host, unit, "reconnecting ", timeout=120)
+    finally:
+        host.restore_link("path0")
+    scenario.wait_unit(host, unit, "live ", timeout=120)
+
+
 def test_lost_connection_is_seen_while_the_worker_sleeps(running: Machine) -> None:
     """The fork server looks for it; after that is gone, the worker looks itself."""
     name = unit_name(1)
@@ -132,19 +141,9 @@ def test_lost_connection_is_seen_while_the_worker_sleeps(running: Machine) -> No
     watching = f"ls -l /proc/{process}/fd | grep -c socket:"
     before = running.run(watching).stdout
     running.wait_until(lambda: running.run(watching).stdout != before, timeout=60, what="somebody looks for it")
-    running.cut_link("path0")
-    try:
-        scenario.wait_unit(running, name, "reconnecting ", timeout=120)
-    finally:
-        running.restore_link("path0")
-    scenario.wait_unit(running, name, "live ", timeout=120)
+    lose_and_come_back(running, name)
     running.run(f"systemctl stop {SERVER.replace('service', 'socket')} {SERVER}")
-    running.cut_link("path0")
-    try:
-        scenario.wait_unit(running, name, "reconnecting ", timeout=120)
-    finally:
-        running.restore_link("path0")
-    scenario.wait_unit(running, name, "live ", timeout=120)
+    lose_and_come_back(running, name)
 
 
 def test_stop_in_the_moment_of_a_start_leaves_nothing(running: Machine) -> None:

@@ -188,6 +188,13 @@ class Manager:
         self._placeholders.append(process)
         return process
 
+    def place_and_hold(self) -> "subprocess.Popen[str]":
+        """Start a placeholder whose worker is forked, and enters nothing while the file ``wait`` is there."""
+        (self.root / "wait").touch()
+        placeholder = self.place()
+        wait_for(lambda: len(self.descendants()) == 1, "no worker was forked")
+        return placeholder
+
     def worker(self) -> tuple[str, int, int]:
         """Return instance, number and parent of the worker."""
         wait_for((self.root / "worker").exists, "no worker was forked")
@@ -229,9 +236,7 @@ def test_worker_takes_the_place_of_a_placeholder(manager: Manager) -> None:
 
 def test_placeholder_whose_server_is_killed_becomes_the_worker(manager: Manager) -> None:
     manager.serve()
-    (manager.root / "wait").touch()
-    placeholder = manager.place()
-    wait_for(lambda: len(manager.descendants()) == 1, "no worker was forked")
+    placeholder = manager.place_and_hold()
     manager.kill_server()
     for worker in manager.descendants():
         os.kill(worker, signal.SIGKILL)
@@ -271,9 +276,7 @@ def test_placeholder_whose_worker_is_killed_before_systemd_knows_it_becomes_the_
 def test_worker_whose_placeholder_was_stopped_enters_nothing(manager: Manager) -> None:
     """Another process may have its number by now, and the unit may have been started again."""
     manager.serve()
-    (manager.root / "wait").touch()
-    placeholder = manager.place()
-    wait_for(lambda: len(manager.descendants()) == 1, "no worker was forked")
+    placeholder = manager.place_and_hold()
     placeholder.terminate()
     placeholder.communicate(timeout=TIMEOUT_SECONDS)
     (manager.root / "wait").unlink()
