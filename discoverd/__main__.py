@@ -13,6 +13,7 @@ from discoverd.check import check
 from discoverd.supervisor import lock
 from discoverd.systemd import journal
 from discoverd.systemd.agent_process import AGENT, AgentProcess
+from discoverd.version import VERSION
 
 LIBEXEC = "/usr/libexec/discoverd"
 # A service that is restarted begins when the one before has ended; one that an administrator is just ending need not.
@@ -34,6 +35,7 @@ def main(libexec: str = LIBEXEC) -> int:
         prog="discoverd",
         description="Keeps one systemd unit per NVMe over Fabrics controller. See discoverd(8).",
     )
+    parser.add_argument("--version", action="version", version=f"discoverd {VERSION}")
     parser.add_argument(
         "--check",
         nargs="*",

@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What goes to the terminal: tables, lines and JSON. What a peer or a file brought is made harmless here."""
 
-import json
-import shlex
-import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -25,6 +22,9 @@ def remark(text: str) -> None:
 
 def document(value: Any) -> None:
     """Write JSON to standard output. It is ASCII, so that nothing in it moves a cursor."""
+    # Only here, as in what follows: most commands print for people, and shall not wait for it.
+    import json
+
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
@@ -41,6 +41,8 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]], legend: bool = T
 
 def quoted(word: str) -> str:
     """Return a word as a shell takes it."""
+    import shlex
+
     return shlex.quote(word)
 
 
@@ -51,5 +53,7 @@ def count(number: int, noun: str) -> str:
 
 def progress(text: str) -> None:
     """Show a text in place of the last one on standard error, which is a terminal; '' takes it away."""
+    import shutil
+
     sys.stderr.write("\r\x1b[K" + printable(text)[: shutil.get_terminal_size().columns - 1])
     sys.stderr.flush()

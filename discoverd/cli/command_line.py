@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line of ``discoverctl``: its verbs, their options and what they are for.
+
+It imports no verb, and nothing but argparse, so that ``--help`` costs what an interpreter and argparse cost
+(tests/unit/test_cli_imports.py).
+"""
+
+import argparse
+
+from discoverd.version import VERSION
+
+TYPE_CHECKING = False
+
+_WHICH = "an instance, a unit, a kernel device (nvme3), or a subsystem NQN for all its paths"
+_EXCLUDED = f"an exclusion, as in transport=tcp;traddr=192.0.2.1, or {_WHICH}"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser; what it returns has the verb in ``verb``."""
+    top = argparse.ArgumentParser(
+        prog="discoverctl",
+        description="Shows and changes the NVMe over Fabrics controllers of this host. See discoverctl(8).",
+    )
+    top.add_argument("--version", action="version", version=f"discoverctl {VERSION}", help="show the version, and end")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _looks(verbs)
+    _acts(verbs)
+    _exclusions(verbs)
+    _imports(verbs)
+    return top
+
+
+if TYPE_CHECKING:
+    # It has no public name.
+    _Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def _looks(verbs: "_Verbs") -> None:
+    one = verbs.add_parser("list", help="a line for each controller, whoever it belongs to")
+    one.add_argument("--no-legend", action="store_true", help="leave out the titles and the count")
+    _add_json(one)
+    one = verbs.add_parser("status", help="how discoverd is, or all about a controller")
+    one.add_argument("controller", nargs="?", metavar="CONTROLLER", help=_WHICH)
+    _add_json(one)
+    one = verbs.add_parser("why", help="who asks for a controller, what was decided, and what would change it")
+    one.add_argument("controller", metavar="CONTROLLER", help=_WHICH)
+    _add_json(one)
+    _add_json(verbs.add_parser("doctor", help="look for what is wrong on this host, and say what to do"))
+
+
+def _acts(verbs: "_Verbs") -> None:
+    for verb, help_text in (
+        ("start", "start the units of controllers, and wait for the first attempt"),
+        ("stop", "disconnect what is not in use, and keep it so until it is started or the host boots"),
+        ("disconnect", "the same; with --force also what is in use, or belongs to another tool"),
+    ):
+        one = verbs.add_parser(verb, help=help_text)
+        one.add_argument("controller", nargs="+", metavar="CONTROLLER", help=_WHICH)
+    one.add_argument("--force", action="store_true", help="insist, though data may be lost")
+    one = verbs.add_parser("confirm", help="disconnect now what a log page no longer lists and what is held back")
+    one.add_argument("controller", nargs="+", metavar="CONTROLLER", help=f"a discovery controller: {_WHICH}")
+    one.add_argument("--dry-run", action="store_true", help="only show what it would disconnect")
+
+
+def _exclusions(verbs: "_Verbs") -> None:
+    one = verbs.add_parser("exclude", help="have controllers not connected, whoever asks; the connected ones stay")
+    one.add_argument("what", nargs="+", metavar="ENTRY|CONTROLLER", help=_EXCLUDED)
+    one.add_argument("--dry-run", action="store_true", help="only show what it would hit")
+    one.add_argument("--list", metavar="NAME", default="", help="the list exclusions.conf.d/NAME.conf")
+    _add_json(one)
+    one = verbs.add_parser("unexclude", help="take such exclusions out of all lists")
+    one.add_argument("what", nargs="+", metavar="ENTRY|CONTROLLER", help=_EXCLUDED)
+
+
+def _imports(verbs: "_Verbs") -> None:
+    one = verbs.add_parser("import-stas", help="turn nvme-stas's configuration into ours, and tell what does not fit")
+    one.add_argument("--from", dest="source", metavar="DIR", help="instead of /etc/stas")
+    one.add_argument("--to", dest="target", metavar="DIR", help="instead of /etc/nvme")
+    one.add_argument("--dry-run", action="store_true", help="write nothing, show what would be written")
+    one.add_argument("--force", action="store_true", help="replace what an earlier import wrote, and keep it as .bak")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs")

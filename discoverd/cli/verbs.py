@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each verb of ``discoverctl`` runs. A verb's modules are imported when it is chosen, and no others."""
+
+import os
+from collections.abc import Callable
+
+from discoverd.cli.exits import CliError, Exit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from discoverd.cli.overview import Overview
+    from discoverd.cli.systemd import Systemd
+
+
+def run(asked: "Namespace") -> Exit:
+    """Run the verb that was asked for. Raises CliError, and OSError for what cannot be read or written."""
+    return RUN[asked.verb](asked)
+
+
+def _look() -> "tuple[Overview, Systemd]":
+    from discoverd.cli import overview
+    from discoverd.cli.systemd import Systemd
+
+    if os.geteuid():
+        raise CliError("this needs the state in /run/discoverd; run it as root", Exit.NOT_PERMITTED)
+    systemd = Systemd()
+    return overview.look(systemd), systemd
+
+
+def _list(asked: "Namespace") -> Exit:
+    from discoverd.cli import listing
+
+    overview, _ = _look()
+    return listing.show(overview, asked.json, not asked.no_legend)
+
+
+def _status(asked: "Namespace") -> Exit:
+    from discoverd.cli import choose, status
+
+    overview, systemd = _look()
+    if asked.controller is None:
+        return status.daemon(overview, systemd, asked.json)
+    return status.controllers(choose.choose([asked.controller], overview), asked.json)
+
+
+def _why(asked: "Namespace") -> Exit:
+    from discoverd.cli import why
+
+    overview, _ = _look()
+    return why.explain(asked.controller, overview, asked.json)
+
+
+def _doctor(asked: "Namespace") -> Exit:
+    from discoverd.cli import doctor
+
+    overview, systemd = _look()
+    return doctor.examine(overview, systemd, asked.json)
+
+
+def _start(asked: "Namespace") -> Exit:
+    from discoverd.cli import choose, jobs
+
+    overview, systemd = _look()
+    return jobs.start(choose.choose(asked.controller, overview), systemd)
+
+
+def _stop(asked: "Namespace") -> Exit:
+    from discoverd.cli import choose, jobs
+
+    overview, systemd = _look()
+    return jobs.stop(choose.choose(asked.controller, overview), systemd)
+
+
+def _disconnect(asked: "Namespace") -> Exit:
+    from discoverd.cli import choose, disconnect
+
+    overview, systemd = _look()
+    return disconnect.disconnect(choose.choose(asked.controller, overview), systemd, asked.force)
+
+
+def _confirm(asked: "Namespace") -> Exit:
+    from discoverd.cli import choose, confirm
+
+    overview, _ = _look()
+    return confirm.confirm(choose.choose(asked.controller, overview), overview.plan, asked.dry_run)
+
+
+def _exclude(asked: "Namespace") -> Exit:
+    from discoverd.cli import exclude
+
+    overview, _ = _look()
+    return exclude.exclude(asked.what, overview, asked.list, asked.dry_run, asked.json)
+
+
+def _unexclude(asked: "Namespace") -> Exit:
+    from discoverd.cli import exclude
+
+    overview, _ = _look()
+    return exclude.unexclude(asked.what, overview)
+
+
+def _import_stas(asked: "Namespace") -> Exit:
+    from pathlib import Path
+
+    from discoverd.cli import import_stas
+
+    source, target = Path(asked.source or import_stas.SOURCE), Path(asked.target or import_stas.TARGET)
+    return import_stas.run(source, target, asked.dry_run, asked.force)
+
+
+RUN: "dict[str, Callable[[Namespace], Exit]]" = {
+    "list": _list,
+    "status": _status,
+    "why": _why,
+    "doctor": _doctor,
+    "start": _start,
+    "stop": _stop,
+    "disconnect": _disconnect,
+    "confirm": _confirm,
+    "exclude": _exclude,
+    "unexclude": _unexclude,
+    "import-stas": _import_stas,
+}

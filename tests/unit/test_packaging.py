@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is installed beside the package: units, the rule for polkit, and one version everywhere."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from discoverd.cli.main import main
+from discoverd.version import VERSION
+
+ROOT = Path(__file__).parents[2]
+MESON = (ROOT / "meson.build").read_text()
+
+
+def test_one_version() -> None:
+    assert re.search(r"version: '([^']+)'", MESON)[1] == VERSION  # type: ignore[index]
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION
+
+
+def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"discoverctl {VERSION}\n"
+    command = [sys.executable, "-m", "discoverd", "--version"]
+    ended_process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert ended_process.stdout == f"discoverd {VERSION}\n"
