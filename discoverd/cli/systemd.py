@@ -162,9 +162,11 @@ class Systemd:
 
 
 def _name(error: DBusBaseError) -> str:
-    return (error.err_name or b"").decode("utf-8", "replace")
+    name: bytes | str = error.err_name or b""
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else name
 
 
 def _sentence(error: DBusBaseError) -> str:
-    text = (error.err_message or error.err_name or str(error).encode()).decode("utf-8", "replace")
-    return text.rstrip(".")
+    # Where there is no bus, pystemd's own text is there in place of an answer's bytes.
+    text: bytes | str = error.err_message or error.err_name or str(error)
+    return (text.decode("utf-8", "replace") if isinstance(text, bytes) else text).rstrip(".")

@@ -365,6 +365,14 @@ def test_others_than_root_are_told_what_to_do(desk: Desk, monkeypatch: pytest.Mo
     assert errors.endswith("run it as root\n")
 
 
+def test_without_a_bus(desk: Desk) -> None:
+    """Where there is no socket, pystemd's errors have texts in place of bytes."""
+    desk.bus.refuses["open"] = DBusBaseError(-errno.ENOENT, "", "Could not open a bus to DBus")
+    status, _, errors = desk.run("list")
+    assert status == 1
+    assert "cannot talk to systemd: Could not open a bus to DBus; see: systemctl status dbus" in errors
+
+
 def test_without_systemd(desk: Desk) -> None:
     desk.bus.refuses["open"] = DBusBaseError(-errno.ENOENT, None, b"No such file or directory")
     status, _, errors = desk.run("list")
