@@ -56,9 +56,10 @@ def recorded() -> dict[str, int]:
 def _make_directory() -> None:
     try:
         try:
-            posix.mkdir(state.ROOT, 0o700)
+            posix.mkdir(state.ROOT)
         except FileExistsError:
-            posix.chmod(state.ROOT, 0o700)
+            pass
+        posix.chmod(state.ROOT, state.PUBLIC_DIRECTORY)
     except OSError as error:
         raise state.StateError(f"{state.ROOT}: {error.strerror}") from None
 

@@ -230,7 +230,7 @@ class Report:
         if not self._unwritten:
             return True
         try:
-            state.write(self._directory + "/report", self._unwritten)
+            state.write(self._directory + "/report", self._unwritten, state.PUBLIC)
         except state.StateError as error:
             # A withdrawn controller's directory is gone with its last report.
             if not state.exists(self._directory):

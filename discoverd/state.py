@@ -4,9 +4,9 @@
 Each controller has a directory named after its unit's instance, with ``spec`` (supervisor to worker),
 ``report`` and ``log`` (worker to supervisor; ``log`` is the discovery log page as the controller sent it, behind a head
 of text that says how it was read).
-``spec`` can hold a secret, so everything here is for root only. The text form is made to be read by a worker
-that imports no parser: a line with kind and version, ``key=value`` lines, and ``end``, whose absence tells a
-truncated file.
+``spec`` can hold a secret, so it is for root only; what tells how things are, everybody may read. The text form is
+made to be read by a worker that imports no parser: a line with kind and version, ``key=value`` lines, and ``end``,
+whose absence tells a truncated file.
 """
 
 import posix
@@ -16,6 +16,9 @@ CONTROLLERS = ROOT + "/controllers"
 # Workers send their instance here, one datagram each time they have written a new report.
 WAKE_SOCKET = ROOT + "/wake"
 FORK_SERVER = "/run/discoverd-fork-server"
+
+# Modes. Files are root's own unless it is said that everybody may read them, whatever the umask of who writes.
+PRIVATE, PUBLIC, PUBLIC_DIRECTORY = 0o600, 0o644, 0o755
 
 SPEC = "discoverd-spec 1"
 REPORT = "discoverd-report 1"
@@ -141,8 +144,10 @@ def read(path: str, limit: int = 1 << 20) -> bytes:
         posix.close(fd)
 
 
-def write(path: str, data: bytes, mode: int = 0o600) -> None:
+def write(path: str, data: bytes, mode: int = PRIVATE) -> None:
     """Replace a file in one step, so that a reader sees the old or the new content, never a part.
+
+    With PUBLIC for a ``mode`` everybody may read it: nothing that can hold a secret.
 
     Raises StateError, with the old content left as it was, when the file system is full or the directory is
     gone.
@@ -150,8 +155,10 @@ def write(path: str, data: bytes, mode: int = 0o600) -> None:
     temporary = f"{path}.tmp.{posix.getpid()}"
     try:
         flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC | posix.O_NOFOLLOW
-        fd = posix.open(temporary, flags, mode)
+        fd = posix.open(temporary, flags, PRIVATE)
         try:
+            if mode != PRIVATE:
+                posix.fchmod(fd, mode)
             view = memoryview(data)
             while view:
                 view = view[posix.write(fd, view) :]

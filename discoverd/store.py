@@ -53,21 +53,36 @@ class Found:
 
 
 def prepare() -> socket.socket:
-    """Make the directories, for root only, and return the socket on which workers wake the supervisor.
+    """Make the directories, and return the socket on which workers wake the supervisor, for root only.
 
-    Raises OSError.
+    Everybody may see which controllers there are and how they are. Raises OSError.
     """
-    os.makedirs(state.CONTROLLERS, mode=0o700, exist_ok=True)
-    os.chmod(state.ROOT, 0o700)
+    os.makedirs(state.CONTROLLERS, exist_ok=True)
+    for directory in (state.ROOT, state.CONTROLLERS):
+        os.chmod(directory, state.PUBLIC_DIRECTORY)
+    _open_up()
     wake = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     temporary = state.WAKE_SOCKET + ".new"
     if os.path.lexists(temporary):
         os.unlink(temporary)
     wake.bind(temporary)
+    os.chmod(temporary, state.PRIVATE)
     # The rename leaves no moment without a socket, and takes the place of the one that a killed supervisor
     # left.
     os.rename(temporary, state.WAKE_SOCKET)
     return wake
+
+
+def _open_up() -> None:
+    """Let everybody read what an earlier version, to whom all was root's, has left of controllers."""
+    with os.scandir(state.CONTROLLERS) as found:
+        # What somebody else has put there may be anything.
+        directories = [one.path for one in found if one.is_dir(follow_symlinks=False)]
+    for directory in directories:
+        os.chmod(directory, state.PUBLIC_DIRECTORY)
+        for name in ("report", "log"):
+            with contextlib.suppress(FileNotFoundError):
+                os.chmod(f"{directory}/{name}", state.PUBLIC)
 
 
 def write_abilities(module: int, known: Iterable[str] | None) -> None:
@@ -325,7 +340,8 @@ def write_spec(instance: str, spec: state.Spec) -> bool:
     except state.StateError:
         pass  # There is none, or none that can be read: it is written now.
     try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        os.makedirs(directory, exist_ok=True)
+        os.chmod(directory, state.PUBLIC_DIRECTORY)
     except OSError as error:
         raise state.StateError(f"{directory}: {error.strerror}") from error
     state.write(directory + "/spec", data)

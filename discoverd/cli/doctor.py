@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """``discoverctl doctor``: looks for what administrators get wrong, and says what to do."""
 
+import os
 from collections.abc import Callable
 
 from discoverd.cli import text
 from discoverd.cli.checks import configuration, exclusion_lists, identity, in_use, peers, tables, units
-from discoverd.cli.checks.finding import Finding, problem
+from discoverd.cli.checks.finding import Finding, hint, problem
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.overview import Overview
 from discoverd.cli.systemd import Systemd
+from discoverd.config.fabrics import FABRICS_CONF
+from discoverd.config.settings import SETTINGS_CONF
+from discoverd.config.sources import read_tree
 
 
 def examine(overview: Overview, systemd: Systemd, json: bool) -> Exit:
     """Make all checks and print what they find. Returns FAILED if there is a problem; hints do not count."""
-    results = [(title, _run(check)) for title, check in _checks(overview, systemd)]
+    results = [(title, _run(title, check)) for title, check in _checks(overview, systemd)]
     if json:
         text.document({"version": 1, "checks": [_document(*result) for result in results]})
     else:
@@ -29,9 +33,9 @@ def _checks(overview: Overview, systemd: Systemd) -> list[tuple[str, Callable[[]
         ("discoverd's services run", lambda: units.services(systemd)),
         ("the controllers' units can be made", lambda: units.template(systemd)),
         ("no controller's unit has failed", lambda: units.failed(overview.controllers)),
-        ("the configuration is sound", configuration.check),
+        ("the configuration is sound", lambda: _with_files(configuration.check)),
         ("the exclusion lists are sound", exclusion_lists.check),
-        ("the host's identity is its own", lambda: identity.check(overview.controllers)),
+        ("the host's identity is its own", lambda: _with_files(lambda: identity.check(overview.controllers))),
         ("no other daemon owns controllers", lambda: peers.daemons(systemd)),
         ("nvme-cli does not connect on its own", lambda: peers.autoconnect(systemd, runs)),
         ("fstab and crypttab have the options that they need", tables.check),
@@ -40,10 +44,23 @@ def _checks(overview: Overview, systemd: Systemd) -> list[tuple[str, Callable[[]
     ]
 
 
-def _run(check: Callable[[], list[Finding]]) -> list[Finding]:
+def _with_files(check: Callable[[], list[Finding]]) -> list[Finding]:
+    """Make a check that needs the whole configuration. Raises PermissionError where this user may not read it."""
+    for source in (*read_tree(FABRICS_CONF), *read_tree(SETTINGS_CONF)):
+        if source.denied:
+            raise PermissionError(f"{source.path} {source.fault}")
+    return check()
+
+
+def _run(title: str, check: Callable[[], list[Finding]]) -> list[Finding]:
     """A check that cannot be made says so, and leaves the others their turn."""
     try:
         return check()
+    except PermissionError as error:
+        if not os.geteuid():
+            return [problem(f"this cannot be checked: {error}", "mend that, and run the doctor again")]
+        what = f"only root can tell whether {title}"
+        return [hint(what, "run it as root: discoverctl doctor")]
     except (CliError, OSError) as error:
         return [problem(f"this cannot be checked: {error}", "mend that, and run the doctor again")]
 

@@ -23,10 +23,14 @@ def _look() -> "tuple[Overview, Systemd]":
     from discoverd.cli import overview
     from discoverd.cli.systemd import Systemd
 
-    if os.geteuid():
-        raise CliError("this needs the state in /run/discoverd; run it as root", Exit.NOT_PERMITTED)
     systemd = Systemd()
     return overview.look(systemd), systemd
+
+
+def _need_root(why: str) -> None:
+    """Raise CliError for an ordinary user, before anything is begun."""
+    if os.geteuid():
+        raise CliError(f"{why}; run it as root", Exit.NOT_PERMITTED)
 
 
 def _list(asked: "Namespace") -> Exit:
@@ -76,6 +80,7 @@ def _stop(asked: "Namespace") -> Exit:
 def _disconnect(asked: "Namespace") -> Exit:
     from discoverd.cli import choose, disconnect
 
+    _need_root("a disconnect is for root, unless it is the stop of a unit: discoverctl stop")
     overview, systemd = _look()
     return disconnect.disconnect(choose.choose(asked.controller, overview), systemd, asked.force)
 
@@ -83,6 +88,8 @@ def _disconnect(asked: "Namespace") -> Exit:
 def _confirm(asked: "Namespace") -> Exit:
     from discoverd.cli import choose, confirm
 
+    if not asked.dry_run:
+        _need_root("what disconnects is for root to confirm")
     overview, _ = _look()
     return confirm.confirm(choose.choose(asked.controller, overview), overview.plan, asked.dry_run)
 
@@ -90,6 +97,8 @@ def _confirm(asked: "Namespace") -> Exit:
 def _exclude(asked: "Namespace") -> Exit:
     from discoverd.cli import exclude
 
+    if not asked.dry_run:
+        _need_root("the exclusion lists are root's")
     overview, _ = _look()
     return exclude.exclude(asked.what, overview, asked.list, asked.dry_run, asked.json)
 
@@ -97,6 +106,7 @@ def _exclude(asked: "Namespace") -> Exit:
 def _unexclude(asked: "Namespace") -> Exit:
     from discoverd.cli import exclude
 
+    _need_root("the exclusion lists are root's")
     overview, _ = _look()
     return exclude.unexclude(asked.what, overview)
 

@@ -116,7 +116,7 @@ class DiscoveryController:
         not_kept = ""
         if page is not None:
             try:
-                state.write(self._directory + "/log", page)
+                state.write(self._directory + "/log", page, state.PUBLIC)
             except state.StateError as full:
                 not_kept = f"cannot keep it: {full}"
         for priority, text in self.discovery.ended(time.monotonic(), error, not_kept):

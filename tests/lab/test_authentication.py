@@ -59,9 +59,9 @@ controller = transport=tcp;traddr=192.0.2.1
             timeout=120,
         )
         assert found.stdout == ""
-    # Root's copy is there, and root's alone.
+    # Root's copy is there, and root's alone; how things are, everybody may see.
     modes = host.run("stat -c %a /run/discoverd /run/discoverd/controllers/*/spec").stdout.split()
-    assert modes == ["700", "600"]
+    assert modes == ["755", "600"]
 
 
 def test_a_wrong_key_is_told(host: Machine) -> None:

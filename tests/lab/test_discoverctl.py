@@ -70,7 +70,7 @@ def test_looking(host: Machine) -> None:
     assert "because it is listed" in ctl(host, f"why {nqn(1)}")[0]
     assert "because it is configured at /etc/nvme/nvme-fabrics.conf:2" in ctl(host, f"why {DISCOVERY}")[0]
     assert nqn(1) in ctl(host, f"why {nqn(11)}", UNKNOWN)[1]
-    assert "run it as root" in host.run("runuser -u nobody -- discoverctl list", check=False).stderr
+    assert host.run("runuser -u nobody -- discoverctl list --no-legend").stdout.count("live") >= 3
     assert host.run("discoverctl list --json | head -c 1; echo ${PIPESTATUS[0]}").stderr == ""
 
     took = host.run("cd /; bash -c 'time discoverctl list' 2>&1 >/dev/null | grep real").stdout

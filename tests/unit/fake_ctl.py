@@ -52,6 +52,7 @@ class Bus:
         self.units: dict[str, Unit] = {"discoverd.service": Unit(status="1 controller: 1 live")}
         self.called: list[tuple[str, ...]] = []
         self.on_start: Callable[[str], None] = lambda _: None
+        self.on_reload: Callable[[str], None] = lambda _: None
         self.on_stop: Callable[[str], None] = lambda _: None
         self.slow = False
         self.refuses: dict[str, DBusBaseError] = {}
@@ -115,6 +116,14 @@ class Bus:
     def _StopUnit(self, name: str, mode: str) -> bytes:  # noqa: N802
         assert mode == "replace"
         return self._job(name, self.on_stop)
+
+    def _RestartUnit(self, name: str, mode: str) -> bytes:  # noqa: N802
+        assert mode == "replace"
+        return self._job(name, self.on_start)
+
+    def _ReloadUnit(self, name: str, mode: str) -> bytes:  # noqa: N802
+        assert mode == "replace"
+        return self._job(name, self.on_reload)
 
     def _ResetFailedUnit(self, name: str) -> None:  # noqa: N802
         self.units[name].active = "inactive"
@@ -209,9 +218,14 @@ class Desk:
         self._devices += 1
         (self.root / "sys" / device).rename(self.root / f"gone{self._devices}")
 
+    def write_plan(self) -> None:
+        """Write the plan as discoverd does, in one step."""
+        Path(plan_file.PATH + ".new").write_text(json.dumps(self.plan))
+        Path(plan_file.PATH + ".new").rename(plan_file.PATH)
+
     def run(self, *words: str) -> tuple[int, str, str]:
         """Run a command; return exit status, output and errors."""
-        Path(plan_file.PATH).write_text(json.dumps(self.plan))
+        self.write_plan()
         return self.run_as_it_is(*words)
 
     def run_as_it_is(self, *words: str) -> tuple[int, str, str]:

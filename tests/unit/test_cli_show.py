@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from pystemd.dbusexc import DBusBaseError
 
-from discoverd import state
-from discoverd.cli import plan_file
+from discoverd import state, store
+from discoverd.cli import holdings, plan_file
 from discoverd.cli.exits import Exit
 from discoverd.cli.holdings import Namespace
 from discoverd.kernel import controllers
@@ -358,11 +358,77 @@ def test_why_for_programs(desk: Desk) -> None:
     assert one["why"][0].startswith("discoverd keeps it")
 
 
-def test_others_than_root_are_told_what_to_do(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def user(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """The same host, with an ordinary user at the desk, for whom no specification can be read."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    status, output, errors = desk.run("list")
-    assert (status, output) == (77, "")
-    assert errors.endswith("run it as root\n")
+    monkeypatch.setattr(store, "read_spec", lambda _: None)
+    return desk
+
+
+@pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["status"], ["status", "nvme0"], ["why", "nvme0"]])
+def test_ordinary_users_may_look(user: Desk, words: list[str]) -> None:
+    name = user.controller(1, "nvme0")
+    status, output, errors = user.run(*words)
+    assert (status, errors) == (0, "")
+    assert name in output or words == ["status"]
+
+
+def test_ordinary_users_see_who_uses_a_namespace_is_not_theirs_to_know(
+    user: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user.controller(1, "nvme0")
+
+    def denied(_: str) -> list[Namespace]:
+        raise PermissionError(errno.EACCES, "Permission denied", "/dev/nvme0n1")
+
+    monkeypatch.setattr(holdings, "namespaces", denied)
+    status, output, _ = user.run("status", "nvme0")
+    assert (status, "unknown: Permission denied" in output) == (0, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["disconnect", "nvme0"],
+        ["confirm", "nvme0"],
+        ["exclude", "nvme0"],
+        ["unexclude", "nvme0"],
+    ],
+)
+def test_what_is_for_root_says_so_before_anything_is_done(user: Desk, words: list[str]) -> None:
+    user.controller(1, "nvme0")
+    before = sorted(user.root.rglob("*"))
+    status, output, errors = user.run(*words)
+    assert (status, output) == (Exit.NOT_PERMITTED, "")
+    assert errors.count("\n") == 1
+    assert "run it as root" in errors or "discoverctl stop" in errors
+    assert user.bus.called == []
+    assert [path for path in sorted(user.root.rglob("*")) if path.name != "plan"] == before
+
+
+def test_polkit_decides_who_may_act(user: Desk) -> None:
+    name = user.controller(1, "nvme0")
+    user.bus.on_stop = lambda unit: setattr(user.bus.units[unit], "active", "inactive")
+    assert user.run("stop", "nvme0")[0] == 0
+    what = b"Interactive authentication required."
+    denied = DBusBaseError(-errno.EACCES, b"org.freedesktop.DBus.Error.InteractiveAuthorizationRequired", what)
+    user.bus.refuses["StartUnit"] = denied
+    status, _, errors = user.run("start", name)
+    assert status == Exit.NOT_PERMITTED
+    assert "Interactive authentication required" in errors
+
+
+def test_where_all_is_closed_it_says_so(user: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an earlier version leaves it."""
+
+    def denied(path: str) -> list[str]:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os, "listdir", denied)
+    status, _, errors = user.run("list")
+    assert status == Exit.NOT_PERMITTED
+    assert "run it as root" in errors
 
 
 def test_without_a_bus(desk: Desk) -> None:

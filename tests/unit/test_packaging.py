@@ -29,3 +29,12 @@ def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     command = [sys.executable, "-m", "discoverd", "--version"]
     ended_process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert ended_process.stdout == f"discoverd {VERSION}\n"
+
+
+def test_rule_for_polkit_lets_nobody_make_a_unit() -> None:
+    """By systemd 256 and later, the start of a unit by a prefix is also that of a transient one with any command."""
+    text = (ROOT / "docs/samples/discoverd.rules.sample").read_text()
+    code = "\n".join(line for line in text.splitlines() if not line.startswith("//"))
+    (listed,) = re.findall(r"\[(.*)\]\.indexOf\(action\.lookup\(\"verb\"\)\) >= 0", code)
+    assert set(re.findall(r'"([^"]+)"', listed)) == {"stop", "restart", "reset-failed"}
+    assert '.indexOf("nvme-ctrl@") == 0' in code

@@ -94,11 +94,11 @@ def dc(address: str = "192.0.2.7", **hosts_side: str) -> TransportId:
 # Prepared -------------------------------------------------------------------------------------------------
 
 
-def test_directories_are_for_root_only(run: Path, no_umask: None) -> None:
+def test_directories_are_for_everybody(run: Path, no_umask: None) -> None:
     (run / "controllers").rmdir()
-    run.chmod(0o755)
+    run.chmod(0o700)
     store.prepare().close()
-    assert (mode(run), mode(run / "controllers")) == (0o700, 0o700)
+    assert (mode(run), mode(run / "controllers")) == (0o755, 0o755)
 
 
 @pytest.mark.parametrize("temporary", [None, "socket", "dangling link"])
@@ -652,7 +652,7 @@ def test_plan_has_each_field_in_its_place(run: Path, no_umask: None) -> None:
         "refusals": [{"what": "what", "source": "where", "reason": "why"}],
         "complaints": ["f:3:1: no such key"],
     }
-    assert mode(run / "plan") == 0o600
+    assert mode(run / "plan") == 0o644
 
 
 def test_plan_is_replaced_in_one_step(run: Path) -> None:
@@ -703,7 +703,7 @@ def test_the_same_is_not_written_again() -> None:
 def test_specification_is_for_root_only(no_umask: None) -> None:
     leave(dc(), MDNS)
     made = Path(state.directory(dc().instance))
-    assert (mode(made), mode(made / "spec")) == (0o700, 0o600)
+    assert (mode(made), mode(made / "spec")) == (0o755, 0o600)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"discoverd-spec 9\nend\n", bytes((1 << 20) + 1)])

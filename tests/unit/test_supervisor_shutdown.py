@@ -175,7 +175,7 @@ def test_the_plan_says_what_and_why(host: Host) -> None:
     }
     assert (plan["refusals"], len(plan["complaints"])) == ([], 1)
     assert plan["complaints"][0].startswith(f"{broken}:2")
-    assert (Path(state.ROOT) / "plan").stat().st_mode & 0o777 == 0o600
+    assert (Path(state.ROOT) / "plan").stat().st_mode & 0o777 == 0o644
 
 
 def test_the_plan_is_written_when_it_changes_only(host: Host) -> None:
