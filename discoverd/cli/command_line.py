@@ -15,6 +15,21 @@ _WHICH = "an instance, a unit, a kernel device (nvme3), or a subsystem NQN for a
 _EXCLUDED = f"an exclusion, as in transport=tcp;traddr=192.0.2.1, or {_WHICH}"
 
 
+GOALS = ("live", "any-path", "gone")
+_UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
+
+
+def seconds(text: str) -> float:
+    """Return a span of time, such as ``90``, ``30s`` or ``5min``, in seconds. Raises ValueError for none."""
+    number = text.rstrip("abcdefghijklmnopqrstuvwxyz")
+    if not number.strip().isascii() or not number.strip().replace(".", "", 1).isdigit():
+        raise ValueError(text)
+    unit = text[len(number) :]
+    if unit not in _UNITS:
+        raise ValueError(text)
+    return float(number) * _UNITS[unit]
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser; what it returns has the verb in ``verb``."""
     top = argparse.ArgumentParser(
@@ -46,10 +61,15 @@ def _looks(verbs: "_Verbs") -> None:
     one.add_argument("controller", metavar="CONTROLLER", help=_WHICH)
     _add_json(one)
     _add_json(verbs.add_parser("doctor", help="look for what is wrong on this host, and say what to do"))
+    one = verbs.add_parser("wait", help="wait until controllers are live, or gone")
+    one.add_argument("--for", dest="goal", choices=GOALS, default=GOALS[0], help="what is waited for (%(default)s)")
+    one.add_argument("--timeout", type=seconds, default=120.0, metavar="TIME", help="120 s by default, 0 for ever")
+    one.add_argument("controller", nargs="*", metavar="CONTROLLER", help=f"all that is wanted by default; {_WHICH}")
 
 
 def _acts(verbs: "_Verbs") -> None:
     for verb, help_text in (
+        ("restart", "disconnect and connect again; what is in use stays connected, and gets a new worker"),
         ("start", "start the units of controllers, and wait for the first attempt"),
         ("stop", "disconnect what is not in use, and keep it so until it is started or the host boots"),
         ("disconnect", "the same; with --force also what is in use, or belongs to another tool"),

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``discoverctl start`` and ``stop``: jobs of systemd, and what the controllers are after them."""
+"""``discoverctl start``, ``stop`` and ``restart``: jobs of systemd, and what the controllers are after them."""
 
 import sys
 import time
+from collections.abc import Callable, Mapping
 
 from discoverd import state
 from discoverd.cli import overview as overviews
@@ -25,23 +26,36 @@ def start(chosen: list[Controller], systemd: Systemd) -> Exit:
 
     Returns NOT_LIVE if one is neither live nor parked then.
     """
+    return _run(chosen, systemd, systemd.start, START_JOB_TIMEOUT_SECONDS)
+
+
+def restart(chosen: list[Controller], systemd: Systemd) -> Exit:
+    """Restart the units, those that are stopped too, and wait until their first attempts have ended.
+
+    A worker that does not disconnect what is in use makes room for one that takes the connection over. Returns as
+    :func:`start`.
+    """
+    return _run(chosen, systemd, systemd.restart, STOP_JOB_TIMEOUT_SECONDS + START_JOB_TIMEOUT_SECONDS)
+
+
+def _run(chosen: list[Controller], systemd: Systemd, order: Callable[[str], int], limit: float) -> Exit:
     queued = {}
     worst = Exit.OK
     for one in chosen:
         try:
-            queued[_start(one, systemd)] = one
+            queued[_queue(one, order)] = one
         except CliError as error:
             # The other paths of a subsystem are wanted all the same.
             text.remark(str(error))
             worst = max(worst, error.exit_status)
-    _wait(queued, systemd, START_JOB_TIMEOUT_SECONDS)
+    wait_for_jobs(queued, systemd, limit)
     return max([worst, *(_started(overviews.refreshed(one, systemd)) for one in queued.values())])
 
 
-def _start(controller: Controller, systemd: Systemd) -> int:
+def _queue(controller: Controller, order: Callable[[str], int]) -> int:
     unit = controller.unit_name
     try:
-        return systemd.start(unit)
+        return order(unit)
     except UnitMasked:
         raise CliError(f"{unit} is masked; to allow it: systemctl unmask {text.quoted(unit)}") from None
     except UnitNotLoaded:
@@ -96,7 +110,7 @@ def queue_stop(chosen: list[Controller], systemd: Systemd) -> None:
                 queued[systemd.stop(one.unit_name)] = one
             except UnitNotLoaded:
                 pass  # It has just ended by itself.
-    _wait(queued, systemd, STOP_JOB_TIMEOUT_SECONDS)
+    wait_for_jobs(queued, systemd, STOP_JOB_TIMEOUT_SECONDS)
 
 
 def _stopped(controller: Controller) -> Exit:
@@ -113,7 +127,7 @@ def _stopped(controller: Controller) -> Exit:
     return Exit.FAILED
 
 
-def _wait(queued: dict[int, Controller], systemd: Systemd, limit: float) -> None:
+def wait_for_jobs(queued: Mapping[int, Controller], systemd: Systemd, limit: float) -> None:
     """Wait until the jobs are gone. Raises CliError when the limit, in seconds, is over."""
     began = time.monotonic()
     pause = _POLL_FIRST

@@ -152,14 +152,17 @@ class Overview:
     plan: PlanFile
 
 
-def look(systemd: Systemd) -> Overview:
-    """Gather everything. Raises CliError where systemd cannot be asked, PermissionError without the privilege."""
+def look(systemd: Systemd | None) -> Overview:
+    """Gather everything, with None all but the units, for who looks again and again.
+
+    Raises CliError where systemd cannot be asked, PermissionError without the privilege.
+    """
     plan = plan_file.read()
     units = {}
-    for unit in systemd.controllers():
+    for unit in systemd.controllers() if systemd else ():
         if instance := unit_instance(unit.name):
             units[instance] = unit
-    specs = {instance: store.read_spec(instance) for instance in _state_directories()}
+    specs = {instance: store.read_spec(instance) for instance in state_directories()}
     devices = _devices()
     waiting = {name: origin for origin, pending in plan.pending.items() for name in pending}
     names = [*plan.controllers, *sorted((units.keys() | specs.keys()) - plan.controllers.keys())]
@@ -193,7 +196,8 @@ def refreshed(controller: Controller, systemd: Systemd) -> Controller:
     return replace(controller, unit=shown, report=report, device=device)
 
 
-def _state_directories() -> Iterable[str]:
+def state_directories() -> Iterable[str]:
+    """Return the instances that discoverd keeps state for. Raises PermissionError without the privilege."""
     try:
         return sorted(os.listdir(state.CONTROLLERS))
     except FileNotFoundError:

@@ -111,6 +111,17 @@ class Systemd:
         """Queue the stop of a unit; return the number of the job. Raises UnitNotLoaded too."""
         return self._job(b"StopUnit", unit)
 
+    def restart(self, unit: str) -> int:
+        """Queue the restart of a unit, which starts one that is stopped; return the number of the job.
+
+        Raises UnitNotLoaded and UnitMasked too.
+        """
+        return self._job(b"RestartUnit", unit)
+
+    def reload(self, unit: str) -> int:
+        """Queue the reload of a unit's configuration; return the number of the job. Raises UnitNotLoaded too."""
+        return self._job(b"ReloadUnit", unit)
+
     def reset_failed(self, unit: str) -> None:
         """Make a failed unit inactive. One that is not loaded has nothing to reset."""
         try:

@@ -63,6 +63,19 @@ def _doctor(asked: "Namespace") -> Exit:
     return doctor.examine(overview, systemd, asked.json)
 
 
+def _wait(asked: "Namespace") -> Exit:
+    from discoverd.cli import wait
+
+    return wait.wait(asked.controller, asked.goal, asked.timeout)
+
+
+def _restart(asked: "Namespace") -> Exit:
+    from discoverd.cli import choose, jobs
+
+    overview, systemd = _look()
+    return jobs.restart(choose.choose(asked.controller, overview), systemd)
+
+
 def _start(asked: "Namespace") -> Exit:
     from discoverd.cli import choose, jobs
 
@@ -125,6 +138,8 @@ RUN: "dict[str, Callable[[Namespace], Exit]]" = {
     "status": _status,
     "why": _why,
     "doctor": _doctor,
+    "wait": _wait,
+    "restart": _restart,
     "start": _start,
     "stop": _stop,
     "disconnect": _disconnect,

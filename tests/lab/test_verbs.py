@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """discoverctl's verbs that wait, connect and tell, on a real host; what an ordinary user sees; the units beside it."""
 
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from tests.lab import scenario
 from tests.lab.machine import Machine
-from tests.lab.scenario import nqn
-from tests.lab.test_discoverctl import NOT_PERMITTED
+from tests.lab.scenario import GENEROUS, nqn, unit_name
+from tests.lab.test_discoverctl import NOT_PERMITTED, TWO_PATHS, UNKNOWN, ctl
 
 TIMED_OUT = 6
 NOBODY = "runuser -u nobody --"
@@ -24,20 +25,61 @@ def host(host: Machine) -> Iterator[Machine]:
     host.run(f"cp -a /root/hostnqn /root/hostid /etc/nvme/; rm -rf {PROM}; systemctl stop discoverd-metrics.timer")
 
 
+def test_wait(host: Machine) -> None:
+    host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420 198.51.100.1:4420")
+    host.cut_link("path1", silent=True)
+    scenario.start(host, TWO_PATHS)
+    ctl(host, f"wait --for=any-path --timeout=60 {nqn(1)}")
+    assert "198.51.100.1" in ctl(host, f"wait --timeout=1 {nqn(1)}", TIMED_OUT)[1]
+    assert "there is no controller" in ctl(host, "wait --timeout=1 nqn.2024-08.com.example:none", UNKNOWN)[1]
+    waiting = threading.Thread(target=ctl, args=(host, "wait --timeout=90"))
+    waiting.start()
+    host.restore_link("path1")
+    waiting.join()
+    assert scenario.live(host) == [nqn(1), nqn(1)]
+    ctl(host, f"stop {nqn(1)}")
+    ctl(host, f"wait --for=gone --timeout=10 {nqn(1)}")
+
+
+def test_restart_of_what_is_in_use_keeps_its_connection(host: Machine) -> None:
+    host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
+    scenario.start(host, TWO_PATHS.rsplit("controller", 1)[0])
+    scenario.wait_live(host, 1)
+    before = scenario.controllers(host)
+    pid = scenario.unit(host, unit_name(1)).main_pid
+    host.wait_until("test -b /dev/nvme0n1", what="the disk is there")
+    host.run("mkfs.ext4 -q /dev/nvme0n1 && mount /dev/nvme0n1 /mnt")
+    try:
+        assert "live nvme0" in ctl(host, "restart nvme0")[0]
+        assert scenario.controllers(host) == before
+        assert scenario.unit(host, unit_name(1)).main_pid != pid
+        host.run("dd if=/dev/zero of=/mnt/file bs=4k count=8 conv=fsync")
+    finally:
+        host.run("umount -l /mnt")
+
+
 def test_what_an_ordinary_user_sees_and_may_not_do(host: Machine) -> None:
     host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
     scenario.start(host, scenario.ONE_DISCOVERY_CONTROLLER + f"[Subsystem]\nnqn = {nqn(9)}\nkxchap-secret = {SECRET}\n")
     scenario.wait_live(host, 2)
-    for verb in ("list", "status", f"why {nqn(1)}", "status nvme0"):
+    for verb in ("list", "status", f"why {nqn(1)}", "status nvme0", "wait"):
         shown = host.run(f"{NOBODY} discoverctl {verb}")
         assert shown.stderr == ""
     assert "live" in host.run(f"{NOBODY} discoverctl list").stdout
     ended = host.run(f"{NOBODY} discoverctl doctor", check=False)
     assert "only root can tell whether the configuration is sound" in ended.stdout
-    for verb in (f"stop {nqn(1)}", f"exclude {nqn(1)}", "disconnect nvme0"):
+    for verb in (f"stop {nqn(1)}", f"restart {nqn(1)}", f"exclude {nqn(1)}", "disconnect nvme0"):
         ended = host.run(f"{NOBODY} discoverctl {verb}", check=False)
         assert (ended.returncode, "Traceback" in ended.stderr) == (NOT_PERMITTED, False), verb
     assert len(scenario.live(host)) == 2
     key = SECRET.split(":")[2]
     assert host.run(f"{NOBODY} grep -rl '{key}' /run /etc/nvme 2>/dev/null || true").stdout == ""
     assert host.run(f"grep -rl '{key}' /run/discoverd || true").stdout.endswith("/spec\n")
+
+
+def test_boot_waits_for_a_path_to_each_subsystem(host: Machine) -> None:
+    host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
+    scenario.start(host)
+    host.run("systemctl start discoverd-wait-online.service", timeout=GENEROUS)
+    assert nqn(1) in scenario.live(host)
+    assert host.run("systemctl show -P Before discoverd-wait-online.service").stdout.split().count("remote-fs.target")

@@ -31,6 +31,22 @@ def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended_process.stdout == f"discoverd {VERSION}\n"
 
 
+def test_all_units_are_installed() -> None:
+    for path in (ROOT / "units").iterdir():
+        name = path.name.removesuffix(".in").removesuffix(".service")
+        assert f"'{name}'" in MESON or f"'units/{path.name}'" in MESON, path.name
+
+
+@pytest.mark.parametrize("name", ["discoverd-wait-online"])
+def test_units_run_verbs_that_there_are(name: str) -> None:
+    text = (ROOT / f"units/{name}.service.in").read_text()
+    (words,) = re.findall(r"^ExecStart=@DISCOVERCTL@ (.*)$", text, re.MULTILINE)
+    from discoverd.cli import command_line
+
+    asked = command_line.parser().parse_args(words.split())
+    assert asked.verb in name or asked.verb == "wait"
+
+
 def test_rule_for_polkit_lets_nobody_make_a_unit() -> None:
     """By systemd 256 and later, the start of a unit by a prefix is also that of a transient one with any command."""
     text = (ROOT / "docs/samples/discoverd.rules.sample").read_text()
