@@ -63,6 +63,13 @@ def _doctor(asked: "Namespace") -> Exit:
     return doctor.examine(overview, systemd, asked.json)
 
 
+def _log_page(asked: "Namespace") -> Exit:
+    from discoverd.cli import choose, log_page
+
+    overview, _ = _look()
+    return log_page.show(choose.choose(asked.controller, overview), overview, asked.json)
+
+
 def _wait(asked: "Namespace") -> Exit:
     from discoverd.cli import wait
 
@@ -138,6 +145,7 @@ RUN: "dict[str, Callable[[Namespace], Exit]]" = {
     "status": _status,
     "why": _why,
     "doctor": _doctor,
+    "log-page": _log_page,
     "wait": _wait,
     "restart": _restart,
     "start": _start,

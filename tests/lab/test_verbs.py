@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """discoverctl's verbs that wait, connect and tell, on a real host; what an ordinary user sees; the units beside it."""
 
+import json
 import threading
 from collections.abc import Iterator
 
@@ -8,7 +9,7 @@ import pytest
 
 from tests.lab import scenario
 from tests.lab.machine import Machine
-from tests.lab.scenario import GENEROUS, nqn, unit_name
+from tests.lab.scenario import DISCOVERY, GENEROUS, nqn, unit_name
 from tests.lab.test_discoverctl import NOT_PERMITTED, TWO_PATHS, UNKNOWN, ctl
 
 TIMED_OUT = 6
@@ -58,11 +59,23 @@ def test_restart_of_what_is_in_use_keeps_its_connection(host: Machine) -> None:
         host.run("umount -l /mnt")
 
 
+def test_log_page(host: Machine) -> None:
+    host.run("lab-target up --subsystems 3 --ports 192.0.2.1:4420")
+    host.run(f"mkdir -p /etc/nvme && printf '[exclusions]\\nexclusion = nqn={nqn(3)}\\n' >/etc/nvme/exclusions.conf")
+    scenario.start(host)
+    scenario.wait_live(host, 3)
+    text, _ = ctl(host, f"log-page {DISCOVERY}")
+    rows = {line.split()[4]: line.split()[5] for line in text.splitlines() if line.startswith("subsystem")}
+    assert rows == {nqn(1): "connected", nqn(2): "connected", nqn(3): "excluded"}
+    (page,) = json.loads(ctl(host, f"log-page --json {DISCOVERY}")[0])["log_pages"]
+    assert page["age_seconds"] < 300
+
+
 def test_what_an_ordinary_user_sees_and_may_not_do(host: Machine) -> None:
     host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
     scenario.start(host, scenario.ONE_DISCOVERY_CONTROLLER + f"[Subsystem]\nnqn = {nqn(9)}\nkxchap-secret = {SECRET}\n")
     scenario.wait_live(host, 2)
-    for verb in ("list", "status", f"why {nqn(1)}", "status nvme0", "wait"):
+    for verb in ("list", "status", f"why {nqn(1)}", "status nvme0", f"log-page {DISCOVERY}", "wait"):
         shown = host.run(f"{NOBODY} discoverctl {verb}")
         assert shown.stderr == ""
     assert "live" in host.run(f"{NOBODY} discoverctl list").stdout

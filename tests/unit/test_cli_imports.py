@@ -34,7 +34,7 @@ HEAVY = {
 }
 # So many modules of ours, and of all, may be there in the end.
 HELP_MOST, LOOK_OURS, LOOK_MOST = 75, 60, 230
-LOOKS = ("list", "status", "why nvme0")
+LOOKS = ("list", "status", "why nvme0", "log-page nvme0")
 
 
 def modules(code: str) -> set[str]:
