@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"discoverctl {VERSION}", help="show the version, and end")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     _looks(verbs)
+    _configuration(verbs)
     _acts(verbs)
     _exclusions(verbs)
     _imports(verbs)
@@ -68,6 +69,14 @@ def _looks(verbs: "_Verbs") -> None:
     one.add_argument("--for", dest="goal", choices=GOALS, default=GOALS[0], help="what is waited for (%(default)s)")
     one.add_argument("--timeout", type=seconds, default=120.0, metavar="TIME", help="120 s by default, 0 for ever")
     one.add_argument("controller", nargs="*", metavar="CONTROLLER", help=f"all that is wanted by default; {_WHICH}")
+
+
+def _configuration(verbs: "_Verbs") -> None:
+    one = verbs.add_parser("config", help="the configuration as it is read")
+    parts = one.add_subparsers(dest="part", required=True, metavar="show")
+    one = parts.add_parser("show", help="each value with file and line, without secrets")
+    one.add_argument("--config", metavar="DIR", help="instead of /etc/nvme")
+    _add_json(one)
 
 
 def _acts(verbs: "_Verbs") -> None:

@@ -76,6 +76,15 @@ def _wait(asked: "Namespace") -> Exit:
     return wait.wait(asked.controller, asked.goal, asked.timeout)
 
 
+def _config(asked: "Namespace") -> Exit:
+    from pathlib import Path
+
+    from discoverd.cli import config_show
+    from discoverd.config.identity import DIRECTORY
+
+    return config_show.show(Path(asked.config or DIRECTORY), asked.json)
+
+
 def _restart(asked: "Namespace") -> Exit:
     from discoverd.cli import choose, jobs
 
@@ -147,6 +156,7 @@ RUN: "dict[str, Callable[[Namespace], Exit]]" = {
     "doctor": _doctor,
     "log-page": _log_page,
     "wait": _wait,
+    "config": _config,
     "restart": _restart,
     "start": _start,
     "stop": _stop,

@@ -27,7 +27,7 @@ TRANSPORTS = ("tcp", "rdma", "fc")
 FOLLOWED_TRANSPORTS = ("tcp", "rdma")
 AUTO = ("auto",)
 
-_SECTION = "Global"
+SECTION = "Global"
 _HOUR = 3600
 _UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": _HOUR, "hours": _HOUR, "d": 24 * _HOUR, "days": 24 * _HOUR}
 _SHOWN = (("h", _HOUR), ("min", 60), ("s", 1))
@@ -99,14 +99,14 @@ def parse_settings(
         for item in scan(source, report):
             if isinstance(item, Section):
                 section = item.name
-                if section != _SECTION:
-                    hint = did_you_mean(section, (_SECTION,)) or f"the only section is [{_SECTION}]"
+                if section != SECTION:
+                    hint = did_you_mean(section, (SECTION,)) or f"the only section is [{SECTION}]"
                     message = f"the unknown section [{quote(section)[1:-1]}] is ignored"
                     report.warn(item.line, item.column, message, hint)
             elif section is None:
                 message = f"the key {key_name(item.key)} stands before any section"
-                report.error(item.line, item.column, message, f"put it below [{_SECTION}]")
-            elif section == _SECTION:
+                report.error(item.line, item.column, message, f"put it below [{SECTION}]")
+            elif section == SECTION:
                 settings = _apply(settings, item, report, last_good or Settings())
         diagnostics += sorted(report.diagnostics)
     return settings, tuple(diagnostics)
@@ -114,9 +114,9 @@ def parse_settings(
 
 def _apply(settings: Settings, entry: Entry, report: Report, fallback: Settings) -> Settings:
     """Return ``settings`` with one entry taken into account; an empty value means the default."""
-    read = _KEYS.get(entry.key)
+    read = KEYS.get(entry.key)
     if read is None:
-        hint = "" if report.full else did_you_mean(entry.key, tuple(_KEYS))
+        hint = "" if report.full else did_you_mean(entry.key, tuple(KEYS))
         report.warn(entry.line, entry.column, f"the unknown key {key_name(entry.key)} is ignored", hint)
         return settings
     field = entry.key.replace("-", "_")
@@ -127,6 +127,11 @@ def _apply(settings: Settings, entry: Entry, report: Report, fallback: Settings)
         message = f"{entry.key} = {quote(entry.value)} is not {error}; {_shown(value, read)} is used"
         report.error(entry.line, entry.value_column, message, comment_hint(entry.value))
     return replace(settings, **{field: value})
+
+
+def shown(settings: Settings, key: str) -> str:
+    """Return the value of a setting, by the name that it has in the files, as people write it."""
+    return _shown(getattr(settings, key.replace("-", "_")), KEYS[key])
 
 
 def _shown(value: object, read: Callable[[str], Any]) -> str:
@@ -231,7 +236,7 @@ def _span(text: str) -> int:
     return int(match[1]) * _UNITS.get(match[2], 1)
 
 
-_KEYS: dict[str, Callable[[str], Any]] = {
+KEYS: dict[str, Callable[[str], Any]] = {
     "log-level": _level,
     "max-connecting": _connecting,
     "mdns": _switch,
