@@ -77,6 +77,12 @@ def _configuration(verbs: "_Verbs") -> None:
     one = parts.add_parser("show", help="each value with file and line, without secrets")
     one.add_argument("--config", metavar="DIR", help="instead of /etc/nvme")
     _add_json(one)
+    one = verbs.add_parser("identity", help="who this host is to its targets")
+    parts = one.add_subparsers(dest="part", required=True, metavar="show|init|set-symname")
+    _add_json(parts.add_parser("show", help="host NQN, host ID and symbolic name, and where they stand"))
+    parts.add_parser("init", help="make the host NQN and the host ID where there is none")
+    one = parts.add_parser("set-symname", help="the name by which discovery controllers show this host")
+    one.add_argument("name", metavar="NAME", help="'' takes it away")
 
 
 def _acts(verbs: "_Verbs") -> None:

@@ -85,6 +85,17 @@ def _config(asked: "Namespace") -> Exit:
     return config_show.show(Path(asked.config or DIRECTORY), asked.json)
 
 
+def _identity(asked: "Namespace") -> Exit:
+    from discoverd.cli import identity
+    from discoverd.config.identity import DIRECTORY
+
+    if asked.part == "show":
+        return identity.show(DIRECTORY, asked.json)
+    if asked.part == "init":
+        return identity.init(DIRECTORY)
+    return identity.set_symname(DIRECTORY, asked.name)
+
+
 def _restart(asked: "Namespace") -> Exit:
     from discoverd.cli import choose, jobs
 
@@ -157,6 +168,7 @@ RUN: "dict[str, Callable[[Namespace], Exit]]" = {
     "log-page": _log_page,
     "wait": _wait,
     "config": _config,
+    "identity": _identity,
     "restart": _restart,
     "start": _start,
     "stop": _stop,

@@ -64,13 +64,14 @@ def test_names_addresses_and_nqns_that_cannot_be(host: Machine, allow_journal: C
 def test_missing_host_nqn(host: Machine, allow_journal: Callable[[str], None]) -> None:
     allow_journal("/etc/nvme/hostnqn")
     host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
-    host.run("mv /etc/nvme/hostnqn /etc/nvme/hostid /root/")
+    # It would make one.
+    host.run("systemctl mask --runtime discoverd-identity.service && mv /etc/nvme/hostnqn /etc/nvme/hostid /root/")
     try:
         scenario.start(host)
         scenario.wait_status(host, "nvme gen-hostnqn > /etc/nvme/hostnqn")
         assert not scenario.units(host)
     finally:
-        host.run("mv /root/hostnqn /root/hostid /etc/nvme/")
+        host.run("mv /root/hostnqn /root/hostid /etc/nvme/; systemctl unmask --runtime discoverd-identity.service")
     host.run("systemctl reload discoverd.service", timeout=GENEROUS)
     scenario.wait_live(host, 2)
     scenario.wait_status(host, "2 controllers: 2 live")

@@ -2,6 +2,7 @@
 """discoverctl's verbs that wait, connect and tell, on a real host; what an ordinary user sees; the units beside it."""
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 
@@ -88,6 +89,19 @@ def test_what_an_ordinary_user_sees_and_may_not_do(host: Machine) -> None:
     key = SECRET.split(":")[2]
     assert host.run(f"{NOBODY} grep -rl '{key}' /run /etc/nvme 2>/dev/null || true").stdout == ""
     assert host.run(f"grep -rl '{key}' /run/discoverd || true").stdout.endswith("/spec\n")
+
+
+def test_identity_is_made_before_the_first_start(host: Machine) -> None:
+    host.run("rm /etc/nvme/hostnqn /etc/nvme/hostid")
+    host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
+    scenario.start(host)
+    scenario.wait_live(host, 2)
+    made = host.read("/etc/nvme/hostnqn").decode().strip()
+    assert re.fullmatch(r"nqn\.2014-08\.org\.nvmexpress:uuid:[0-9a-f-]{36}", made)
+    assert made.endswith(host.read("/etc/nvme/hostid").decode().strip())
+    assert made in ctl(host, "identity show")[0]
+    host.run("systemctl start discoverd-identity.service")
+    assert host.read("/etc/nvme/hostnqn").decode().strip() == made
 
 
 def test_boot_waits_for_a_path_to_each_subsystem(host: Machine) -> None:

@@ -37,7 +37,7 @@ def test_all_units_are_installed() -> None:
         assert f"'{name}'" in MESON or f"'units/{path.name}'" in MESON, path.name
 
 
-@pytest.mark.parametrize("name", ["discoverd-wait-online"])
+@pytest.mark.parametrize("name", ["discoverd-identity", "discoverd-wait-online"])
 def test_units_run_verbs_that_there_are(name: str) -> None:
     text = (ROOT / f"units/{name}.service.in").read_text()
     (words,) = re.findall(r"^ExecStart=@DISCOVERCTL@ (.*)$", text, re.MULTILINE)

@@ -8,20 +8,9 @@ from discoverd.cli.overview import Controller
 from discoverd.config.fabrics import load_fabrics
 from discoverd.config.identity import derived_hostid, load_host_identity
 from discoverd.config.model import FabricsConfig
+from discoverd.config.placeholders import PLACEHOLDERS
 from discoverd.kernel.controllers import canonical_nqn
 
-# UUIDs that firmware vendors leave in many machines at once.
-_PLACEHOLDERS = frozenset(
-    (
-        "03000200-0400-0500-0006-000700080009",
-        "12345678-1234-5678-90ab-cddeefaabbcc",
-        "12345678-1234-1234-1234-123456789abc",
-        "00112233-4455-6677-8899-aabbccddeeff",
-        "fefefefe-fefe-fefe-fefe-fefefefefefe",
-        "ffffffff-ffff-ffff-ffff-ffffffffffff",
-        "11111111-1111-1111-1111-111111111111",
-    )
-)
 _NEW_NQN = "nvme gen-hostnqn > /etc/nvme/hostnqn"
 
 
@@ -30,7 +19,7 @@ def check(controllers: Iterable[Controller]) -> list[Finding]:
     host = load_host_identity()
     found = [problem(f"{one.path}: {one.message}", one.hint or "mend the file") for one in host.diagnostics]
     own = derived_hostid(host.hostnqn)
-    for value in sorted({own, host.hostid} & _PLACEHOLDERS):
+    for value in sorted({own, host.hostid} & PLACEHOLDERS):
         text = f"the host's UUID {value} is a placeholder of firmware that many hosts have"
         found.append(problem(text, f"make one of its own: rm /etc/nvme/hostid; {_NEW_NQN}"))
     if own and host.hostid and own != host.hostid:
