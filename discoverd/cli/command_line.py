@@ -86,6 +86,12 @@ def _configuration(verbs: "_Verbs") -> None:
 
 
 def _acts(verbs: "_Verbs") -> None:
+    one = verbs.add_parser("connect", help="connect a controller that is not configured, until the next boot")
+    one.add_argument("address", metavar="ADDRESS[:PORT]", help="where it is; an IPv6 address with a port in brackets")
+    one.add_argument("nqn", nargs="?", default="", metavar="NQN", help="without one, a discovery controller")
+    one.add_argument("--transport", choices=("tcp", "rdma", "fc"), default="tcp", help="%(default)s by default")
+    one.add_argument("--host-iface", metavar="INTERFACE", default="", help="through this interface")
+    one.add_argument("--host-traddr", metavar="ADDRESS", default="", help="from this address of this host")
     for verb, help_text in (
         ("restart", "disconnect and connect again; what is in use stays connected, and gets a new worker"),
         ("start", "start the units of controllers, and wait for the first attempt"),

@@ -96,6 +96,17 @@ def _identity(asked: "Namespace") -> Exit:
     return identity.set_symname(DIRECTORY, asked.name)
 
 
+def _connect(asked: "Namespace") -> Exit:
+    from discoverd.cli import connect
+    from discoverd.cli import overview as overviews
+    from discoverd.cli.systemd import Systemd
+
+    _need_root("what is connected that is not configured is for root to say")
+    request = connect.Request(asked.transport, asked.address, asked.nqn, asked.host_iface, asked.host_traddr)
+    systemd = Systemd()
+    return connect.connect(request, systemd, lambda: overviews.look(systemd))
+
+
 def _restart(asked: "Namespace") -> Exit:
     from discoverd.cli import choose, jobs
 
@@ -169,6 +180,7 @@ RUN: "dict[str, Callable[[Namespace], Exit]]" = {
     "wait": _wait,
     "config": _config,
     "identity": _identity,
+    "connect": _connect,
     "restart": _restart,
     "start": _start,
     "stop": _stop,

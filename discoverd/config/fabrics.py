@@ -7,17 +7,19 @@ from pathlib import Path
 from .cascade import check_personas, distrust_defaults, resolve
 from .model import FabricsConfig
 from .sections import parse_file
-from .sources import SourceFile, read_tree
+from .sources import SourceFile, read_drop_ins, read_tree
 
 FABRICS_CONF = Path("/etc/nvme/nvme-fabrics.conf")
+# Drop-ins until the next boot, which `discoverctl connect` writes. Ours alone: nvme-cli does not read them.
+RUNTIME_DROP_INS = Path("/run/discoverd/nvme-fabrics.conf.d")
 
 
-def load_fabrics(main: Path = FABRICS_CONF) -> FabricsConfig:
-    """Read and resolve ``main`` and ``main.d/*.conf``. Blocks on the disk; never raises for what files hold.
+def load_fabrics(main: Path = FABRICS_CONF, runtime: Path = RUNTIME_DROP_INS) -> FabricsConfig:
+    """Read and resolve ``main``, ``main.d/*.conf`` and the drop-ins in ``runtime``, which come last.
 
-    Files that do not exist are no fault.
+    Blocks on the disk; never raises for what files hold. Files that do not exist are no fault.
     """
-    return parse_fabrics(read_tree(main))
+    return parse_fabrics([*read_tree(main), *read_drop_ins(runtime)])
 
 
 def parse_fabrics(sources: Iterable[SourceFile]) -> FabricsConfig:

@@ -57,8 +57,13 @@ def read_tree(main: Path) -> tuple[SourceFile, ...]:
 
     Files and a directory that do not exist are left out.
     """
-    files = [read_file(main)]
-    directory = Path(f"{main}.d")
+    file = read_file(main)
+    return (*([file] if file else ()), *read_drop_ins(Path(f"{main}.d")))
+
+
+def read_drop_ins(directory: Path) -> tuple[SourceFile, ...]:
+    """Read ``*.conf`` in a directory, in byte order of their names; see :func:`read_tree`."""
+    files: list[SourceFile | None] = []
     try:
         names = sorted(os.listdir(os.fsencode(directory)))
     except (FileNotFoundError, NotADirectoryError):

@@ -11,7 +11,7 @@ import pytest
 from tests.lab import scenario
 from tests.lab.machine import Machine
 from tests.lab.scenario import DISCOVERY, GENEROUS, nqn, unit_name
-from tests.lab.test_discoverctl import NOT_PERMITTED, TWO_PATHS, UNKNOWN, ctl
+from tests.lab.test_discoverctl import NOT_LIVE, NOT_PERMITTED, TWO_PATHS, UNKNOWN, ctl
 
 TIMED_OUT = 6
 NOBODY = "runuser -u nobody --"
@@ -70,6 +70,22 @@ def test_log_page(host: Machine) -> None:
     assert rows == {nqn(1): "connected", nqn(2): "connected", nqn(3): "excluded"}
     (page,) = json.loads(ctl(host, f"log-page --json {DISCOVERY}")[0])["log_pages"]
     assert page["age_seconds"] < 300
+
+
+def test_connect_until_the_next_boot(host: Machine) -> None:
+    host.run("lab-target up --subsystems 2 --ports 192.0.2.1:4420")
+    scenario.start(host, "")
+    assert "live nvme0" in ctl(host, f"connect 192.0.2.1:4420 {nqn(1)}")[0]
+    assert scenario.unit(host, unit_name(1)).active == "active"
+    before = scenario.controllers(host)
+    host.run("systemctl restart discoverd.service", timeout=GENEROUS)
+    scenario.wait_status(host, "1 controller: 1 live")
+    assert scenario.controllers(host) == before
+    assert "configured at /run/discoverd/nvme-fabrics.conf.d/" in ctl(host, "why nvme0")[0]
+    ctl(host, "connect 192.0.2.1:4421 nqn.2024-08.com.example:vol1", NOT_LIVE)
+    # It is looked after, and ended, like any other.
+    ctl(host, "stop nvme0")
+    assert "live" in ctl(host, f"connect 192.0.2.1:4420 {nqn(1)}")[0]
 
 
 def test_what_an_ordinary_user_sees_and_may_not_do(host: Machine) -> None:

@@ -387,7 +387,11 @@ def install(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "ROOT", str(run))
     monkeypatch.setattr(state, "CONTROLLERS", str(run / "controllers"))
     monkeypatch.setattr(state, "WAKE_SOCKET", str(run / "wake"))
-    monkeypatch.setattr(configuration, "load_fabrics", partial(load_fabrics, host.etc / "nvme-fabrics.conf"))
+    monkeypatch.setattr(
+        configuration,
+        "load_fabrics",
+        partial(load_fabrics, host.etc / "nvme-fabrics.conf", run / "nvme-fabrics.conf.d"),
+    )
     monkeypatch.setattr(configuration, "SETTINGS_CONF", host.etc / "discoverd.conf")
     monkeypatch.setattr(configuration, "load_host_identity", partial(load_host_identity, host.etc))
     monkeypatch.setattr(connection, "Units", host.systemd)

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``discoverctl connect``: a controller that nobody has configured, with a unit, until the next boot.
+
+It is written into a drop-in of the configuration below /run, which discoverd reads as those in /etc; so it outlives
+restarts of discoverd, and all that holds for configured controllers holds for it.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from discoverd import state
+from discoverd.cli import files, jobs, text
+from discoverd.cli import overview as overviews
+from discoverd.cli.exits import CliError, Exit
+from discoverd.cli.overview import Controller, Overview
+from discoverd.cli.systemd import Systemd, UnitNotLoaded
+from discoverd.config import fabrics
+from discoverd.config.model import Connection
+from discoverd.config.sources import SourceFile
+from discoverd.kernel.controllers import canonical_nqn
+from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TidError, TransportId, check_nqn
+
+DAEMON = "discoverd.service"
+RELOAD_TIMEOUT_SECONDS = 90
+# A first attempt ends, in success or in a scheduled retry, within so many seconds.
+FIRST_ATTEMPT_TIMEOUT_SECONDS = 45.0
+_POLL_SECONDS = 0.1
+_TEMPORARY = ".connect."
+_HEAD = """\
+# Written by discoverctl connect, until the next boot. To end it before: discoverctl disconnect, or remove this file
+# and reload discoverd. To have it for good, put what follows into /etc/nvme/nvme-fabrics.conf.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be connected, as it was given; '' for what was not."""
+
+    transport: str
+    address: str
+    nqn: str
+    host_iface: str = ""
+    host_traddr: str = ""
+
+    @property
+    def role(self) -> str:
+        """The role: the well-known NQN asks for a discovery controller, and so does none."""
+        return DISCOVERY if self.nqn in ("", DISCOVERY_NQN) else IO
+
+    def target(self) -> tuple[str, str]:
+        """Return address and service. Raises CliError."""
+        if self.transport not in ("tcp", "rdma"):
+            return self.address, ""
+        address, service = self.address, ""
+        if address.startswith("["):
+            address, _, rest = address[1:].partition("]")
+            if rest[:1] not in ("", ":"):
+                raise CliError(f"{self.address} is no address; write [2001:db8::1]:4420", Exit.USAGE)
+            service = rest[1:]
+        elif address.count(":") == 1:
+            address, _, service = address.partition(":")
+        if service and not (service.isascii() and service.isdigit()):
+            raise CliError(f"{service} is no port; write 192.0.2.1:4420, or [2001:db8::1]:4420", Exit.USAGE)
+        return address, service
+
+
+def connect(request: Request, systemd: Systemd, look: Callable[[], Overview], directory: Path | None = None) -> Exit:
+    """Have it connected, and wait until its first attempt has ended. Returns NOT_LIVE if it is neither live nor parked.
+
+    Raises CliError.
+    """
+    name = _instance(request)
+    overview = look()
+    present = _find(name, overview)
+    if present is not None and present.device and present.device.foreign:
+        what = f"{present.device.name} belongs to {present.device.owner}, which has it connected already"
+        raise CliError(f"{what}; disconnect it with that tool first", Exit.REFUSED)
+    if present is not None and present.excluded:
+        remedy = f"discoverctl unexclude {text.quoted(name)}"
+        raise CliError(f"{name} is excluded by {present.excluded}; to have it connected: {remedy}", Exit.REFUSED)
+    if present is None or not present.known:
+        path = _write(request, directory or fabrics.RUNTIME_DROP_INS, name)
+        _reload(systemd, path)
+    elif present.unit is not None and not present.unit.running:
+        return jobs.start([present], systemd)
+    return _settled(name, systemd, look)
+
+
+def _instance(request: Request) -> str:
+    """Return the instance that the unit will have. Raises CliError for what cannot be connected."""
+    traddr, service = request.target()
+    try:
+        nqn = check_nqn(request.nqn) if request.nqn else DISCOVERY_NQN
+        tid = TransportId.make(
+            request.role,
+            request.transport,
+            traddr,
+            service,
+            canonical_nqn(nqn),
+            host_traddr=request.host_traddr,
+            host_iface=request.host_iface,
+        )
+    except TidError as error:
+        raise CliError(str(error), Exit.USAGE) from None
+    return tid.instance
+
+
+def _find(name: str, overview: Overview) -> Controller | None:
+    """Return the controller of this instance, or the one whose unit stands for it, as its path is said more exactly."""
+    alike = [one for one in overview.controllers if one.name == name or one.name.startswith(f"{name}::")]
+    return min(alike, key=lambda one: (not one.known, len(one.name)), default=None)
+
+
+def content(request: Request) -> str:
+    """Return the drop-in that asks for a controller. Raises CliError."""
+    traddr, service = request.target()
+    given = {
+        "transport": request.transport,
+        "traddr": traddr,
+        "trsvcid": service,
+        "host-traddr": request.host_traddr,
+        "host-iface": request.host_iface,
+    }
+    line = ";".join(f"{key}={value}" for key, value in given.items() if value)
+    section = "Discovery Controller" if request.role == DISCOVERY else "Subsystem"
+    nqn = f"nqn = {request.nqn}\n" if request.nqn else ""
+    return f"{_HEAD}\n[{section}]\n{nqn}controller = {line}\n"
+
+
+def _write(request: Request, directory: Path, name: str) -> Path:
+    path = directory / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.conf"
+    data = content(request).encode()
+    # The addresses have passed the grammar of their own; this holds all the rest to that of the file.
+    found = fabrics.parse_fabrics([SourceFile(str(path), data, drop_in=True)])
+    faults = [str(one) for one in found.diagnostics] + [one.problem for one in found.connections if one.problem]
+    if faults or [_asked(one) for one in found.connections] != [(*request.target(), request.host_iface)]:
+        raise CliError(f"this cannot be connected: {'; '.join(faults) or 'a part of it is no address'}", Exit.USAGE)
+    if not os.path.isdir(state.ROOT):
+        raise CliError(f"discoverd does not run; start it: systemctl start {DAEMON}")
+    directory.mkdir(mode=0o700, exist_ok=True)
+    files.replace(path, data, state.PRIVATE, _TEMPORARY)
+    return path
+
+
+def _asked(connection: Connection) -> tuple[str, str, str]:
+    return connection.traddr, connection.trsvcid, connection.host_iface
+
+
+def _reload(systemd: Systemd, path: Path) -> None:
+    try:
+        if systemd.units([DAEMON])[DAEMON].active not in ("active", "reloading", "activating"):
+            raise CliError(f"discoverd does not run; start it: systemctl start {DAEMON}")
+        jobs.wait_for_jobs({systemd.reload(DAEMON): _daemon()}, systemd, RELOAD_TIMEOUT_SECONDS)
+    except (CliError, UnitNotLoaded):
+        # Nothing must come of it later that was not wanted any more.
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _daemon() -> Controller:
+    """Return what stands for the daemon where jobs are waited for."""
+    return Controller(DAEMON)
+
+
+def _settled(name: str, systemd: Systemd, look: Callable[[], Overview]) -> Exit:
+    deadline = time.monotonic() + FIRST_ATTEMPT_TIMEOUT_SECONDS
+    while True:
+        found = _find(name, look())
+        one = overviews.refreshed(found, systemd) if found else None
+        if one is not None and one.excluded:
+            raise CliError(f"{name} is excluded by {one.excluded}; it is not connected", Exit.REFUSED)
+        if one is not None and one.report and one.report.state != state.CONNECTING:
+            text.line(f"{one.name}: {one.status}")
+            return Exit.OK if one.in_order else Exit.NOT_LIVE
+        if time.monotonic() > deadline:
+            why = f"see: discoverctl why {text.quoted(name)}" if one else f"see: journalctl -u {DAEMON}"
+            raise CliError(f"{name}: no attempt to connect has ended yet; {why}", Exit.TIMED_OUT)
+        time.sleep(_POLL_SECONDS)

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""discoverctl connect: a drop-in below /run, which discoverd reads as those in /etc."""
+
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from discoverd import state
+from discoverd.cli import connect
+from discoverd.cli.connect import Request
+from discoverd.cli.exits import CliError, Exit
+from discoverd.config import fabrics
+from discoverd.config.fabrics import load_fabrics
+from discoverd.tid import unit_name
+
+from .fake_ctl import NQN, Desk, Unit, install, instance
+from .fake_host import FIRST, ONE, Host, until
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Desk:
+    made = Desk(tmp_path, capsys)
+    install(made, monkeypatch)
+    monkeypatch.setattr(state, "ROOT", str(tmp_path / "run"))
+    monkeypatch.setattr(fabrics, "RUNTIME_DROP_INS", tmp_path / "run/nvme-fabrics.conf.d")
+    monkeypatch.setattr(connect, "FIRST_ATTEMPT_TIMEOUT_SECONDS", 0.2)
+    return made
+
+
+def drop_ins(desk: Desk) -> list[Path]:
+    return sorted((desk.root / "run/nvme-fabrics.conf.d").glob("*"))
+
+
+def daemon(desk: Desk, act: Callable[[], object]) -> None:
+    """Have the daemon do something at a reload, and write its plan."""
+
+    def reload(_: str) -> None:
+        act()
+        desk.write_plan()
+
+    desk.bus.on_reload = reload
+
+
+def test_it_is_configured_reloaded_and_waited_for(desk: Desk) -> None:
+    daemon(desk, lambda: desk.controller(1, "nvme0"))
+    status, output, errors = desk.run("connect", "192.0.2.1:4420", NQN.format(1))
+    assert (status, output, errors) == (0, f"{instance(1)}: live nvme0\n", "")
+    assert ("ReloadUnit", "discoverd.service", "replace") in desk.bus.called
+    (path,) = drop_ins(desk)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    found = load_fabrics(desk.root / "none.conf", path.parent)
+    (one,) = found.connections
+    assert found.diagnostics == ()
+    assert (one.role, one.transport, one.traddr, one.trsvcid) == ("io", "tcp", "192.0.2.1", "4420")
+    assert one.subsysnqn == NQN.format(1)
+
+
+def test_it_is_not_live(desk: Desk) -> None:
+    status = "waiting 1 s, attempt 1: connection refused"
+    daemon(desk, lambda: desk.controller(1, "", report="waiting", status=status))
+    ended = desk.run("connect", "192.0.2.1:4420", NQN.format(1))
+    assert ended == (Exit.NOT_LIVE, f"{instance(1)}: {status}\n", "")
+
+
+def test_another_unit_stands_for_it(desk: Desk) -> None:
+    """One that is asked for through an interface, by a log page perhaps: two units would take it from each other."""
+    name = f"{instance(1)}::eth0"
+
+    def fold() -> None:
+        desk.controller(1, "nvme0")
+        desk.plan["controllers"][0]["instance"] = name
+        desk.bus.units[unit_name(name)] = desk.bus.units.pop(unit_name(instance(1)))
+        Path(state.directory(instance(1))).rename(state.directory(name))
+        (desk.root / "registry/nvme0/unit").write_text(unit_name(name) + "\n")
+
+    daemon(desk, fold)
+    assert desk.run("connect", "192.0.2.1:4420", NQN.format(1))[:2] == (0, f"{name}: live nvme0\n")
+
+
+def test_nothing_comes_of_it(desk: Desk) -> None:
+    status, _, errors = desk.run("connect", "192.0.2.1:4420", NQN.format(1))
+    assert status == Exit.TIMED_OUT
+    assert "journalctl -u discoverd.service" in errors
+
+
+def test_without_the_daemon_nothing_is_left(desk: Desk) -> None:
+    desk.bus.units["discoverd.service"].active = "inactive"
+    status, _, errors = desk.run("connect", "192.0.2.1:4420", NQN.format(1))
+    assert status == Exit.FAILED
+    assert "systemctl start discoverd" in errors
+    assert drop_ins(desk) == []
+
+
+def test_what_is_there_is_shown_or_started(desk: Desk) -> None:
+    name = desk.controller(1, "nvme0")
+    assert desk.run("connect", "192.0.2.1:4420", NQN.format(1))[:2] == (0, f"{name}: live nvme0\n")
+    assert drop_ins(desk) == []
+    desk.bus.units[unit_name(name)].active = "inactive"
+    desk.bus.on_start = lambda unit: setattr(desk.bus.units[unit], "active", "active")
+    assert desk.run("connect", "192.0.2.1:4420", NQN.format(1))[0] == 0
+    assert desk.bus.called == [("StartUnit", unit_name(name), "replace")]
+
+
+def test_what_is_excluded_or_anothers_is_not_connected(desk: Desk) -> None:
+    desk.controller(1, "", action="leave", unit=Unit("inactive"))
+    desk.plan["controllers"][0]["excluded_by"] = "/etc/nvme/exclusions.conf:3"
+    status, _, errors = desk.run("connect", "192.0.2.1:4420", NQN.format(1))
+    assert (status, "discoverctl unexclude" in errors) == (Exit.REFUSED, True)
+    desk.kernel(2, "nvme2", owner="stas")
+    status, _, errors = desk.run("connect", "192.0.2.1:4420", NQN.format(2))
+    assert (status, "belongs to stas" in errors) == (Exit.REFUSED, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["192.0.2.1"], ("192.0.2.1", "")),
+        (["[2001:db8::1]:4420"], ("2001:db8::1", "4420")),
+        (["[2001:db8::1]"], ("2001:db8::1", "")),
+        (["2001:db8::1"], ("2001:db8::1", "")),
+    ],
+)
+def test_addresses(words: list[str], expected: tuple[str, str]) -> None:
+    assert Request("tcp", words[0], "").target() == expected
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request("tcp", "192.0.2.1:x", NQN.format(1)),
+        Request("tcp", "192.0.2.1:4420", "nqn.x"),
+        Request("tcp", "192.0.2.1;tos=3", NQN.format(1)),
+        Request("tcp", "192.0.2.1\n[Host]", NQN.format(1)),
+        Request("tcp", "192.0.2.1", NQN.format(1) + "\ncontroller = transport=tcp;traddr=192.0.2.9"),
+        Request("tcp", "192.0.2.1", NQN.format(1), host_iface="eth0;tos=1"),
+        Request("tcp", "host.example", NQN.format(1)),
+        Request("fc", "192.0.2.1", NQN.format(1)),
+        Request("tcp", "[192.0.2.1]x", NQN.format(1)),
+    ],
+)
+def test_what_makes_no_sense_is_not_written(desk: Desk, request_: Request) -> None:
+    with pytest.raises(CliError) as raised:
+        connect._write(request_, desk.root / "run/nvme-fabrics.conf.d", connect._instance(request_))
+    assert raised.value.exit_status is Exit.USAGE
+    assert drop_ins(desk) == []
+
+
+def test_discovery_controller_needs_no_nqn() -> None:
+    text = connect.content(Request("tcp", "192.0.2.1", "", host_iface="eth0"))
+    assert text.endswith("\n[Discovery Controller]\ncontroller = transport=tcp;traddr=192.0.2.1;host-iface=eth0\n")
+
+
+def test_the_daemon_serves_it_and_takes_it_up_again_after_a_restart(host: Host) -> None:
+    directory = host.root / "run/nvme-fabrics.conf.d"
+    directory.mkdir(parents=True)
+    (directory / "x.conf").write_text(FIRST)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+
+    host.play(scenario)
+    assert host.systemd.started == [ONE]
+    assert host.decisions[ONE].reason == f"configured at {directory}/x.conf:3"
