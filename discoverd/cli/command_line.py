@@ -65,6 +65,8 @@ def _looks(verbs: "_Verbs") -> None:
     one = verbs.add_parser("log-page", help="what a discovery controller lists, and what became of each entry")
     one.add_argument("controller", nargs="+", metavar="CONTROLLER", help=f"a discovery controller: {_WHICH}")
     _add_json(one)
+    one = verbs.add_parser("monitor", help="a line for each thing that happens to a controller, as it happens")
+    _add_json(one)
     one = verbs.add_parser("wait", help="wait until controllers are live, or gone")
     one.add_argument("--for", dest="goal", choices=GOALS, default=GOALS[0], help="what is waited for (%(default)s)")
     one.add_argument("--timeout", type=seconds, default=120.0, metavar="TIME", help="120 s by default, 0 for ever")

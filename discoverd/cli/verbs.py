@@ -70,6 +70,12 @@ def _log_page(asked: "Namespace") -> Exit:
     return log_page.show(choose.choose(asked.controller, overview), overview, asked.json)
 
 
+def _monitor(asked: "Namespace") -> Exit:
+    from discoverd.cli import monitor
+
+    return monitor.watch(asked.json)
+
+
 def _wait(asked: "Namespace") -> Exit:
     from discoverd.cli import wait
 
@@ -177,6 +183,7 @@ RUN: "dict[str, Callable[[Namespace], Exit]]" = {
     "why": _why,
     "doctor": _doctor,
     "log-page": _log_page,
+    "monitor": _monitor,
     "wait": _wait,
     "config": _config,
     "identity": _identity,

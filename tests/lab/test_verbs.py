@@ -88,6 +88,19 @@ def test_connect_until_the_next_boot(host: Machine) -> None:
     assert "live" in ctl(host, f"connect 192.0.2.1:4420 {nqn(1)}")[0]
 
 
+def test_monitor(host: Machine, allow_journal: object) -> None:
+    host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
+    scenario.start(host)
+    scenario.wait_live(host, 2)
+    host.run("systemd-run --quiet --unit=lab-monitor --collect sh -c 'exec discoverctl monitor --json >/run/monitor'")
+    host.wait_until("systemctl is-active lab-monitor", what="it watches")
+    ctl(host, f"restart {nqn(1)}")
+    host.wait_until('grep -q \'"state": "live"\' /run/monitor', what="it has told of it")
+    events = [json.loads(line) for line in host.read("/run/monitor").decode().splitlines()]
+    host.run("systemctl stop lab-monitor")
+    assert {one["controller"] for one in events} == {unit_name(1).removeprefix("nvme-ctrl@").removesuffix(".service")}
+
+
 def test_what_an_ordinary_user_sees_and_may_not_do(host: Machine) -> None:
     host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
     scenario.start(host, scenario.ONE_DISCOVERY_CONTROLLER + f"[Subsystem]\nnqn = {nqn(9)}\nkxchap-secret = {SECRET}\n")
