@@ -16,6 +16,7 @@ _EXCLUDED = f"an exclusion, as in transport=tcp;traddr=192.0.2.1, or {_WHICH}"
 
 
 GOALS = ("live", "any-path", "gone")
+LEVELS = ("err", "warning", "info", "debug", "default")
 _UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
 
 
@@ -85,6 +86,8 @@ def _configuration(verbs: "_Verbs") -> None:
     parts.add_parser("init", help="make the host NQN and the host ID where there is none")
     one = parts.add_parser("set-symname", help="the name by which discovery controllers show this host")
     one.add_argument("name", metavar="NAME", help="'' takes it away")
+    one = verbs.add_parser("log", help="what discoverd writes to the journal, until the next boot")
+    one.add_argument("level", choices=LEVELS, help="default is what the configuration says")
 
 
 def _acts(verbs: "_Verbs") -> None:

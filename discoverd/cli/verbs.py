@@ -102,6 +102,13 @@ def _identity(asked: "Namespace") -> Exit:
     return identity.set_symname(DIRECTORY, asked.name)
 
 
+def _log(asked: "Namespace") -> Exit:
+    from discoverd.cli import log_level
+
+    _need_root("what discoverd logs is for root to change")
+    return log_level.change(asked.level)
+
+
 def _connect(asked: "Namespace") -> Exit:
     from discoverd.cli import connect
     from discoverd.cli import overview as overviews
@@ -187,6 +194,7 @@ RUN: "dict[str, Callable[[Namespace], Exit]]" = {
     "wait": _wait,
     "config": _config,
     "identity": _identity,
+    "log": _log,
     "connect": _connect,
     "restart": _restart,
     "start": _start,

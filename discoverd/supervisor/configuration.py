@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from discoverd import log_level
 from discoverd.config.errors import Diagnostic
 from discoverd.config.fabrics import load_fabrics
 from discoverd.config.identity import HostIdentity, load_host_identity
@@ -76,9 +77,15 @@ class Configuration:
         if not host.hostnqn and before.host.hostnqn:
             host = before.host
         self.current = Snapshot(config, settings, host, complaints, self.abilities.known)
-        journal.set_up(settings.log_level)
+        await self.set_log_level()
         for complaint in complaints:
             log.log(logging.ERROR if complaint.severity == "error" else logging.WARNING, "%s", complaint)
+
+    async def set_log_level(self) -> None:
+        """Log at the level that an administrator has asked for until the next boot, or else at the configured one."""
+        level = await self._blocking(log_level.read)
+        journal.set_up(level or self.current.settings.log_level)
+        await self._blocking(log_level.taken)
 
     def _kernel_answered(self) -> None:
         if not self._loading:

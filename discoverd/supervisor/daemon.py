@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Never, TypeVar
 
-from discoverd import state, store
+from discoverd import log_level, state, store
 from discoverd.kernel import addresses, usage
 from discoverd.sources import boot
 from discoverd.supervisor.changes import Changes
@@ -212,6 +212,8 @@ class Supervisor:
                 instance = wake.recv(4096).decode("utf-8", "replace")
             except BlockingIOError:
                 return
+            if instance == log_level.WAKE.decode():
+                self._tasks.create_task(self._configuration.set_log_level())
             if state.valid_instance(instance):
                 self._changes.add_report(instance)
 

@@ -101,6 +101,18 @@ def test_monitor(host: Machine, allow_journal: object) -> None:
     assert {one["controller"] for one in events} == {unit_name(1).removeprefix("nvme-ctrl@").removesuffix(".service")}
 
 
+def test_log_level_at_run_time(host: Machine) -> None:
+    host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
+    scenario.start(host)
+    scenario.wait_live(host, 2)
+    quiet = "journalctl -u discoverd.service -o cat --since=-1s | grep -c 'keeping ' || true"
+    ctl(host, "log debug")
+    host.run("systemctl reload discoverd.service && systemctl restart discoverd.service", timeout=GENEROUS)
+    host.wait_until("journalctl -u discoverd.service -o cat -b | grep -q '^keeping '", what="it says why it keeps them")
+    ctl(host, "log default")
+    print(host.run(quiet).stdout)
+
+
 def test_what_an_ordinary_user_sees_and_may_not_do(host: Machine) -> None:
     host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
     scenario.start(host, scenario.ONE_DISCOVERY_CONTROLLER + f"[Subsystem]\nnqn = {nqn(9)}\nkxchap-secret = {SECRET}\n")
@@ -111,7 +123,7 @@ def test_what_an_ordinary_user_sees_and_may_not_do(host: Machine) -> None:
     assert "live" in host.run(f"{NOBODY} discoverctl list").stdout
     ended = host.run(f"{NOBODY} discoverctl doctor", check=False)
     assert "only root can tell whether the configuration is sound" in ended.stdout
-    for verb in (f"stop {nqn(1)}", f"restart {nqn(1)}", f"exclude {nqn(1)}", "disconnect nvme0"):
+    for verb in (f"stop {nqn(1)}", f"restart {nqn(1)}", f"exclude {nqn(1)}", "disconnect nvme0", "log debug"):
         ended = host.run(f"{NOBODY} discoverctl {verb}", check=False)
         assert (ended.returncode, "Traceback" in ended.stderr) == (NOT_PERMITTED, False), verb
     assert len(scenario.live(host)) == 2
