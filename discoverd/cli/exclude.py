@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """``discoverctl exclude`` and ``unexclude``: what is not to be connected, whoever asks for it."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from discoverd import exclusions
-from discoverd.cli import choose, exclusion_lists, listing, text
+from discoverd.cli import choose, exclusion_lists, listing, plan_file, text
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.overview import Controller, Overview
 from discoverd.config.identity import load_host_identity
@@ -15,6 +16,10 @@ from discoverd.tid import TidError, check_peer_nqn
 # What says which controller is meant, and nothing of this host's identity, as other tools write it.
 _OF_A_CONTROLLER = ("transport", "traddr", "trsvcid", "nqn", "host-iface")
 
+
+# The daemon reads the lists a second after the last edit of them, and ten seconds after the first at the latest.
+_TAKE_UP_SECONDS = 15.0
+_POLL_SECONDS = 0.05
 
 # A controller that an exclusion applies to, and what becomes of it.
 _Hit = tuple[Controller, str]
@@ -85,25 +90,43 @@ def _print(entries: list[str], places: list[tuple[str, bool]], hit: list[_Hit], 
 
 
 def unexclude(words: Sequence[str], overview: Overview) -> Exit:
-    """Take exclusions out of all lists, and say what still excludes the controllers that were meant.
+    """Take exclusions out of all lists, wait until discoverd goes by that, and say what still excludes what was meant.
 
-    Returns FAILED if one is still excluded, UNKNOWN if an entry is in no list.
+    Returns FAILED if one is still excluded, UNKNOWN if there was nothing to take out, TIMED_OUT if discoverd still goes
+    by the lists as they were.
     """
     asked = {word: _understand(word, overview) for word in words}
-    result = Exit.OK
-    for word, meant in asked.items():
-        if not _remove(meant.entries) and not meant.names:
-            text.remark(
-                f"no list has the exclusion {word}; to see what excludes a controller: discoverctl why CONTROLLER"
-            )
-            result = Exit.UNKNOWN
+    vain = [word for word, meant in asked.items() if not _remove(meant.entries)]
     left = exclusions.load(exclusions.ROOT)
+    result = _taken_up(overview, left) if len(vain) < len(asked) else Exit.OK
     for word, meant in asked.items():
+        still = Exit.OK
         for controller in meant.controllers:
-            result = max(result, _say_left(controller.name, _matching(left, _options(controller))))
+            still = max(still, _say_left(controller.name, _matching(left, _options(controller))))
         if meant.names and not meant.controllers:
-            result = max(result, _say_left(word, [entry for entry in left.entries if entry.fields.get("nqn") == word]))
+            still = _say_left(word, [entry for entry in left.entries if entry.fields.get("nqn") == word])
+        if word in vain and still is Exit.OK:
+            what = f"no list has an exclusion of {word}" if meant.names else f"no list has the exclusion {word}"
+            text.remark(f"{what}; to see what excludes a controller: discoverctl why CONTROLLER")
+            still = Exit.UNKNOWN
+        result = max(result, still)
     return result
+
+
+def _taken_up(overview: Overview, left: Exclusions) -> Exit:
+    """Wait until discoverd excludes nothing any more of what the lists do not. Without a plan nobody is waited for."""
+    freed = [one.name for one in overview.controllers if one.excluded and not left.match(_options(one))]
+    deadline = time.monotonic() + _TAKE_UP_SECONDS
+    while freed:
+        plan = plan_file.read()
+        freed = [name for name in freed if (one := plan.controllers.get(name)) is not None and one.excluded_by]
+        if not freed or plan.fault:
+            break
+        if time.monotonic() > deadline:
+            text.remark(f"discoverd does not take that up, {freed[0]} among others; see: systemctl status discoverd")
+            return Exit.TIMED_OUT
+        time.sleep(_POLL_SECONDS)
+    return Exit.OK
 
 
 def _remove(entries: Sequence[str]) -> bool:

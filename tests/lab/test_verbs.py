@@ -11,7 +11,7 @@ import pytest
 from tests.lab import scenario
 from tests.lab.machine import Machine
 from tests.lab.scenario import DISCOVERY, GENEROUS, nqn, unit_name
-from tests.lab.test_discoverctl import NOT_LIVE, NOT_PERMITTED, TWO_PATHS, UNKNOWN, ctl
+from tests.lab.test_discoverctl import NOT_LIVE, NOT_PERMITTED, TWO_PATHS, UNKNOWN, ctl, listed
 
 TIMED_OUT = 6
 NOBODY = "runuser -u nobody --"
@@ -86,6 +86,17 @@ def test_connect_until_the_next_boot(host: Machine) -> None:
     # It is looked after, and ended, like any other.
     ctl(host, "stop nvme0")
     assert "live" in ctl(host, f"connect 192.0.2.1:4420 {nqn(1)}")[0]
+
+
+def test_unexclude_returns_when_it_has_taken_effect(host: Machine) -> None:
+    host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
+    host.run(f"printf '[exclusions]\\nexclusion = nqn={nqn(1)}\\n' >/etc/nvme/exclusions.conf")
+    scenario.start(host)
+    scenario.wait_status(host, "1 excluded")
+    ctl(host, f"unexclude {nqn(1)}")
+    assert [one["excluded_by"] for one in listed(host).values() if one["subsysnqn"] == nqn(1)] == [""]
+    ctl(host, f"wait --timeout=60 {nqn(1)}")
+    ctl(host, f"unexclude {nqn(1)}", UNKNOWN)
 
 
 def test_monitor(host: Machine, allow_journal: object) -> None:

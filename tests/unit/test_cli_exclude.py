@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from discoverd import exclusions
-from discoverd.cli import exclusion_lists
-from discoverd.cli.exits import CliError
+from discoverd.cli import exclude, exclusion_lists
+from discoverd.cli.exits import CliError, Exit
 from discoverd.kernel import locks
 from discoverd.tid import unit_name
 
@@ -393,3 +393,50 @@ def test_the_doctor_names_lines_that_exclude_nothing_and_lists_that_others_do_no
         ("problem", f"{main_list}:2: 'subsysnqn' is no key of an exclusion; did you mean nqn?"),
         ("hint", f"{draft} is of an earlier form of the lists, which nvme-cli and nvme-stas do not read"),
     ]
+
+
+@pytest.mark.parametrize("word", ["nvme0", NQN.format(1), NQN.format(7), ENTRY])
+def test_nothing_was_there_to_take_out(desk: Desk, word: str) -> None:
+    desk.controller(1, "nvme0")
+    status, _, errors = desk.run("unexclude", word)
+    assert status == Exit.UNKNOWN
+    assert f"no list has {'an exclusion of' if word != ENTRY else 'the exclusion'} {word}" in errors
+
+
+def test_what_is_excluded_by_something_else_stays_so(desk: Desk, main_list: Path) -> None:
+    put(main_list, "traddr=192.0.2.1")
+    desk.controller(1, "nvme0")
+    status, output, _ = desk.run("unexclude", "nvme0")
+    assert (status, "is still excluded by" in output) == (Exit.FAILED, True)
+
+
+def test_it_returns_when_the_daemon_goes_by_it(desk: Desk, main_list: Path) -> None:
+    put(main_list, ENTRY)
+    desk.controller(1, "", action="leave", unit=Unit("inactive"))
+    (row,) = desk.plan["controllers"]
+    row |= {"excluded_by": f"{main_list}:2", "traddr": "192.0.2.1", "trsvcid": "4420"}
+    ended: list[float] = []
+
+    def daemon() -> None:
+        time.sleep(0.3)
+        row["excluded_by"] = ""
+        ended.append(time.monotonic())
+        desk.write_plan()
+
+    thread = threading.Thread(target=daemon)
+    desk.write_plan()
+    thread.start()
+    status, _, errors = desk.run_as_it_is("unexclude", ENTRY)
+    assert (status, errors) == (0, "")
+    assert ended
+    thread.join()
+
+
+def test_daemon_that_does_not_take_it_up(desk: Desk, main_list: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exclude, "_TAKE_UP_SECONDS", 0.1)
+    put(main_list, ENTRY)
+    name = desk.controller(1, "", action="leave", unit=Unit("inactive"))
+    desk.plan["controllers"][0] |= {"excluded_by": f"{main_list}:2", "traddr": "192.0.2.1", "trsvcid": "4420"}
+    status, _, errors = desk.run("unexclude", ENTRY)
+    assert status == Exit.TIMED_OUT
+    assert f"discoverd does not take that up, {name} among others" in errors
