@@ -123,8 +123,8 @@ def find() -> Found:
             found[instance] = known(spec)
             # What was given up is not tried for as long again because the supervisor starts.
             given_up = report is not None and report.state == state.GIVEN_UP
-            if spec.origin in (MDNS, FIBRE_CHANNEL) and not given_up and (wish := _wish(spec)):
-                wishes.append(wish)
+            if spec.origin in (MDNS, FIBRE_CHANNEL) and not given_up and (one := wish(spec)):
+                wishes.append(one)
             if spec.origin == CONFIGURATION and not spec.withdrawn:
                 addresses.add(spec.option("traddr"))
     return Found(found, reports, tuple(wishes), frozenset(addresses))
@@ -139,7 +139,8 @@ def known(spec: state.Spec) -> Known:
     return Known(spec.source, spec.origin, withdrawn, frozenset(spec.referrers.split()), target, spec.role, trusted)
 
 
-def _wish(spec: state.Spec) -> Wish | None:
+def wish(spec: state.Spec) -> Wish | None:
+    """Return the wish that a specification was made from, without what the configuration says; None for no target."""
     try:
         # Without the host NQN: no announcement has one, and what goes with it the configuration says anew.
         tid = TransportId.make(

@@ -75,6 +75,9 @@ def _looks(verbs: "_Verbs") -> None:
 
 
 def _configuration(verbs: "_Verbs") -> None:
+    one = verbs.add_parser("plan", help="what the configuration in its files would change, as a difference")
+    one.add_argument("--config", metavar="DIR", help="instead of /etc/nvme")
+    _add_json(one)
     one = verbs.add_parser("config", help="the configuration as it is read")
     parts = one.add_subparsers(dest="part", required=True, metavar="show")
     one = parts.add_parser("show", help="each value with file and line, without secrets")

@@ -82,6 +82,17 @@ def _wait(asked: "Namespace") -> Exit:
     return wait.wait(asked.controller, asked.goal, asked.timeout)
 
 
+def _plan(asked: "Namespace") -> Exit:
+    _need_root("the configuration and what runs can hold secrets")
+    from pathlib import Path
+
+    from discoverd.cli import plan, plan_file
+    from discoverd.cli.systemd import Systemd
+    from discoverd.config.identity import DIRECTORY
+
+    return plan.show(Path(asked.config or DIRECTORY), plan_file.read(), Systemd(), asked.json)
+
+
 def _config(asked: "Namespace") -> Exit:
     from pathlib import Path
 
@@ -192,6 +203,7 @@ RUN: "dict[str, Callable[[Namespace], Exit]]" = {
     "log-page": _log_page,
     "monitor": _monitor,
     "wait": _wait,
+    "plan": _plan,
     "config": _config,
     "identity": _identity,
     "log": _log,

@@ -173,9 +173,7 @@ class Host:
     def remember(self) -> None:
         """Take what an earlier supervisor knew from announcements."""
         ended = {one for one, report in self._disk.reports.items() if report.state == state.GIVEN_UP}
-        found = (
-            store._wish(spec) for one, spec in self._disk.specs.items() if spec.origin == MDNS and one not in ended
-        )
+        found = (store.wish(spec) for one, spec in self._disk.specs.items() if spec.origin == MDNS and one not in ended)
         self.inventory.mdns.remember(tuple(wish for wish in found if wish is not None))
 
     async def settle(self) -> None:

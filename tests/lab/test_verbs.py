@@ -99,6 +99,21 @@ def test_unexclude_returns_when_it_has_taken_effect(host: Machine) -> None:
     ctl(host, f"unexclude {nqn(1)}", UNKNOWN)
 
 
+def test_plan_says_what_a_reload_does(host: Machine) -> None:
+    host.run("lab-target up --subsystems 2 --ports 192.0.2.1:4420")
+    scenario.start(host)
+    scenario.wait_live(host, 3)
+    scenario.wait_status(host, "3 controllers: 3 live")
+    assert ctl(host, "plan")[0] == "nothing would change\n"
+    scenario.configure(host, TWO_PATHS)
+    text, _ = ctl(host, "plan")
+    assert f"+ tcp:198.51.100.1:4420:{nqn(1)}: connected" in text
+    assert f"- tcp:192.0.2.1:4420:{DISCOVERY}: not connected any more" in text
+    before = scenario.controllers(host)
+    host.run("systemctl reload discoverd.service", timeout=GENEROUS)
+    assert before.items() <= scenario.controllers(host).items()
+
+
 def test_monitor(host: Machine, allow_journal: object) -> None:
     host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
     scenario.start(host)
@@ -134,7 +149,7 @@ def test_what_an_ordinary_user_sees_and_may_not_do(host: Machine) -> None:
     assert "live" in host.run(f"{NOBODY} discoverctl list").stdout
     ended = host.run(f"{NOBODY} discoverctl doctor", check=False)
     assert "only root can tell whether the configuration is sound" in ended.stdout
-    for verb in (f"stop {nqn(1)}", f"restart {nqn(1)}", f"exclude {nqn(1)}", "disconnect nvme0", "log debug"):
+    for verb in (f"stop {nqn(1)}", f"restart {nqn(1)}", f"exclude {nqn(1)}", "disconnect nvme0", "plan", "log debug"):
         ended = host.run(f"{NOBODY} discoverctl {verb}", check=False)
         assert (ended.returncode, "Traceback" in ended.stderr) == (NOT_PERMITTED, False), verb
     assert len(scenario.live(host)) == 2

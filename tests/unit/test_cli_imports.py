@@ -81,7 +81,7 @@ def test_look_imports_what_it_shows(words: str) -> None:
     assert len(loaded) <= LOOK_MOST, sorted(loaded)
 
 
-@pytest.mark.parametrize("other", ["doctor", "exclude", "disconnect", "import_stas"])
+@pytest.mark.parametrize("other", ["doctor", "exclude", "disconnect", "import_stas", "plan", "connect", "identity"])
 def test_list_imports_no_other_verb(other: str) -> None:
     assert f"discoverd.cli.{other}" not in modules("from discoverd.cli.main import main\nmain(['list'])\n")
 

@@ -395,6 +395,7 @@ def test_ordinary_users_see_who_uses_a_namespace_is_not_theirs_to_know(
         ["exclude", "nvme0"],
         ["unexclude", "nvme0"],
         ["connect", "192.0.2.7", NQN.format(7)],
+        ["plan"],
         ["log", "debug"],
     ],
 )

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``discoverctl plan``: what the configuration as it stands in its files would change, once discoverd goes by it."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from discoverd import exclusions, state
+from discoverd.cli import text
+from discoverd.cli.exits import CliError, Exit
+from discoverd.cli.plan_file import PlanFile, Planned
+from discoverd.cli.systemd import Systemd
+from discoverd.config import fabrics, identity
+from discoverd.config.errors import Diagnostic
+from discoverd.config.fabrics import FABRICS_CONF
+from discoverd.config.settings import SETTINGS_CONF, load_settings
+from discoverd.kernel import addresses
+from discoverd.plan.candidate import UNMANAGED
+from discoverd.plan.facts import Action, Decision, UnitFact
+from discoverd.supervisor import forecast
+from discoverd.tid import unit_instance
+
+_WANTED = ("start", "keep", "keep stopped")
+# Of these only that they differ is shown.
+_SECRET = ("dhchap_secret", "dhchap_ctrl_secret", "tls_key")
+ADDED, REMOVED, CHANGED = "+", "-", "~"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A difference: ``kind`` is ADDED, REMOVED or CHANGED, ``text`` says what would happen and why."""
+
+    kind: str
+    controller: str
+    text: str
+
+
+def show(directory: Path, in_force: PlanFile, systemd: Systemd, json: bool) -> Exit:
+    """Print the difference between what is in force and the configuration in ``directory``.
+
+    Returns FAILED if that has an error, with which discoverd would keep the one in force. Raises CliError.
+    """
+    if in_force.fault:
+        raise CliError(in_force.fault)
+    # What the supervisor would say to the journal is for nobody here.
+    logging.getLogger("discoverd").addHandler(logging.NullHandler())
+    logging.getLogger("discoverd").propagate = False
+    basis, complaints = read(directory)
+    left = forecast.read(addresses.read())
+    units = {
+        instance: UnitFact(unit.load, unit.active, unit.job)
+        for unit in systemd.controllers()
+        if (instance := unit_instance(unit.name))
+    }
+    decisions = asyncio.run(forecast.forecast(basis, left, units))
+    changes = difference(in_force.controllers, left.specs, decisions)
+    errors = [one for one in complaints if one.severity == "error"]
+    if json:
+        rows = [{"change": one.kind, "controller": one.controller, "text": one.text} for one in changes]
+        text.document({"version": 1, "changes": rows, "complaints": [str(one) for one in complaints]})
+    else:
+        for one in changes:
+            text.line(f"{one.kind} {one.controller}: {one.text}")
+        text.line(_summary(changes))
+        for complaint in complaints:
+            text.remark(str(complaint))
+    if errors:
+        text.remark("with these errors discoverd keeps the configuration that is in force; see: discoverd --check")
+    return Exit.FAILED if errors else Exit.OK
+
+
+def read(directory: Path) -> tuple[forecast.Basis, tuple[Diagnostic, ...]]:
+    """Read a configuration, and what is wrong with it. Connections until the next boot go with each."""
+    config = fabrics.load_fabrics(directory / FABRICS_CONF.name)
+    settings, complaints = load_settings(directory / SETTINGS_CONF.name)
+    host = identity.load_host_identity(directory)
+    if not host.hostnqn and not host.hostid:
+        # A configuration that is tried out elsewhere comes without the files that say who this host is.
+        host = identity.load_host_identity()
+    lists = exclusions.load(str(directory))
+    found = (*config.diagnostics, *complaints, *host.diagnostics)
+    found += tuple(Diagnostic(file, line, min(line, 1), "error", what) for file, line, what in lists.problems)
+    return forecast.Basis(config, settings, host, lists), found
+
+
+def difference(
+    before: Mapping[str, Planned], specs: Mapping[str, state.Spec], after: Mapping[str, Decision]
+) -> list[Change]:
+    """Return what would be another decision, the new ones first."""
+    changes = []
+    for instance, decision in after.items():
+        spec, was = specs.get(instance), before.get(instance)
+        if spec is not None and spec.origin == UNMANAGED:
+            continue
+        changes += _changes(instance, was, spec, decision)
+    # What only the plan in force has is not asked for, has no unit, and no state.
+    return sorted(changes, key=lambda one: (ADDED + REMOVED + CHANGED).index(one.kind))
+
+
+def _changes(instance: str, was: Planned | None, spec: state.Spec | None, now: Decision) -> list[Change]:
+    was_wanted = was is not None and was.action in _WANTED and not was.excluded_by and bool(was.sources)
+    is_wanted = now.candidate is not None and now.action is not Action.LEAVE and not now.excluded_by
+    if is_wanted and not was_wanted:
+        return [Change(ADDED, instance, f"connected: it is {now.reason}")]
+    if was_wanted and not is_wanted:
+        stays = "; what is connected stays" if now.action is Action.KEEP and not now.disconnect else ""
+        return [Change(REMOVED, instance, f"not connected any more: it is {now.reason}{stays}")]
+    if not is_wanted or now.candidate is None or spec is None:
+        return []
+    given = _options(spec, now)
+    return [Change(CHANGED, instance, f"from its next connect on: {', '.join(given)}")] if given else []
+
+
+def _options(spec: state.Spec, decision: Decision) -> list[str]:
+    """Return which options of a connect would be others."""
+    assert decision.candidate is not None  # noqa: S101  # Who calls it has looked.
+    before, after = dict(spec.options), dict(decision.candidate.options)
+    before |= {"persistent": spec.persistent, "symname": spec.symname}
+    after |= {"persistent": decision.candidate.persistent, "symname": decision.candidate.symname}
+    found = []
+    for name in dict.fromkeys([*before, *after]):
+        then, now = before.get(name), after.get(name)
+        if then == now:
+            continue
+        if name in _SECRET:
+            found.append(f"{name}: {'another one' if then and now else 'none' if then else 'one'}")
+        else:
+            found.append(f"{name}: {_word(then)} becomes {_word(now)}")
+    return found
+
+
+def _word(value: str | None) -> str:
+    return "none" if value is None else value or "set"
+
+
+def _summary(changes: list[Change]) -> str:
+    numbers = {kind: sum(one.kind == kind for one in changes) for kind in (ADDED, REMOVED, CHANGED)}
+    if not changes:
+        return "nothing would change"
+    return (
+        f"{numbers[ADDED]} connected, {numbers[REMOVED]} not connected any more, {numbers[CHANGED]} with other options"
+    )
