@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m tests.bench.verbs`: how long a hand waits for discoverctl and for its help.
+"""`python -m tests.bench.verbs`: how long a hand waits for discoverctl, for its help, and for completion.
 
 In namespaces with a systemd of its own, like the native benchmark, with so many controllers; with `--here` on this host
 as it is, and only what needs no systemd. Each command is run once before it is measured, so that its files are cached.
@@ -33,8 +33,20 @@ LOOKS = (
     ("status",),
     ("status", DEVICE),
     ("why", DEVICE),
+    ("wait", "--timeout", "5"),
     ("doctor",),
 )
+COMPLETION = "/usr/share/bash-completion/completions/discoverctl"
+# What a shell does when the tab key is pressed; the shell is there already, so its own start does not count.
+TAB = """
+source "$1"
+COMP_LINE="discoverctl why tcp:" COMP_POINT=20
+_discoverctl
+began=$EPOCHREALTIME
+for ((i = 0; i < $2; i++)); do _discoverctl; done
+ended=$EPOCHREALTIME
+echo $((((${ended/[.,]/} - ${began/[.,]/})) / $2))
+"""
 # Wall-clock and processor time of each run of a command, by somebody who does nothing else meanwhile.
 TIMER = """
 import os, subprocess, sys, time
@@ -73,6 +85,13 @@ def measure(run: Run, program: Sequence[str], verbs: Sequence[Sequence[str]], ro
         yield took(shown, run(PYTHON, "-I", "-c", TIMER, str(rounds), *program, *words).splitlines())
 
 
+def tab(run: Run, completion: str, rounds: int) -> Took:
+    """Time what bash does for the tab key."""
+    microseconds = float(run("bash", "--norc", "-c", TAB, "bash", completion, str(rounds)).split()[-1])
+    milliseconds = round(microseconds / 1000, 1)
+    return Took("completion of a controller", milliseconds, milliseconds, milliseconds)
+
+
 def here(rounds: int) -> list[Took]:
     """Measure on this host what needs no systemd, from the work tree."""
     launcher = (ROOT / "discoverd/launchers/discoverctl.in").read_text()
@@ -84,7 +103,8 @@ def here(rounds: int) -> list[Took]:
         def run(*command: str) -> str:
             return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-        return list(measure(run, (PYTHON, "-I", file.name), HELP, rounds))
+        found = list(measure(run, (PYTHON, "-I", file.name), HELP, rounds))
+        return [*found, tab(run, str(ROOT / "packaging/completions/discoverctl.bash"), rounds)]
 
 
 def inside(controllers: int, rounds: int) -> list[Took]:
@@ -95,7 +115,8 @@ def inside(controllers: int, rounds: int) -> list[Took]:
         host.run("systemctl", "start", "discoverd.service")
         host.last_connect(controllers)
         host.settle()
-        return list(measure(host.run, ("discoverctl",), (*HELP, *LOOKS), rounds))
+        found = list(measure(host.run, ("discoverctl",), (*HELP, *LOOKS), rounds))
+        return [*found, tab(host.run, COMPLETION, rounds)]
 
 
 def table(found: Sequence[Took]) -> str:

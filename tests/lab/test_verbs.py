@@ -177,3 +177,18 @@ def test_boot_waits_for_a_path_to_each_subsystem(host: Machine) -> None:
     host.run("systemctl start discoverd-wait-online.service", timeout=GENEROUS)
     assert nqn(1) in scenario.live(host)
     assert host.run("systemctl show -P Before discoverd-wait-online.service").stdout.split().count("remote-fs.target")
+
+
+def test_completion_in_the_shell(host: Machine) -> None:
+    host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
+    scenario.start(host)
+    scenario.wait_live(host, 2)
+    script = (
+        "source /usr/share/bash-completion/completions/discoverctl\n"
+        "COMP_WORDBREAKS=:\n"
+        "COMP_LINE='discoverctl why tcp:192.0.2.1:4420:nqn.2024' COMP_POINT=${#COMP_LINE}\n"
+        "_discoverctl\necho ${COMPREPLY[@]}\n"
+    )
+    host.put("/run/complete", script)
+    for command in ("bash --norc /run/complete", f"{NOBODY} bash --norc /run/complete"):
+        assert host.run(command).stdout == f"{nqn(1)}\n"
