@@ -117,15 +117,19 @@ class View:
 
     __slots__ = (
         "attempt",
+        "attempts_made",
         "cause",
         "device",
         "discovery",
         "foreign",
         "kept",
         "log_read",
+        "losses",
         "note",
         "page",
         "poll",
+        "reconnects",
+        "registered",
         "state",
         "sysfs_inode",
         "wait",
@@ -137,6 +141,10 @@ class View:
         self.device = self.cause = self.foreign = self.note = self.kept = ""
         self.poll = self.page = self.discovery = self.log_read = ""
         self.attempt = self.wait = self.sysfs_inode = 0
+        # Counts since the worker began.
+        self.attempts_made = self.losses = self.reconnects = 0
+        # yes or no, '' where this is no discovery controller or nothing is known.
+        self.registered = ""
         # The kernel is at an attempt to connect that cannot be broken off.
         self.waits_for_kernel = False
 
@@ -207,6 +215,10 @@ class Report:
             ("owner", view.foreign),
             ("kept", view.kept),
             ("log-read", view.log_read),
+            ("attempts-made", str(view.attempts_made)),
+            ("losses", str(view.losses)),
+            ("reconnects", str(view.reconnects)),
+            ("registered", view.registered),
         ]
         if fields == self._told:
             return

@@ -191,14 +191,16 @@ def write_plan(
 
     ``pending`` has by discovery controller what its log page does not list, and what stays until that is confirmed.
     """
+    said = list(complaints)
     rest = {
         "pending": [{"origin": origin, "instances": list(units)} for origin, units in pending.items()],
         "refusals": [{"what": one.what, "source": one.source, "reason": one.reason} for one in refusals],
-        "complaints": [str(one) for one in complaints],
+        "complaints": [str(one) for one in said],
+        "errors": sum(one.severity == "error" for one in said),
     }
     # Put together from rows that are text already: one changes, and there may be a thousand.
     text = '{"version": 1, "controllers": [' + ",\n".join(rows) + "], " + json.dumps(rest)[1:]
-    state.write(state.ROOT + "/plan", text.encode())
+    state.write(state.ROOT + "/plan", text.encode(), state.PUBLIC)
 
 
 def plan_row(decision: Decision) -> str:
@@ -261,6 +263,10 @@ def read_report(instance: str) -> Report | None:
             state.number(fields.get("kernel-instance", "0")),
             fields.get("cause", ""),
             fields.get("kept", ""),
+            state.number(fields.get("attempts-made", "0")),
+            state.number(fields.get("losses", "0")),
+            state.number(fields.get("reconnects", "0")),
+            fields.get("registered", ""),
         )
     except state.StateError:
         return None

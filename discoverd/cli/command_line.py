@@ -72,6 +72,8 @@ def _looks(verbs: "_Verbs") -> None:
     one.add_argument("--for", dest="goal", choices=GOALS, default=GOALS[0], help="what is waited for (%(default)s)")
     one.add_argument("--timeout", type=seconds, default=120.0, metavar="TIME", help="120 s by default, 0 for ever")
     one.add_argument("controller", nargs="*", metavar="CONTROLLER", help=f"all that is wanted by default; {_WHICH}")
+    one = verbs.add_parser("metrics", help="how things are as OpenMetrics text")
+    one.add_argument("--output", metavar="FILE", default="", help="write it to a file, in one step")
 
 
 def _configuration(verbs: "_Verbs") -> None:

@@ -57,6 +57,7 @@ class PlanFile:
     """The plan; ``fault`` says why there is none to be had, and what to do, '' if there is one.
 
     ``pending`` has by discovery controller what its log page does not list, and what stays until that is confirmed.
+    ``errors`` counts those of the configuration among the complaints, which have discoverd keep the one from before.
     """
 
     controllers: Mapping[str, Planned] = field(default_factory=dict)
@@ -64,6 +65,7 @@ class PlanFile:
     complaints: tuple[str, ...] = ()
     pending: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fault: str = ""
+    errors: int = 0
 
 
 def read() -> PlanFile:
@@ -100,7 +102,11 @@ def _understand(plan: Any) -> PlanFile:
     refusals = [_take(Refused, entry) for entry in plan["refusals"]]
     complaints = [_text(one) for one in plan["complaints"]]
     pending = {_instance(one["origin"]): tuple(map(_instance, one["instances"])) for one in plan.get("pending", ())}
-    return PlanFile({entry.instance: entry for entry in planned}, tuple(refusals), tuple(complaints), pending)
+    errors = plan.get("errors", 0)
+    if type(errors) is not int:
+        raise TypeError("the number of errors is no number")
+    controllers = {entry.instance: entry for entry in planned}
+    return PlanFile(controllers, tuple(refusals), tuple(complaints), pending, errors=errors)
 
 
 def _instance(value: Any) -> str:

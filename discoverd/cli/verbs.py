@@ -82,6 +82,13 @@ def _wait(asked: "Namespace") -> Exit:
     return wait.wait(asked.controller, asked.goal, asked.timeout)
 
 
+def _metrics(asked: "Namespace") -> Exit:
+    from discoverd.cli import metrics
+
+    overview, systemd = _look()
+    return metrics.show(overview, systemd, asked.output)
+
+
 def _plan(asked: "Namespace") -> Exit:
     _need_root("the configuration and what runs can hold secrets")
     from pathlib import Path
@@ -203,6 +210,7 @@ RUN: "dict[str, Callable[[Namespace], Exit]]" = {
     "log-page": _log_page,
     "monitor": _monitor,
     "wait": _wait,
+    "metrics": _metrics,
     "plan": _plan,
     "config": _config,
     "identity": _identity,

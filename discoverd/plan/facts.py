@@ -42,6 +42,8 @@ class Report:
     why it is in that state: why the last attempt failed, the file and line that exclude it, who uses it. ``kept`` is
     why it was not disconnected though nobody asks for it.
     ``sysfs_inode`` tells ``device`` from another controller of that name (discoverd.kernel.controllers).
+    ``attempts_made``, ``losses`` and ``reconnects`` count since the worker began. ``registered`` is yes or no for a
+    discovery controller that was told who this host is, or could not be, and else ''.
     """
 
     state: str
@@ -53,6 +55,10 @@ class Report:
     sysfs_inode: int = 0
     cause: str = ""
     kept: str = ""
+    attempts_made: int = 0
+    losses: int = 0
+    reconnects: int = 0
+    registered: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -692,10 +692,13 @@ class Loop:
         view.foreign, view.note = now.foreign, now.spec.note
         view.kept = now.kept if now.goal != machine.POLL else ""
         view.poll = f"{self._parked_until}: {now.polled_for}"
+        counts = now.counts
+        view.attempts_made, view.losses, view.reconnects = counts.attempts, counts.losses, counts.reconnects
         view.waits_for_kernel = now.link == machine.CONNECTING
         if self._discovery is not None:
             known = self._discovery.discovery
             view.discovery, view.page, view.log_read = known.text(), known.page, known.log_read
+            view.registered = known.registration.word
         return view
 
 

@@ -175,6 +175,27 @@ class Attempts:
         return f"given up after {_span(spec.give_up_after)} without a connection: {why}"
 
 
+class Counts:
+    """What has happened since the worker began: attempts to connect, connections lost, and connections made again.
+
+    ``lost``: the last loss is not made good yet.
+    """
+
+    __slots__ = ("attempts", "losses", "lost", "reconnects")
+
+    def __init__(self) -> None:
+        self.attempts = self.losses = self.reconnects = 0
+        self.lost = False
+
+    def lose(self) -> None:
+        self.losses += not self.lost
+        self.lost = True
+
+    def restore(self) -> None:
+        self.reconnects += self.lost
+        self.lost = False
+
+
 class Machine:
     """The state of one controller: more than a dozen attributes, because each is shown or decides.
 
@@ -195,6 +216,7 @@ class Machine:
         "_said",
         "attempts",
         "changed_at",
+        "counts",
         "device",
         "due",
         "ended",
@@ -217,6 +239,7 @@ class Machine:
         self.device = ""
         self.due = 0.0
         self.attempts = Attempts(boottime)
+        self.counts = Counts()
         self.stopping = self.ended = False
         self.poll = self.foreign = self.protected = ""
         self.pause = self.kept = self.polled_for = ""
@@ -301,6 +324,8 @@ class Machine:
         self._came_up = False
         self.due = self._now + WITHDRAW_DEBOUNCE_SECONDS if self.goal == WITHDRAW else 0.0
         attempts = self.attempts
+        if self.link == LIVE:
+            self.counts.restore()
         attempts.count, attempts.cause, attempts.turn, attempts.slow = 0, "", "", False
         attempts.connected_at = self._now
         attempts.was_live = attempts.was_live or self.link == LIVE
@@ -314,6 +339,7 @@ class Machine:
         else:
             # What was only announced has shown nothing yet that speaks for it.
             announced = self.spec.announced_on and not self.attempts.was_live
+            self.counts.attempts += 1
             self._do(CONNECT, IN_TURN if self.attempts.slow or announced else "")
 
     def _excluded(self, event: Event) -> None:
@@ -329,9 +355,11 @@ class Machine:
         wait = min(LONGEST_WAIT, SHORTEST_WAIT * 2 ** min(attempts.count - 1, 10)) * (1 - self._random() / 4)
         if self._waits(wait, event) and event.text != attempts.cause:
             attempts.cause = event.text
-            self._log(WARNING, f"cannot connect, errno {event.errno}: {event.text}; trying again until it works")
+            text = f"cannot connect, errno {event.errno}: {event.text}; trying again until it works"
+            self._log(WARNING, text)
 
     def _postponed(self, event: Event) -> None:
+        self.counts.attempts -= 1
         self.attempts.turn = event.text
         if not self.stopping:
             self._waits(TURN_WAIT_SECONDS * (1 - self._random() / 2), event)
@@ -357,25 +385,32 @@ class Machine:
         self.attempts.was_live = True
         self.changed_at = self._now
         self._log(NOTICE, f"{self.device}: the connection is back")
+        self.counts.restore()
         self._do(RESTORED)
 
     def _lost(self, _: Event) -> None:
         self._do(LOST, seconds=self._now - self.changed_at)
         self.changed_at = self._now
         self._log(WARNING, f"{self.device}: lost the connection; the kernel reconnects")
+        self.counts.lose()
 
     def _remade(self, _: Event) -> None:
         if self._now > self.changed_at + SAME_EVENT_SECONDS:
+            self.counts.lose()
+            self.counts.restore()
             self._do(LOST, seconds=self._now - self.changed_at)
             self.changed_at = self._now
 
-    def _removed(self, _: Event) -> None:
+    def _removed(self, event: Event) -> None:
         device = self.device
+        if event.kind == REMOVED and self.attempts.was_live and not self.stopping:
+            self.counts.lose()
         self._forget()
         self.poll = ""
         if self.stopping:
             return
-        self._log(WARNING, f"{device} is gone; {'the system goes down' if self.going_down else 'connecting it again'}")
+        then = "the system goes down" if self.going_down else "connecting it again"
+        self._log(WARNING, f"{device} is gone; {then}")
         attempts = self.attempts
         if attempts.was_live:
             attempts.was_live = False

@@ -117,6 +117,11 @@ class Registration:
         text = f"cannot register with the discovery controller: {why}; trying again"
         return notify.WARNING, "" if known else text
 
+    @property
+    def word(self) -> str:
+        """Whether it is registered: yes or no, '' where it has not been tried."""
+        return "yes" if self.registered else "no" if self.cause else ""
+
     def text(self) -> str:
         """Return what to add to the status of a live discovery controller."""
         if self.cause:

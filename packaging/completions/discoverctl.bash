@@ -3,7 +3,7 @@
 # what bash has built in. tests/unit/test_completions.py holds verbs and options to those of the command.
 
 _discoverctl_verbs() {
-    printf '%s ' list status why doctor log-page monitor wait plan config identity log connect restart start \
+    printf '%s ' list status why doctor log-page monitor wait metrics plan config identity log connect restart start \
         stop disconnect confirm exclude unexclude import-stas
 }
 
@@ -12,6 +12,7 @@ _discoverctl_options() {
     list) printf '%s' '--no-legend --json' ;;
     status | why | doctor | log-page | monitor) printf '%s' '--json' ;;
     wait) printf '%s' '--for --timeout' ;;
+    metrics) printf '%s' '--output' ;;
     plan | 'config show') printf '%s' '--config --json' ;;
     'identity show') printf '%s' '--json' ;;
     connect) printf '%s' '--transport --host-iface --host-traddr' ;;

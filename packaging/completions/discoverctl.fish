@@ -28,6 +28,7 @@ complete -c discoverctl -n __fish_use_subcommand -a doctor -d 'look for what is 
 complete -c discoverctl -n __fish_use_subcommand -a log-page -d 'what a discovery controller lists'
 complete -c discoverctl -n __fish_use_subcommand -a monitor -d 'a line for each thing that happens'
 complete -c discoverctl -n __fish_use_subcommand -a wait -d 'wait until controllers are live, or gone'
+complete -c discoverctl -n __fish_use_subcommand -a metrics -d 'how things are as OpenMetrics text'
 complete -c discoverctl -n __fish_use_subcommand -a plan -d 'what the configuration in its files would change'
 complete -c discoverctl -n __fish_use_subcommand -a config -d 'the configuration as it is read'
 complete -c discoverctl -n __fish_use_subcommand -a identity -d 'who this host is to its targets'
@@ -48,6 +49,7 @@ complete -c discoverctl -n '__fish_seen_subcommand_from list status why doctor l
     -l json -d 'for programs'
 complete -c discoverctl -n '__fish_seen_subcommand_from wait' -l for -x -a 'live any-path gone' -d 'what is waited for'
 complete -c discoverctl -n '__fish_seen_subcommand_from wait' -l timeout -x -d '0 for ever'
+complete -c discoverctl -n '__fish_seen_subcommand_from metrics' -l output -r -F -d 'write it to a file'
 complete -c discoverctl -n '__fish_seen_subcommand_from plan config' -l config -x -a '(__fish_complete_directories)'
 complete -c discoverctl -n '__fish_seen_subcommand_from config' -a show
 complete -c discoverctl -n '__fish_seen_subcommand_from identity' -a 'show init set-symname'

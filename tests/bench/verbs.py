@@ -33,6 +33,7 @@ LOOKS = (
     ("status",),
     ("status", DEVICE),
     ("why", DEVICE),
+    ("metrics",),
     ("wait", "--timeout", "5"),
     ("doctor",),
 )

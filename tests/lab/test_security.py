@@ -13,6 +13,7 @@ LIMITS = {
     "discoverd-boot.service": 40,
     "discoverd-fork-server.service": 40,
     "discoverd-identity.service": 40,
+    "discoverd-metrics.service": 40,
     "discoverd-mounts.service": 40,
     "discoverd-wait-online.service": 40,
     DISCOVERY_UNIT: 41,

@@ -143,7 +143,7 @@ def test_what_an_ordinary_user_sees_and_may_not_do(host: Machine) -> None:
     host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
     scenario.start(host, scenario.ONE_DISCOVERY_CONTROLLER + f"[Subsystem]\nnqn = {nqn(9)}\nkxchap-secret = {SECRET}\n")
     scenario.wait_live(host, 2)
-    for verb in ("list", "status", f"why {nqn(1)}", "status nvme0", f"log-page {DISCOVERY}", "wait"):
+    for verb in ("list", "status", f"why {nqn(1)}", "status nvme0", f"log-page {DISCOVERY}", "metrics", "wait"):
         shown = host.run(f"{NOBODY} discoverctl {verb}")
         assert shown.stderr == ""
     assert "live" in host.run(f"{NOBODY} discoverctl list").stdout
@@ -177,6 +177,18 @@ def test_boot_waits_for_a_path_to_each_subsystem(host: Machine) -> None:
     host.run("systemctl start discoverd-wait-online.service", timeout=GENEROUS)
     assert nqn(1) in scenario.live(host)
     assert host.run("systemctl show -P Before discoverd-wait-online.service").stdout.split().count("remote-fs.target")
+
+
+def test_metrics_for_node_exporter(host: Machine) -> None:
+    host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
+    scenario.start(host)
+    scenario.wait_live(host, 2)
+    host.run(f"mkdir -p {PROM} && systemctl start discoverd-metrics.timer")
+    host.wait_until(f"test -s {PROM}/discoverd.prom", what="they are written")
+    text = host.read(f"{PROM}/discoverd.prom").decode()
+    assert text.count("discoverd_controller_live{") == 2
+    assert "discoverd_configuration_valid 1\n" in text
+    assert host.run(f"stat -c %a {PROM}/discoverd.prom").stdout == "644\n"
 
 
 def test_completion_in_the_shell(host: Machine) -> None:

@@ -366,12 +366,14 @@ def user(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
     return desk
 
 
-@pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["status"], ["status", "nvme0"], ["why", "nvme0"]])
+@pytest.mark.parametrize(
+    "words", [["list"], ["list", "--json"], ["status"], ["status", "nvme0"], ["why", "nvme0"], ["metrics"], ["wait"]]
+)
 def test_ordinary_users_may_look(user: Desk, words: list[str]) -> None:
     name = user.controller(1, "nvme0")
     status, output, errors = user.run(*words)
     assert (status, errors) == (0, "")
-    assert name in output or words == ["status"]
+    assert name in output or words in (["status"], ["wait"])
 
 
 def test_ordinary_users_see_who_uses_a_namespace_is_not_theirs_to_know(
@@ -416,8 +418,8 @@ def test_polkit_decides_who_may_act(user: Desk) -> None:
     assert user.run("stop", "nvme0")[0] == 0
     what = b"Interactive authentication required."
     denied = DBusBaseError(-errno.EACCES, b"org.freedesktop.DBus.Error.InteractiveAuthorizationRequired", what)
-    user.bus.refuses["StartUnit"] = denied
-    status, _, errors = user.run("start", name)
+    user.bus.refuses["RestartUnit"] = denied
+    status, _, errors = user.run("restart", name)
     assert status == Exit.NOT_PERMITTED
     assert "Interactive authentication required" in errors
 

@@ -37,7 +37,13 @@ def test_all_units_are_installed() -> None:
         assert f"'{name}'" in MESON or f"'units/{path.name}'" in MESON, path.name
 
 
-@pytest.mark.parametrize("name", ["discoverd-identity", "discoverd-wait-online"])
+def test_all_files_of_packaging_are_installed() -> None:
+    for path in (ROOT / "packaging").rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            assert f"'{path.relative_to(ROOT)}'" in MESON, path
+
+
+@pytest.mark.parametrize("name", ["discoverd-identity", "discoverd-wait-online", "discoverd-metrics"])
 def test_units_run_verbs_that_there_are(name: str) -> None:
     text = (ROOT / f"units/{name}.service.in").read_text()
     (words,) = re.findall(r"^ExecStart=@DISCOVERCTL@ (.*)$", text, re.MULTILINE)

@@ -651,6 +651,7 @@ def test_plan_has_each_field_in_its_place(run: Path, no_umask: None) -> None:
         "pending": [{"origin": DC, "instances": ["a", "b"]}, {"origin": "x", "instances": []}],
         "refusals": [{"what": "what", "source": "where", "reason": "why"}],
         "complaints": ["f:3:1: no such key"],
+        "errors": 1,
     }
     assert mode(run / "plan") == 0o644
 
