@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from discoverd.notify import HELD_BACK
 from discoverd.plan.candidate import UNMANAGED
 from discoverd.plan.evidence import Pending
 from discoverd.plan.facts import Answer, HeldBack, Known, Report
@@ -61,7 +62,7 @@ class Answers:
             then, now = before.get(instance), self._said.held_back.get(instance)
             # How many they are may change with each reading.
             if now and (then is None or then.wait is not now.wait):
-                log.warning("%s: %s", instance, confirmable(instance, now.text), extra=about(instance))
+                log.warning("%s: %s", instance, confirmable(instance, now.text), extra=about(instance, event=HELD_BACK))
 
 
 def _changed(before: _Said, now: _Said, known: Mapping[str, Known]) -> set[str]:

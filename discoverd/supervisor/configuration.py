@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from discoverd import log_level
+from discoverd import log_level, notify
 from discoverd.config.errors import Diagnostic
 from discoverd.config.fabrics import load_fabrics
 from discoverd.config.identity import HostIdentity, load_host_identity
@@ -72,7 +72,8 @@ class Configuration:
         before = self.current
         complaints = (*config.diagnostics, *complaints, *host.diagnostics)
         if not config.valid and before.fabrics.valid and before.fabrics.connections:
-            log.error("the fabrics configuration has errors: keeping the one from before")
+            fields = {"fields": {"MESSAGE_ID": notify.CONFIGURATION_REFUSED}}
+            log.error("the fabrics configuration has errors: keeping the one from before", extra=fields)
             config = before.fabrics
         if not host.hostnqn and before.host.hostnqn:
             host = before.host

@@ -356,7 +356,7 @@ class _Look:
         return self._refused(text, f"in use by {users}")
 
     def _refused(self, text: str, cause: str) -> Outcome:
-        notify.log(notify.ERROR, text)
+        notify.log(notify.ERROR, text, notify.STOP_REFUSED)
         return self.outcome_of(machine.REFUSED_STOP, text, cause)
 
     def outcome_of(self, event: str, text: str = "", cause: str = "") -> Outcome:

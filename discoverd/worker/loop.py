@@ -329,7 +329,7 @@ class Loop:
             self._say_ready()
 
     def _log(self, action: machine.Action) -> None:
-        notify.log(action.priority, action.text)
+        notify.log(action.priority, action.text, action.event)
 
     def _end(self, action: machine.Action) -> None:
         self._last_word = (action.report, action.text, action.cause)
@@ -423,7 +423,7 @@ class Loop:
         self._uevents.follow(device)
         self._ownership.take(device, spec.origin, found)
         if not self._left_alone():
-            notify.log(notify.NOTICE, f"{'adopted' if found else 'connected'} {device}")
+            notify.log(notify.NOTICE, f"{'adopted' if found else 'connected'} {device}", notify.CONNECTED)
             self._hide_secrets(device)
         # What happened before the filter was in place shows in sysfs only.
         live = controllers.attribute(device, "state") == "live"

@@ -6,7 +6,7 @@ carries out the actions that come back, and hands in what became of them. TRANSI
 link, DECISIONS what each goal makes of each link; the diagram in docs/design/worker.md is drawn from both.
 """
 
-from discoverd import state
+from discoverd import notify, state
 from discoverd.notify import ERROR, NOTICE, WARNING
 
 TYPE_CHECKING = False
@@ -59,6 +59,9 @@ SILENCE_TIMEOUT_SECONDS = 60
 DISCONNECT_RETRY_SECONDS = {STOP: 1, WITHDRAW: 60, POLL: 60, GIVE_UP: 2}
 
 NEVER = float("inf")
+
+# Message IDs of a worker's last word.
+_EVENTS = {state.GIVEN_UP: notify.GIVEN_UP, state.WITHDRAWN: notify.WITHDRAWN}
 
 _NEVER_CONNECTED = "the kernel could not connect it"
 
@@ -115,11 +118,19 @@ DUE = "due"  # The time has come, or there was a look.
 class Action:
     """What the loop is to do. The kinds are below; each says which of the fields count."""
 
-    __slots__ = ("cause", "kind", "priority", "report", "seconds", "text")
+    __slots__ = ("cause", "event", "kind", "priority", "report", "seconds", "text")
 
     def __init__(
-        self, kind: str, text: str = "", priority: int = 0, seconds: float = 0.0, report: str = "", cause: str = ""
+        self,
+        kind: str,
+        text: str = "",
+        priority: int = 0,
+        seconds: float = 0.0,
+        report: str = "",
+        cause: str = "",
+        event: str = "",
     ) -> None:
+        self.event = event
         self.kind = kind
         self.text = text
         self.priority = priority
@@ -135,7 +146,7 @@ DISCONNECT = "disconnect"  # text: what for. DISCONNECTED, KEPT, REMOVED, REFUSE
 FORGET = "forget"  # The controller is no more.
 LOST = "lost"  # seconds: for how long the connection had lasted
 RESTORED = "restored"  # The kernel has made the connection again.
-LOG = "log"  # priority, text
+LOG = "log"  # priority, text, event: its message ID, if any
 END = "end"  # report, text, cause: the last that the worker says
 
 
@@ -302,15 +313,15 @@ class Machine:
     def _do(self, kind: str, text: str = "", priority: int = 0, seconds: float = 0.0) -> None:
         self._actions.append(Action(kind, text, priority, seconds))
 
-    def _log(self, priority: int, text: str) -> None:
-        self._do(LOG, text, priority)
+    def _log(self, priority: int, text: str, event: str = "") -> None:
+        self._actions.append(Action(LOG, text, priority, event=event))
 
     def _end(self, report: str, text: str, cause: str = "") -> None:
         self.ended = True
         self._actions.append(Action(END, text, report=report, cause=cause))
 
     def _end_and_say(self, report: str, text: str, cause: str) -> None:
-        self._log(NOTICE, text)
+        self._log(NOTICE, text, _EVENTS.get(report, ""))
         self._end(report, text, cause)
 
     def _forget(self) -> None:
@@ -356,7 +367,7 @@ class Machine:
         if self._waits(wait, event) and event.text != attempts.cause:
             attempts.cause = event.text
             text = f"cannot connect, errno {event.errno}: {event.text}; trying again until it works"
-            self._log(WARNING, text)
+            self._log(WARNING, text, notify.CANNOT_CONNECT)
 
     def _postponed(self, event: Event) -> None:
         self.counts.attempts -= 1
@@ -384,14 +395,14 @@ class Machine:
     def _restored(self, _: Event) -> None:
         self.attempts.was_live = True
         self.changed_at = self._now
-        self._log(NOTICE, f"{self.device}: the connection is back")
+        self._log(NOTICE, f"{self.device}: the connection is back", notify.RESTORED)
         self.counts.restore()
         self._do(RESTORED)
 
     def _lost(self, _: Event) -> None:
         self._do(LOST, seconds=self._now - self.changed_at)
         self.changed_at = self._now
-        self._log(WARNING, f"{self.device}: lost the connection; the kernel reconnects")
+        self._log(WARNING, f"{self.device}: lost the connection; the kernel reconnects", notify.LOST)
         self.counts.lose()
 
     def _remade(self, _: Event) -> None:
@@ -410,7 +421,7 @@ class Machine:
         if self.stopping:
             return
         then = "the system goes down" if self.going_down else "connecting it again"
-        self._log(WARNING, f"{device} is gone; {then}")
+        self._log(WARNING, f"{device} is gone; {then}", notify.REMOVED)
         attempts = self.attempts
         if attempts.was_live:
             attempts.was_live = False

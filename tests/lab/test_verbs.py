@@ -139,6 +139,18 @@ def test_log_level_at_run_time(host: Machine) -> None:
     print(host.run(quiet).stdout)
 
 
+def test_message_ids(host: Machine, allow_journal: object) -> None:
+    host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
+    scenario.start(host, TWO_PATHS)
+    host.wait_until(f"journalctl -b -o cat MESSAGE_ID={CANNOT_CONNECT} | grep -q 198.51.100.1", what="it is told")
+    shown = host.run(f"journalctl -b -x -n 1 -u '{unit_name(1, '198.51.100.1')}' MESSAGE_ID={CANNOT_CONNECT}").stdout
+    assert "An attempt to connect" in shown
+    # Those that a worker sends itself belong to its unit, with the fields of the unit.
+    fields = json.loads(host.run(f"journalctl -b -o json -n 1 MESSAGE_ID={CANNOT_CONNECT}").stdout)
+    assert fields["_SYSTEMD_UNIT"] == unit_name(1, "198.51.100.1")
+    assert fields["NVME_SUBSYSNQN"] == nqn(1)
+
+
 def test_what_an_ordinary_user_sees_and_may_not_do(host: Machine) -> None:
     host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
     scenario.start(host, scenario.ONE_DISCOVERY_CONTROLLER + f"[Subsystem]\nnqn = {nqn(9)}\nkxchap-secret = {SECRET}\n")
