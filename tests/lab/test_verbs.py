@@ -143,6 +143,8 @@ def test_message_ids(host: Machine, allow_journal: object) -> None:
     host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
     scenario.start(host, TWO_PATHS)
     host.wait_until(f"journalctl -b -o cat MESSAGE_ID={CANNOT_CONNECT} | grep -q 198.51.100.1", what="it is told")
+    # As the tools of a package do after its installation.
+    host.run("journalctl --update-catalog", timeout=GENEROUS)
     shown = host.run(f"journalctl -b -x -n 1 -u '{unit_name(1, '198.51.100.1')}' MESSAGE_ID={CANNOT_CONNECT}").stdout
     assert "An attempt to connect" in shown
     # Those that a worker sends itself belong to its unit, with the fields of the unit.
