@@ -213,6 +213,7 @@ def plan_row(decision: Decision) -> str:
         "held_back": decision.held_back,
         "excluded_by": decision.excluded_by,
         "withdrawn_by": decision.withdrawn_by,
+        "blocked_by": decision.blocked_by,
         "trust": decision.candidate.trust if decision.candidate else "",
     }
     candidate = decision.candidate

@@ -54,6 +54,8 @@ def _run(chosen: list[Controller], systemd: Systemd, order: Callable[[str], int]
 
 def _queue(controller: Controller, order: Callable[[str], int]) -> int:
     unit = controller.unit_name
+    if controller.blocked and controller.fragment:
+        raise CliError(f"{controller.name}: {controller.fragment.problem}")
     try:
         return order(unit)
     except UnitMasked:

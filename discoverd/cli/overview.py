@@ -3,7 +3,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from discoverd import registry, state, store
 from discoverd.cli import plan_file
@@ -12,6 +12,8 @@ from discoverd.cli.systemd import Systemd, Unit
 from discoverd.kernel import controllers
 from discoverd.kernel.controllers import Controller as KernelController
 from discoverd.plan.facts import Report
+from discoverd.systemd import fragments
+from discoverd.systemd.fragments import Fragment, Fragments
 from discoverd.tid import DISCOVERY, IO, TRANSPORTS, TidError, TransportId, unit_instance, unit_name
 
 _PLANNED = {"start": "starting", "keep stopped": state.STOPPED, "leave": "left alone", "keep": state.STOPPED}
@@ -47,7 +49,8 @@ class Controller:
     """One controller. ``name`` is its instance, or what its instance would be if it had a unit.
 
     ``spec`` can hold secrets, so its options are not shown. ``waits_for`` is the discovery controller that does not
-    list it any longer, if it stays until that is confirmed.
+    list it any longer, if it stays until that is confirmed. ``fragment`` is a unit file beside which systemd does not
+    make its unit: one that runs was made before.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Controller:
     spec: state.Spec | None = None
     device: Device | None = None
     waits_for: str = ""
+    fragment: Fragment | None = None
 
     @property
     def unit_name(self) -> str:
@@ -85,6 +89,12 @@ class Controller:
         return self.planned.excluded_by if self.planned else ""
 
     @property
+    def blocked(self) -> bool:
+        """Tell whether it has no unit because of a unit file, though discoverd knows of it."""
+        running = self.unit is not None and self.unit.running
+        return self.fragment is not None and self.known and not running
+
+    @property
     def subsysnqn(self) -> str:
         """The subsystem's NQN, '' where nothing tells it."""
         if self.device:
@@ -108,6 +118,8 @@ class Controller:
             return self._worker_state(report) if report else unit.active
         if self.excluded:
             return state.EXCLUDED
+        if self.blocked:
+            return "blocked"
         if unit and unit.active == "failed":
             return state.REFUSED if report and report.state == state.REFUSED else "failed"
         if report and report.state == state.GIVEN_UP:
@@ -146,10 +158,11 @@ class Controller:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """All controllers, and the plan with its complaints."""
+    """All controllers, the plan with its complaints, and the unit files beside which systemd makes no units."""
 
     controllers: tuple[Controller, ...]
     plan: PlanFile
+    fragments: Fragments = field(default_factory=Fragments)
 
 
 def look(systemd: Systemd | None) -> Overview:
@@ -168,16 +181,17 @@ def look(systemd: Systemd | None) -> Overview:
     names = [*plan.controllers, *sorted((units.keys() | specs.keys()) - plan.controllers.keys())]
     reports = {name: store.read_report(name) for name in names}
     assigned = _assigned(reports, specs, devices)
+    files = fragments.find()
     found = []
     for name in names:
         planned, waits_for = plan.controllers.get(name), waiting.get(name, "")
-        device = assigned.get(name)
-        found.append(Controller(name, units.get(name), planned, reports[name], specs.get(name), device, waits_for))
+        told = (units.get(name), planned, reports[name], specs.get(name), assigned.get(name))
+        found.append(Controller(name, *told, waits_for, files.blocking(name)))
     claimed = {device.name for device in assigned.values()}
     # A directory without a specification that can be read, and without a unit, is nothing.
     found = [one for one in found if one.known]
     found += [Controller(_name(one.kernel), device=one) for one in devices if one.name not in claimed]
-    return Overview(tuple(found), plan)
+    return Overview(tuple(found), plan, files)
 
 
 def refreshed(controller: Controller, systemd: Systemd) -> Controller:

@@ -19,7 +19,8 @@ _LIMIT = 1 << 26
 class Planned:
     """A decision: ``action`` is start, keep, keep stopped or leave, and ``reason`` completes "because it is …".
 
-    ``excluded_by`` is the file and line that exclude it, ``withdrawn_by`` the origin that does not list it any more.
+    ``excluded_by`` is the file and line that exclude it, ``withdrawn_by`` the origin that does not list it any more,
+    ``blocked_by`` the unit file beside which systemd does not make its unit.
     ``trust`` is trusted or announced (discoverd.plan.candidate). ``held_back`` says of a discovery controller what of
     its log page is not acted on yet, '' if all of it is. What identifies the controller is '' for one that no source
     asks for any more.
@@ -32,6 +33,7 @@ class Planned:
     held_back: str = ""
     excluded_by: str = ""
     withdrawn_by: str = ""
+    blocked_by: str = ""
     trust: str = ""
     transport: str = ""
     traddr: str = ""

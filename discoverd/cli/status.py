@@ -29,6 +29,7 @@ def daemon(overview: Overview, systemd: Systemd, json: bool) -> Exit:
                 "status": status,
                 "controllers": dict(counts),
                 "complaints": list(plan.complaints),
+                "blocked_by": [{"path": one.path, "remedy": one.remedy} for one in overview.fragments.found.values()],
                 "refusals": [{"what": one.what, "source": one.source, "reason": one.reason} for one in plan.refusals],
                 "fault": plan.fault,
             }
@@ -38,6 +39,8 @@ def daemon(overview: Overview, systemd: Systemd, json: bool) -> Exit:
         text.line(f"status:      {status or '-'}")
         states = ", ".join(f"{number} {state}" for state, number in counts.most_common())
         text.line(f"controllers: {states or 'none'}")
+        for fragment in overview.fragments.found.values():
+            text.line(f"blocked:     {fragment.problem}")
         for complaint in plan.complaints:
             text.line(f"complaint:   {complaint}")
         for refusal in plan.refusals:
@@ -101,6 +104,7 @@ def _print(controller: Controller, namespaces: list[Namespace], fault: str) -> N
         ("source", sources(controller)),
         ("decision", f"{planned.action}: it is {planned.reason}" if planned else ""),
         ("note", planned.note if planned else ""),
+        ("blocked", controller.fragment.problem if controller.fragment else ""),
     ]
     for one in namespaces:
         use = "used by " + ", ".join(one.users) if one.users else "not in use"

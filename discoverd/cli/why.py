@@ -50,6 +50,9 @@ def sentences(controller: Controller) -> list[str]:
 
 def _wish(controller: Controller) -> list[str]:
     planned, spec = controller.planned, controller.spec
+    if planned and controller.blocked and planned.action == "keep stopped":
+        # Decided before the file was there, or by an earlier version.
+        return [f"It is {planned.sources or 'asked for'}."]
     if planned and controller.excluded and planned.action == "keep":
         return [f"It is {planned.reason}. It stays connected, and is not connected again once it is lost."]
     if planned:
@@ -75,6 +78,8 @@ def _reality(controller: Controller) -> list[str]:
             found.append(f"Its worker {'says' if unit.running else 'said last'}: {unit.status}.")
         elif report and report.status:
             found.append(f"Its worker reported last: {report.status}.")
+    if controller.fragment and unit and unit.running:
+        found.append(f"It was made before this: {controller.fragment.problem}.")
     if device is None:
         found.append("The kernel does not have it.")
     else:
@@ -94,6 +99,8 @@ def _change(controller: Controller) -> list[str]:
     name = text.quoted(controller.name)
     if (unit and unit.load == "masked") or (planned and "unit is masked" in planned.reason):
         return [f"To have it: systemctl unmask {text.quoted(controller.unit_name)}; then: discoverctl start {name}"]
+    if controller.blocked and controller.fragment:
+        return [f"{controller.fragment.problem}."]
     if device and device.foreign:
         return [
             f"As long as {device.owner} owns it, it is left alone. To have discoverd look after it, disconnect it with "

@@ -140,6 +140,8 @@ class Facts:
     controllers what of their page is not acted on yet, and ``confirming`` are those whose page has to be read every
     minute.
 
+    ``fragments`` has the unit files beside which systemd makes no transient unit, by instance, '' for all.
+
     ``trusted_subsystems`` has the NQNs of subsystems that somebody trusted asks for, as canonical_nqn() has them.
 
     ``excluded`` has the place in the exclusion files that excludes a controller. ``targets`` has all targets that
@@ -164,6 +166,11 @@ class Facts:
     held_back: Mapping[str, HeldBack] = field(default_factory=dict)
     confirming: Container[str] = ()
     trusted_subsystems: Container[str] = ()
+    fragments: Mapping[str, str] = field(default_factory=dict)
+
+    def fragment(self, instance: str) -> str:
+        """Return the unit file that keeps a unit from being made, '' for none."""
+        return self.fragments.get(instance) or self.fragments.get("", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +179,8 @@ class Decision:
 
     ``note`` goes into the unit's status, and has a worker without a connection end instead of connecting.
     ``disconnect`` and ``confirm`` as in state.Spec, ``referrers`` as in Known. ``held_back`` as in Facts, in words for
-    the status. ``excluded_by`` is the file and line that exclude it, and ``withdrawn_by`` the origin whose present
-    answer does not list it any more.
+    the status. ``excluded_by`` is the file and line that exclude it, ``blocked_by`` the unit file beside which systemd
+    does not make its unit, and ``withdrawn_by`` the origin whose present answer does not list it any more.
     """
 
     instance: str
@@ -187,3 +194,4 @@ class Decision:
     confirm: bool = False
     excluded_by: str = ""
     withdrawn_by: str = ""
+    blocked_by: str = ""

@@ -91,6 +91,9 @@ def _wanted(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> Decisi
         return Decision(instance, Action.LEAVE, reason, candidate)
     if running:
         return Decision(instance, Action.KEEP, sources, candidate)
+    if fragment := facts.fragment(instance):
+        # What such a unit does, and whether it does anything, nobody of ours has decided.
+        return Decision(instance, Action.LEAVE, f"{sources}, but {_blocked(fragment)}", candidate, blocked_by=fragment)
     said = report.state if report else ""
     if said == state.REFUSED:
         # It failed, and stays so until somebody starts it: the administrator did not want it looked after.
@@ -110,6 +113,10 @@ def _wanted(instance: str, asked: tuple[Candidate, ...], facts: Facts) -> Decisi
         # Whoever announces many must not be tried, one after the other, for long after he has gone.
         return Decision(instance, Action.LEAVE, f"{sources}, and there is no connection to keep", candidate)
     return Decision(instance, Action.START, sources, candidate)
+
+
+def _blocked(fragment: str) -> str:
+    return f"beside the unit file {fragment} systemd does not make its unit"
 
 
 def adds_untrusted_path(candidate: Candidate, trusted_subsystems: Container[str]) -> bool:
@@ -227,6 +234,8 @@ def _unmanaged(instance: str, facts: Facts) -> Decision:
         return Decision(instance, Action.LEAVE, f"{source}, but its unit is masked", candidate)
     if known and said in state.ENDED:
         return Decision(instance, Action.LEAVE, note, note=note)
+    if fragment := facts.fragment(instance):
+        return Decision(instance, Action.LEAVE, f"{source}, but {_blocked(fragment)}", candidate, blocked_by=fragment)
     inactive = unit and (unit.load, unit.active) == ("loaded", "inactive")
     if inactive or said in (state.STOPPED, state.STOPPING, state.REFUSED):
         return Decision(instance, Action.LEAVE, f"{source}, but an administrator stopped its unit", candidate)

@@ -11,6 +11,8 @@ from discoverd import store
 from discoverd.plan.facts import Report, UnitFact
 from discoverd.plan.log_page import LogPageError, PageRead
 from discoverd.supervisor.fields import about
+from discoverd.systemd import fragments
+from discoverd.systemd.fragments import Fragment, Fragments
 from discoverd.systemd.units import Units
 
 log = logging.getLogger("discoverd")
@@ -20,7 +22,7 @@ UNITS_BY_NAME = 32
 
 
 class Observed:
-    """``units`` and ``reports`` are views, by instance, of what was seen last.
+    """``units`` and ``reports`` are views, by instance, of what was seen last, ``fragments`` the unit files in the way.
 
     ``blocking`` runs a function beside the loop, one at a time.
     """
@@ -31,6 +33,7 @@ class Observed:
         self._reports: dict[str, Report] = {}
         self.units: Mapping[str, UnitFact] = MappingProxyType(self._units)
         self.reports: Mapping[str, Report] = MappingProxyType(self._reports)
+        self.fragments = Fragments()
 
     def units_and(self, masked: Iterable[str]) -> Mapping[str, UnitFact]:
         """Return the units, and as masked those that systemd has refused to start because of that, loaded or not."""
@@ -57,6 +60,17 @@ class Observed:
             else:
                 del self._units[instance]
         return changed
+
+    async def read_fragments(self) -> bool:
+        """Look for unit files in the way of ours, say so of those that come and go, and tell whether some have."""
+        before, self.fragments = self.fragments, await self._blocking(fragments.find)
+        gone: dict[str, Fragment] = {**before.found}
+        for instance, fragment in self.fragments.found.items():
+            if gone.pop(instance, None) != fragment:
+                log.error("%s", fragment.problem, extra=about(instance))
+        for instance, fragment in gone.items():
+            log.info("%s is in the way of no unit any more", fragment.path, extra=about(instance))
+        return self.fragments != before
 
     async def read_report(self, instance: str) -> Report | None:
         """Read a worker's report; return it, None where there is no usable one."""

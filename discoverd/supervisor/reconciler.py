@@ -26,7 +26,7 @@ from discoverd.supervisor.observed import Observed
 from discoverd.supervisor.plan_file import PlanFile
 from discoverd.supervisor.specifications import Specifications
 from discoverd.supervisor.starter import Starter
-from discoverd.supervisor.status_line import LEFT_ALONE, STARTING, Tally
+from discoverd.supervisor.status_line import BLOCKED, LEFT_ALONE, STARTING, Tally
 from discoverd.systemd.units import UnitError, Units
 
 log = logging.getLogger("discoverd")
@@ -128,6 +128,8 @@ class Reconciler:
     async def _take_units(self, units: Units, stale: frozenset[str] | None) -> dict[str, None]:
         """Ask systemd for what may have changed; return what has. Raises UnitError."""
         changed = await self._observed.read_units(units, stale)
+        if stale != frozenset() and await self._observed.read_fragments():
+            changed = list(dict.fromkeys([*changed, *self._decisions]))
         for instance in changed:
             unit = self._observed.units.get(instance)
             if unit is not None and not unit.running:
@@ -183,6 +185,7 @@ class Reconciler:
             inventory.held_back,
             inventory.confirming,
             trusted_subsystems(asked, known, inventory.wanted.trusted_subsystems),
+            self._observed.fragments.paths,
         )
 
     async def _decide(self, touched: dict[str, None]) -> None:
@@ -331,13 +334,16 @@ class Reconciler:
     def _problems(self) -> list[str]:
         """Return what is wrong with what we were given, the configuration first."""
         lists = self._inventory.exclusions.exclusions
-        problems = [str(one) for one in self._configuration.current.complaints if one.severity == "error"]
+        problems = [fragment.problem for fragment in self._observed.fragments.found.values()]
+        problems += [str(one) for one in self._configuration.current.complaints if one.severity == "error"]
         problems += [f"{file}:{line}: {what}" if line else f"{file}: {what}" for file, line, what in lists.problems]
         problems += [f"{one}: {confirmable(one, held.text)}" for one, held in self._inventory.held_back.items()]
         refusals = [one for one in self._inventory.refusals if not one.expected]
         return problems + [f"{one.what} ({one.source}): {one.reason}" for one in refusals]
 
     def _state_of(self, decision: Decision) -> str:
+        if decision.blocked_by:
+            return BLOCKED
         if decision.action is Action.LEAVE:
             return state.EXCLUDED if decision.instance in self._inventory.excluded else LEFT_ALONE
         if decision.action is Action.KEEP_STOPPED:

@@ -10,8 +10,9 @@ from discoverd.supervisor.fields import about
 
 log = logging.getLogger("discoverd")
 
-# What a controller counts as for which its worker has reported nothing, and one that is not ours to look after.
-STARTING, LEFT_ALONE = "starting", "left alone"
+# What a controller counts as for which its worker has reported nothing, one that is not ours to look after, and one
+# beside whose unit file systemd does not make a unit.
+STARTING, LEFT_ALONE, BLOCKED = "starting", "left alone", "blocked"
 
 _ORDER = (
     state.LIVE,
@@ -23,6 +24,7 @@ _ORDER = (
     state.GIVEN_UP,
     state.STOPPED,
     state.EXCLUDED,
+    BLOCKED,
     LEFT_ALONE,
 )
 

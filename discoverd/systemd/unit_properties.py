@@ -4,7 +4,7 @@
 import sys
 
 from discoverd import state
-from discoverd.tid import DISCOVERY, TransportId
+from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TransportId
 
 # A property as it goes over D-Bus: name, signature, value.
 Property = tuple[str, str, object]
@@ -15,6 +15,8 @@ STOP_TIMEOUT_SECONDS = 300
 RESTART_DELAY_SECONDS = 1
 _SECOND = 1_000_000
 _INFINITY = 2**64 - 1
+# Of the end of the NQN, and of the address, in the description. An IPv4 address fits.
+_NQN_COLUMNS, _ADDRESS_COLUMNS = 11, 15
 
 
 # The main process to begin with. It says that the unit is set up, and ends when a worker has taken its place (see
@@ -36,11 +38,9 @@ def unit_properties(
 
     Nothing in here is secret: any user can read a unit's properties.
     """
-    kind = f"NVMe/{tid.transport.upper()} {'discovery' if role == DISCOVERY else 'I/O'} controller"
     command = ["/bin/sh", "-c", _PLACEHOLDER, "nvme-ctrl-worker", sys.executable, "-I", "-S", worker, tid.instance]
     properties: list[Property] = [
-        # The name says all the rest, unless it had to be cut.
-        ("Description", "s", kind if tid.subsysnqn in tid.instance else f"{kind} {tid}"),
+        ("Description", "s", description(tid, role)),
         ("Documentation", "as", ["man:nvme-ctrl@.service(8)"]),
         ("Type", "s", "notify"),
         ("NotifyAccess", "s", "main"),
@@ -69,6 +69,33 @@ def unit_properties(
         *_SANDBOX,
     ]
     return properties
+
+
+def description(tid: TransportId, role: str) -> str:
+    """Return the unit's description: first what tells two controllers apart, as in ``vol1 192.0.2.1, NVMe/TCP …``.
+
+    `systemctl list-units` cuts both the unit's name and this at its end, where the names differ. On a terminal of 80
+    columns it leaves 27 for the description of units that run.
+    """
+    end = "discovery" if tid.subsysnqn == DISCOVERY_NQN else _end_of_nqn(tid.subsysnqn)
+    place = _end(tid.traddr, _ADDRESS_COLUMNS)
+    kind = f"NVMe/{tid.transport.upper()} {'discovery' if role == DISCOVERY else 'I/O'} controller"
+    text = f"{end} {place}, {kind}" if place else f"{end}, {kind}"
+    # The name says all the rest, unless it had to be cut.
+    return text if tid.subsysnqn in tid.instance else f"{text} {tid}"
+
+
+def _end_of_nqn(nqn: str) -> str:
+    """Return as many of the last components of an NQN as there is room for, or the end of the last one."""
+    *components, end = nqn.split(":")
+    while components and len(components[-1]) + 1 + len(end) <= _NQN_COLUMNS:
+        end = f"{components.pop()}:{end}"
+    return _end(end, _NQN_COLUMNS)
+
+
+def _end(text: str, columns: int) -> str:
+    """Return the end of a text. What is cut are dots of ASCII: a console that is no terminal shows it too."""
+    return text if len(text) <= columns else ".." + text[-(columns - 2) :]
 
 
 def journal_fields(tid: TransportId) -> list[str]:

@@ -18,6 +18,7 @@ from discoverd.cli.holdings import Namespace
 from discoverd.cli.main import main
 from discoverd.kernel import block, controllers, fabrics, locks, paths, usage
 from discoverd.kernel.usage import User
+from discoverd.systemd import fragments
 from discoverd.tid import unit_name
 
 NQN = "nqn.2024-08.com.example:vol{}"
@@ -204,6 +205,13 @@ class Desk:
                 if value:
                     (self.root / "registry" / device / name).write_text(value + "\n")
 
+    def override(self, name: str = "nvme-ctrl@.service", text: str = "[Service]\nNice=5\n") -> str:
+        """Write a unit file as `systemctl edit` does, and return its path."""
+        path = self.root / "units" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return str(path)
+
     def set(self, device: str, attribute: str, value: str) -> None:
         (self.root / "sys" / device / attribute).write_text(value + "\n")
 
@@ -244,6 +252,7 @@ def install(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "ROOT", str(desk.root / "registry"))
     monkeypatch.setattr(controllers, "CLASS", str(desk.root / "sys"))
     monkeypatch.setattr(exclusions, "ROOT", str(desk.root / "etc/nvme"))
+    monkeypatch.setattr(fragments, "DIRECTORIES", (str(desk.root / "units"),))
     monkeypatch.setattr(fabrics, "delete", desk.delete)
     monkeypatch.setattr(holdings, "namespaces", lambda device: desk.namespaces.get(device, []))
     monkeypatch.setattr(locks, "DIRECTORY", str(desk.root / "run/locks"))

@@ -28,7 +28,7 @@ from discoverd.sources.nbft import Nbft
 from discoverd.supervisor import abilities, configuration, connection, daemon, inventory, reconciler, starter
 from discoverd.supervisor.daemon import Supervisor
 from discoverd.supervisor.observed import Observed
-from discoverd.systemd import journal, unit_signals
+from discoverd.systemd import fragments, journal, unit_signals
 from discoverd.systemd.references import References
 from discoverd.systemd.unit_properties import Property
 from discoverd.systemd.units import UnitError
@@ -396,6 +396,7 @@ def install(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configuration, "load_host_identity", partial(load_host_identity, host.etc))
     monkeypatch.setattr(connection, "Units", host.systemd)
     monkeypatch.setattr(unit_signals, "watch", host.systemd.watch)
+    monkeypatch.setattr(fragments, "DIRECTORIES", (str(host.root / "units"),))
     # The log goes where pytest looks for it.
     monkeypatch.setattr(journal, "set_up", lambda _: None)
     monkeypatch.setattr(daemon, "DEBOUNCE_SECONDS", 0.005)

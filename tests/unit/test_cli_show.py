@@ -312,6 +312,37 @@ def test_why_it_is_masked(desk: Desk) -> None:
     assert f"systemctl unmask {unit_name(instance(1))}" in why(desk, NQN.format(1))
 
 
+@pytest.mark.parametrize("unit", [None, Unit("inactive"), Unit("inactive", load="bad-setting")])
+def test_unit_file_in_the_way_is_told_with_the_remedy(desk: Desk, unit: Unit | None) -> None:
+    path = desk.override()
+    reason = f"configured at x.conf:3, but beside the unit file {path} systemd does not make its unit"
+    name = desk.controller(1, "", action="leave", reason=reason, unit=unit, report="waiting", status="waiting 2 s")
+    if unit is None:
+        del desk.bus.units[unit_name(name)]
+    remedy = f"mv -n '{path}' '{path}.d/override.conf' && systemctl daemon-reload"
+    _, output, _ = desk.run("status")
+    assert f"blocked:     {path} is a unit file" in output
+    assert "controllers: 1 blocked" in output
+    assert remedy in output
+    _, output, _ = desk.run("status", "--json")
+    assert json.loads(output)["blocked_by"][0]["path"] == path
+    text = why(desk, instance(1))
+    assert remedy in text
+    assert "administrator" not in text
+    status, _, errors = desk.run("start", instance(1))
+    assert status == Exit.FAILED
+    assert remedy in errors
+    assert desk.bus.called == []
+
+
+def test_unit_file_does_not_take_away_that_an_earlier_unit_runs(desk: Desk) -> None:
+    path = desk.override()
+    desk.controller(1, "nvme0")
+    _, output, _ = desk.run("status", "nvme0")
+    assert "state:      live" in output
+    assert f"blocked:    {path} is a unit file" in output
+
+
 def test_why_a_stop_was_refused(desk: Desk) -> None:
     desk.controller(1, "nvme0", action="keep stopped", unit=Unit("failed", "in use by /data"), report="refused")
     text = why(desk, "nvme0")

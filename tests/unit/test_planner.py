@@ -785,3 +785,31 @@ def test_origin_that_has_not_answered_has_withdrawn_nothing() -> None:
     )
     (decision,) = plan(facts, [NAME])
     assert decision.withdrawn_by == ""
+
+
+# A unit file in the way ------------------------------------------------------------------------------------
+
+FILE = "/etc/systemd/system/nvme-ctrl@.service"
+
+
+@pytest.mark.parametrize("where", ["", NAME])
+@pytest.mark.parametrize("unit", [None, STOPPED, UnitFact("bad-setting", "inactive"), UnitFact("loaded", "failed")])
+@pytest.mark.parametrize("said", [None, "live", "stopped", "refused"])
+def test_unit_beside_a_unit_file_was_not_stopped_by_an_administrator(
+    where: str, unit: UnitFact | None, said: str | None
+) -> None:
+    units = {NAME: unit} if unit else {}
+    reports = {NAME: Report(said)} if said else {}
+    (decision,) = decide(Facts(ASKED, units, reports, fragments={where: FILE}))
+    assert (decision.action, decision.blocked_by) == (Action.LEAVE, FILE)
+    assert decision.reason == f"configured at f:1, but beside the unit file {FILE} systemd does not make its unit"
+
+
+def test_unit_that_was_made_before_the_unit_file_is_kept() -> None:
+    (decision,) = decide(Facts(ASKED, {NAME: RUNNING}, fragments={"": FILE}))
+    assert (decision.action, decision.reason, decision.blocked_by) == (Action.KEEP, "configured at f:1", "")
+
+
+def test_unit_file_of_another_unit_is_in_nobodys_way() -> None:
+    (decision,) = decide(Facts(ASKED, fragments={NAME + "0": FILE}))
+    assert decision.action is Action.START

@@ -591,6 +591,7 @@ def test_a_row_tells_what_the_controller_is() -> None:
         "held_back": "",
         "excluded_by": "",
         "withdrawn_by": "",
+        "blocked_by": "",
         "trust": "trusted",
         "transport": "tcp",
         "traddr": "192.0.2.1",
@@ -614,6 +615,7 @@ def test_row_has_each_field_in_its_place() -> None:
         held_back="what is held back",
         excluded_by="f:3",
         withdrawn_by=DC,
+        blocked_by="/etc/a.service",
     )
     assert json.loads(store.plan_row(decision)) == {
         "instance": tid.instance,
@@ -623,6 +625,7 @@ def test_row_has_each_field_in_its_place() -> None:
         "held_back": "what is held back",
         "excluded_by": "f:3",
         "withdrawn_by": DC,
+        "blocked_by": "/etc/a.service",
         "trust": "announced",
         "transport": "tcp",
         "traddr": "192.0.2.1",
@@ -639,7 +642,7 @@ def test_row_without_a_candidate_says_nothing_of_it() -> None:
     row = json.loads(store.plan_row(Decision("a", Action.KEEP, "the reason")))
     told = {"instance": "a", "action": "keep", "reason": "the reason"}
     assert row == {**dict.fromkeys(row, ""), **told}
-    assert len(row) == 16
+    assert len(row) == 17
 
 
 def test_plan_has_each_field_in_its_place(run: Path, no_umask: None) -> None:

@@ -749,3 +749,30 @@ def test_the_detector_sees_a_file_read_in_the_loop(host: Host) -> None:
 
     with pytest.raises(BlockingError):
         virtual_time.run(read())
+
+
+def test_unit_file_in_the_way_is_said_and_taken_back(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    """As `systemctl edit nvme-ctrl@.service` leaves it; both it and the remedy end in a daemon-reload."""
+    host.configure(FIRST)
+    folder = host.root / "units"
+    folder.mkdir()
+    path = folder / "nvme-ctrl@.service"
+    path.write_text("[Service]\nCPUWeight=50\n")
+
+    async def scenario() -> None:
+        await until(lambda: "1 blocked" in host.status)
+        assert f"{path} is a unit file" in host.status
+        await quiet()
+        assert host.systemd.started == []
+        assert "administrator" not in caplog.text
+        path.unlink()
+        host.systemd.signal(unit_signals.ManagerChanged())
+        await until(lambda: "1 live" in host.status)
+        # One that runs was made before, and goes on.
+        path.write_text("[Service]\nCPUWeight=50\n")
+        host.systemd.signal(unit_signals.ManagerChanged())
+        await until(lambda: f"1 live; {path} is a unit file" in host.status)
+
+    assert host.play(scenario) == 0
+    said = [record for record in caplog.records if f"{path} is a unit file" in record.getMessage()]
+    assert [record.levelname for record in said] == ["ERROR", "ERROR"]

@@ -163,6 +163,7 @@ def test_the_plan_says_what_and_why(host: Host) -> None:
         "held_back": "",
         "excluded_by": "",
         "withdrawn_by": "",
+        "blocked_by": "",
         "trust": "trusted",
         "transport": "tcp",
         "traddr": "192.0.2.1",

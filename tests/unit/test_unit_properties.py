@@ -77,12 +77,45 @@ def test_the_role_changes_no_more_than_the_description(role: str) -> None:
     nqn = "nqn.2024-08.com.example:both"
     tid = TransportId.make(IO, "tcp", "192.0.2.1", "8009", nqn)
     given = values(unit_properties(tid, role, WORKER))
-    assert given.pop("Description") == (
-        "NVMe/TCP discovery controller" if role == DISCOVERY else "NVMe/TCP I/O controller"
-    )
+    kind = "discovery" if role == DISCOVERY else "I/O"
+    assert given.pop("Description") == f"both 192.0.2.1, NVMe/TCP {kind} controller"
     other = values(unit_properties(tid, IO, WORKER))
     del other["Description"]
     assert given == other
+
+
+# What `systemctl list-units` has for a description at 80 columns, beside units that are "active" and "running".
+ROOM = 27
+
+
+@pytest.mark.parametrize(
+    ("nqn", "traddr", "begins"),
+    [
+        (NQN, "192.0.2.1", "vol1 192.0.2.1, "),
+        (NQN, "198.51.100.100", "vol1 198.51.100.100, "),
+        (NQN, "2001:db8:0:1:f0e1:d2c3:b4a5:9687", "vol1 ..2c3:b4a5:9687, "),
+        ("nqn.1992-08.com.example:sn.0a:b:c1", "192.0.2.1", "sn.0a:b:c1 192.0.2.1, "),
+        ("nqn.1992-08.com.example:serial.0a1b2c3d:subsystem.17", "192.0.2.1", "..system.17 192.0.2.1, "),
+        (
+            "nqn.2014-08.org.nvmexpress:uuid:01234567-89ab-cdef-0123-456789abcdef",
+            "192.0.2.1",
+            "..789abcdef 192.0.2.1, ",
+        ),
+        (DISCOVERY_NQN, "192.0.2.1", "discovery 192.0.2.1, "),
+    ],
+)
+def test_description_begins_with_what_tells_two_controllers_apart(nqn: str, traddr: str, begins: str) -> None:
+    tid = TransportId.make(IO, "tcp", traddr, "", nqn)
+    described = str(values(unit_properties(tid, IO, WORKER))["Description"])
+    assert described.startswith(begins)
+    assert len(begins) - 2 <= ROOM
+
+
+@given(tids())
+def test_description_of_any_controller_says_address_and_name_in_the_room_there_is(tid: TransportId) -> None:
+    begins, _, rest = str(values(unit_properties(tid, IO, WORKER))["Description"]).partition(", NVMe/")
+    assert len(begins) <= ROOM
+    assert rest.startswith(f"{tid.transport.upper()} I/O controller")
 
 
 def test_a_name_that_was_cut_is_whole_in_the_description() -> None:
