@@ -2,52 +2,166 @@
 """Which controllers a word on the command line means."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from discoverd.cli import place
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.overview import Controller, Overview
+from discoverd.kernel.controllers import canonical_nqn, same_address
 from discoverd.tid import UNIT_PREFIX, UNIT_SUFFIX
 
+# Names that are proposed for one that means nothing, or more than one thing.
 _SHOWN = 5
+# A shorter part of an NQN is more likely a slip.
+_PART_LENGTH = 3
+_WILDCARDS = re.compile(r"[*?\[]")
 
 
 def choose(words: Iterable[str], overview: Overview) -> list[Controller]:
     """Return the controllers that the words mean, each once.
 
-    A word is an instance, a unit's name, a kernel device or a subsystem NQN, which means all its paths. Raises
-    CliError for a word that means nothing.
+    Raises CliError for a word that means nothing, or that is a part of the NQNs of several subsystems.
     """
     chosen: dict[str, Controller] = {}
     for word in words:
         meant = matches(word, overview.controllers)
         if not meant:
-            raise CliError(_unknown(word, overview.controllers), Exit.UNKNOWN)
+            raise _unknown(word, overview.controllers)
         chosen.update((_key(one), one) for one in meant)
     return list(chosen.values())
 
 
 def matches(word: str, controllers: Sequence[Controller]) -> list[Controller]:
-    """Return the controllers that a word means, none where it means nothing."""
-    device = word.removeprefix("/dev/")
+    """Return the controllers that a word means, none where it means nothing.
+
+    A word is, and the first that fits counts: a kernel device; an instance, or a unit's name; a subsystem's NQN, which
+    means all its paths; an address, or address and port; a namespace or what lies on one (discoverd.cli.place); a
+    pattern of the shell for the names of a controller; a part of one subsystem's NQN. Raises CliError for a part of
+    several.
+    """
+    for find in (_by_device, _by_name, _by_nqn, _by_address, _by_place, _by_pattern, _by_part):
+        if found := find(word, controllers):
+            return found
+    return []
+
+
+def _by_device(word: str, controllers: Sequence[Controller]) -> list[Controller]:
+    return [one for one in controllers if one.device and one.device.name == word.removeprefix("/dev/")]
+
+
+def _by_name(word: str, controllers: Sequence[Controller]) -> list[Controller]:
     instance = word.removeprefix(UNIT_PREFIX)
     instance = instance.removesuffix(UNIT_SUFFIX) if instance != word else instance
-    by_device = [one for one in controllers if one.device and one.device.name == device]
-    by_name = [one for one in controllers if one.name in (instance, word.removesuffix(UNIT_SUFFIX))]
-    return by_device or by_name or [one for one in controllers if one.subsysnqn == word]
+    return [one for one in controllers if one.name in (instance, word.removesuffix(UNIT_SUFFIX))]
+
+
+def _by_nqn(word: str, controllers: Sequence[Controller]) -> list[Controller]:
+    nqn = canonical_nqn(word)
+    return [one for one in controllers if one.subsysnqn and canonical_nqn(one.subsysnqn) == nqn]
+
+
+def _by_address(word: str, controllers: Sequence[Controller]) -> list[Controller]:
+    address, port = _split(word)
+    if not address:
+        return []
+    return [one for one in controllers if port in ("", one.trsvcid) and _is_at(address, one)]
+
+
+def _split(word: str) -> tuple[str, str]:
+    """Return address and port of ``192.0.2.1:4420`` and ``[2001:db8::1]:4420``; '' where there is no port."""
+    if word.startswith("["):
+        address, _, rest = word[1:].partition("]")
+        return address, rest.removeprefix(":")
+    # An IPv6 address and one on Fibre Channel have colons of their own.
+    if re.fullmatch(r"[^:]+:[0-9]+", word):
+        address, _, port = word.partition(":")
+        return address, port
+    return word, ""
+
+
+def _is_at(address: str, controller: Controller) -> bool:
+    known = controller.traddr
+    if "%" not in address:
+        known = known.partition("%")[0]
+    return known != "" and same_address(controller.transport, known, address)
+
+
+def _by_place(word: str, controllers: Sequence[Controller]) -> list[Controller]:
+    devices = place.devices(word)
+    return [one for one in controllers if one.device and one.device.name in devices]
+
+
+def _by_pattern(word: str, controllers: Sequence[Controller]) -> list[Controller]:
+    if not _WILDCARDS.search(word):
+        return []
+    return [one for one in controllers if any(fnmatch.fnmatchcase(name, word) for name in _names(one))]
+
+
+def _names(controller: Controller) -> Iterator[str]:
+    """Give what a controller is called."""
+    yield controller.name
+    yield controller.unit_name
+    yield controller.unit_name.removesuffix(UNIT_SUFFIX)
+    yield controller.subsysnqn
+    if controller.traddr:
+        yield controller.traddr
+        address = f"[{controller.traddr}]" if ":" in controller.traddr else controller.traddr
+        yield f"{address}:{controller.trsvcid}"
+    if controller.device:
+        yield controller.device.name
+
+
+def _by_part(word: str, controllers: Sequence[Controller]) -> list[Controller]:
+    """One subsystem counts before others whose NQN only has the word in it: vol1 before vol10."""
+    if len(word) < _PART_LENGTH:
+        return []
+    nqns = sorted({one.subsysnqn for one in controllers if one.subsysnqn})
+    whole = re.compile(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])")
+    kinds: tuple[Callable[[str], object], ...] = (
+        lambda nqn: nqn.endswith(":" + word),
+        whole.search,
+        lambda nqn: word in nqn,
+    )
+    for fits in kinds:
+        found = [nqn for nqn in nqns if fits(nqn)]
+        if len(found) > 1:
+            raise CliError(
+                f"{word} is a part of {len(found)} NQNs; say more of the one that is meant, or use a pattern, as in "
+                f"'*{word}*', for all:",
+                Exit.USAGE,
+                [*found[:_SHOWN], *(["…"] if len(found) > _SHOWN else [])],
+            )
+        if found:
+            return [one for one in controllers if one.subsysnqn == found[0]]
+    return []
 
 
 def _key(controller: Controller) -> str:
     return f"{controller.name} {controller.device.name if controller.device else ''}"
 
 
-def _unknown(word: str, controllers: Sequence[Controller]) -> str:
-    names = [one.name for one in controllers]
-    names += [one.device.name for one in controllers if one.device]
-    names += [one.subsysnqn for one in controllers]
-    if not names:
-        return f"there is no controller {word}, and no other one; see what is wrong: discoverctl status"
-    near = difflib.get_close_matches(word, dict.fromkeys(names), n=_SHOWN, cutoff=0.5)
-    if not near:
-        near = list(dict.fromkeys(one.name for one in controllers))[:_SHOWN]
-        return f"there is no controller {word}; there are, for example, {', '.join(near)}; for all: discoverctl list"
-    return f"there is no controller {word}; perhaps you mean {' or '.join(near)}; for all: discoverctl list"
+def _unknown(word: str, controllers: Sequence[Controller]) -> CliError:
+    if devices := place.devices(word):
+        return CliError(f"{word} is on {' and '.join(sorted(devices))}, which no network leads to", Exit.UNKNOWN)
+    if not controllers:
+        text = f"there is no controller {word}, and no other one; see what is wrong: discoverctl status"
+        return CliError(text, Exit.UNKNOWN)
+    if near := nearest(word, controllers):
+        return CliError(f"there is no controller {word}; for all: discoverctl list; the nearest:", Exit.UNKNOWN, near)
+    some = list(dict.fromkeys(one.name for one in controllers))[:_SHOWN]
+    return CliError(f"there is no controller {word}; for all: discoverctl list; some:", Exit.UNKNOWN, some)
+
+
+def nearest(word: str, controllers: Sequence[Controller]) -> list[str]:
+    """Return the few names of controllers that are most like a word."""
+    shown: dict[str, str] = {}
+    for one in controllers:
+        for name in _names(one):
+            if not name.startswith(UNIT_PREFIX) or word.startswith(UNIT_PREFIX):
+                shown.setdefault(name, name)
+        # What is remembered of an NQN is its end.
+        shown.setdefault(one.subsysnqn.rpartition(":")[2], one.subsysnqn)
+    near = difflib.get_close_matches(word, shown, n=_SHOWN, cutoff=0.6)
+    return list(dict.fromkeys(shown[name] for name in near if shown[name]))

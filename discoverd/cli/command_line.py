@@ -11,7 +11,7 @@ from discoverd.version import VERSION
 
 TYPE_CHECKING = False
 
-_WHICH = "an instance, a unit, a kernel device (nvme3), or a subsystem NQN for all its paths"
+_WHICH = "an instance, unit, device, mount point, address[:port], subsystem NQN or a part of one, or a pattern of these"
 _EXCLUDED = f"an exclusion, as in transport=tcp;traddr=192.0.2.1, or {_WHICH}"
 
 
@@ -56,11 +56,11 @@ def _looks(verbs: "_Verbs") -> None:
     one = verbs.add_parser("list", help="a line for each controller, whoever it belongs to")
     one.add_argument("--no-legend", action="store_true", help="leave out the titles and the count")
     _add_json(one)
-    one = verbs.add_parser("status", help="how discoverd is, or all about a controller")
-    one.add_argument("controller", nargs="?", metavar="CONTROLLER", help=_WHICH)
+    one = verbs.add_parser("status", help="how discoverd is, or all about controllers")
+    one.add_argument("controller", nargs="*", metavar="CONTROLLER", help=_WHICH)
     _add_json(one)
     one = verbs.add_parser("why", help="who asks for a controller, what was decided, and what would change it")
-    one.add_argument("controller", metavar="CONTROLLER", help=_WHICH)
+    one.add_argument("controller", nargs="+", metavar="CONTROLLER", help=_WHICH)
     _add_json(one)
     _add_json(verbs.add_parser("doctor", help="look for what is wrong on this host, and say what to do"))
     one = verbs.add_parser("log-page", help="what a discovery controller lists, and what became of each entry")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exit statuses of discoverctl, and the error that ends it with one of them."""
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -18,8 +19,12 @@ class Exit(IntEnum):
 
 
 class CliError(Exception):
-    """Ends the command: a sentence with the facts that ends in what to do, and the exit status."""
+    """Ends the command: a sentence with the facts that ends in what to do, and the exit status.
 
-    def __init__(self, text: str, exit_status: Exit = Exit.FAILED) -> None:
+    ``lines`` are shown below it, such as names to choose from.
+    """
+
+    def __init__(self, text: str, exit_status: Exit = Exit.FAILED, lines: Sequence[str] = ()) -> None:
         super().__init__(text)
         self.exit_status = exit_status
+        self.lines = tuple(lines)

@@ -14,7 +14,7 @@ from discoverd.kernel.controllers import Controller as KernelController
 from discoverd.plan.facts import Report
 from discoverd.systemd import fragments
 from discoverd.systemd.fragments import Fragment, Fragments
-from discoverd.tid import DISCOVERY, IO, TRANSPORTS, TidError, TransportId, unit_instance, unit_name
+from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TRANSPORTS, TidError, TransportId, unit_instance, unit_name
 
 _PLANNED = {"start": "starting", "keep stopped": state.STOPPED, "leave": "left alone", "keep": state.STOPPED}
 # So a reason of the planner's ends.
@@ -107,6 +107,44 @@ class Controller:
     def transport(self) -> str:
         """The transport: tcp, rdma, fc or loop."""
         return self.name.partition(":")[0]
+
+    @property
+    def traddr(self) -> str:
+        """The target's address, '' where nothing tells it, or there is none."""
+        return self._option("traddr")
+
+    @property
+    def trsvcid(self) -> str:
+        """The target's port, '' where nothing tells it, or there is none."""
+        return self._option("trsvcid")
+
+    @property
+    def host_iface(self) -> str:
+        """The interface of this host that it is to be reached through, '' for any."""
+        return self._option("host_iface")
+
+    @property
+    def host_traddr(self) -> str:
+        """The address of this host that it is to be reached from, '' for any."""
+        return self._option("host_traddr")
+
+    def _option(self, name: str) -> str:
+        """Return a part of the address as it is asked for, or as the kernel has it where nobody asks."""
+        if self.spec:
+            return self.spec.option(name)
+        if self.planned and self.planned.subsysnqn:
+            return str(getattr(self.planned, name))
+        return str(getattr(self.device.kernel, name)) if self.device else ""
+
+    @property
+    def role(self) -> str:
+        """DISCOVERY or IO (discoverd.tid)."""
+        if self.spec:
+            return self.spec.role
+        if self.planned and self.planned.role:
+            return self.planned.role
+        discovery = self.device is not None and self.device.kernel.cntrltype == "discovery"
+        return DISCOVERY if discovery or self.subsysnqn == DISCOVERY_NQN else IO
 
     @property
     def state(self) -> str:

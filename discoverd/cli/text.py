@@ -13,10 +13,11 @@ def line(text: str = "") -> None:
     sys.stdout.write(printable(text) + "\n")
 
 
-def remark(text: str) -> None:
-    """Write a line to standard error."""
+def remark(text: str, lines: Iterable[str] = ()) -> None:
+    """Write a line to standard error, and these below it."""
     sys.stdout.flush()
     sys.stderr.write(f"discoverctl: {printable(text)}\n")
+    sys.stderr.writelines(f"  {printable(one)}\n" for one in lines)
     sys.stderr.flush()
 
 

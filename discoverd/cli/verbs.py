@@ -44,9 +44,9 @@ def _status(asked: "Namespace") -> Exit:
     from discoverd.cli import choose, status
 
     overview, systemd = _look()
-    if asked.controller is None:
+    if not asked.controller:
         return status.daemon(overview, systemd, asked.json)
-    return status.controllers(choose.choose([asked.controller], overview), asked.json)
+    return status.controllers(choose.choose(asked.controller, overview), asked.json)
 
 
 def _why(asked: "Namespace") -> Exit:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``discoverctl why``: in whole sentences who asks for a controller, what was decided, and what would change it."""
 
+from collections.abc import Sequence
+
 from discoverd import state
 from discoverd.cli import text
 from discoverd.cli.choose import choose, matches
@@ -19,14 +21,13 @@ _ANNOUNCED = (
 )
 
 
-def explain(word: str, overview: Overview, json: bool) -> Exit:
-    """Print the explanation of each controller that the word means. Raises CliError if it means none."""
-    refused = _refusals(word, overview)
+def explain(words: Sequence[str], overview: Overview, json: bool) -> Exit:
+    """Print the explanation of each controller that the words mean. Raises CliError if one means none."""
+    refused = {word: why for word in words if (why := _refusals(word, overview))}
     # What cannot be connected is no controller, and yet known.
-    chosen = matches(word, overview.controllers) if refused else choose([word], overview)
+    chosen = choose([word for word in words if word not in refused or matches(word, overview.controllers)], overview)
     explained = [(one.name, sentences(one)) for one in chosen]
-    if refused:
-        explained.append((word, refused))
+    explained += refused.items()
     if json:
         text.document({"version": 1, "controllers": [{"controller": one, "why": why} for one, why in explained]})
     else:
@@ -39,7 +40,10 @@ def explain(word: str, overview: Overview, json: bool) -> Exit:
     if overview.plan.fault:
         text.remark(overview.plan.fault)
     if not chosen:
-        raise CliError(f"{word} is not connected; mend what refuses it, then: systemctl reload discoverd", Exit.UNKNOWN)
+        raise CliError(
+            f"{' and '.join(refused)} is not connected; mend what refuses it, then: systemctl reload discoverd",
+            Exit.UNKNOWN,
+        )
     return Exit.OK
 
 
