@@ -148,19 +148,27 @@ def _datagram(data: bytes, address: bytes | str, flags: int) -> None:
         socket.close()
 
 
+# To try to connect, and to wait for the next attempt, are one state for who asks since when.
+_TRYING = (state.CONNECTING, state.WAITING)
+
+
 class View:
     """What is told of a controller. ``cause`` is why it is in its state, ``kept`` why it was not disconnected.
+
+    ``errno`` and ``answer`` are those of the last attempt to connect, 0 and '' where ``cause`` is something else.
 
     ``poll`` is until when (``14:05``) and why it is parked; ``discovery`` what there is to add for a discovery
     controller, and ``page`` what of it is known of its log page. ``foreign`` is who else has it.
     """
 
     __slots__ = (
+        "answer",
         "attempt",
         "attempts_made",
         "cause",
         "device",
         "discovery",
+        "errno",
         "foreign",
         "kept",
         "log_read",
@@ -178,9 +186,9 @@ class View:
 
     def __init__(self, name: str) -> None:
         self.state = name
-        self.device = self.cause = self.foreign = self.note = self.kept = ""
+        self.device = self.cause = self.answer = self.foreign = self.note = self.kept = ""
         self.poll = self.page = self.discovery = self.log_read = ""
-        self.attempt = self.wait = self.sysfs_inode = 0
+        self.attempt = self.wait = self.sysfs_inode = self.errno = 0
         # Counts since the worker began.
         self.attempts_made = self.losses = self.reconnects = 0
         # yes or no, '' where this is no discovery controller or nothing is known.
@@ -208,12 +216,48 @@ class View:
             return f"{text}; {self.note}, and stays: {self.kept}"
         return text + (f"; {self.note}" if self.note else "")
 
+    def detail(self) -> str:
+        """Return what the status line says beside state and device."""
+        counted = f", attempt {self.attempt}" if self.attempt else ""
+        texts = {
+            state.LIVE: self.discovery.removeprefix(", "),
+            state.RECONNECTING: "the kernel lost the connection and retries",
+            state.WAITING: f"{self.wait} s{counted}: {self.cause}",
+            state.PARKED: f"until {self.poll}{self.page}",
+        }
+        text = texts.get(self.state, "")
+        if self.state == state.STOPPING:
+            text = f"in use by {self.kept}" if self.kept else ""
+        elif self.foreign:
+            text = f"{self.device} belongs to {self.foreign}"
+        note = f"{self.note}, and stays: {self.kept}" if self.kept else self.note
+        return text if not note or self.state == state.STOPPING else f"{text}; {note}" if text else note
+
     def _stopping(self) -> str:
         if self.waits_for_kernel:
             return "stopping: waiting for the kernel to end an attempt to connect"
         if self.kept:
             return f"waiting to disconnect {self.device}: in use by {self.kept}"
         return f"disconnecting {self.device}" if self.device else "stopping"
+
+
+def _kind(name: str, sysfs_inode: int) -> tuple[str, str]:
+    """Return what stays the same for as long as a controller is in one state."""
+    return "" if name in _TRYING else name, str(sysfs_inode)
+
+
+def _last_report(directory: str) -> tuple[tuple[str, str], str]:
+    """Return the state that a worker before this one has reported last, and since when; '' where none has.
+
+    A controller does not come to be live because its worker is started again.
+    """
+    try:
+        fields = dict(state.decode(state.REPORT, state.read(directory + "/report")))
+    except state.StateError:
+        return ("", "0"), ""
+    inode = fields.get("kernel-instance", "0")
+    since = fields.get("since", "")
+    return (_kind(fields.get("state", ""), 0)[0], inode), since if since.isdigit() else ""
 
 
 class Report:
@@ -223,6 +267,8 @@ class Report:
         self._instance = instance
         self._directory = state.directory(instance)
         self._told: list[tuple[str, str]] = []
+        # The state in which the controller is, and since when (seconds, CLOCK_BOOTTIME).
+        self._state, self._since = _last_report(self._directory)
         # What could not be written yet, and why not.
         self._unwritten = b""
         self._complaint = ""
@@ -231,27 +277,34 @@ class Report:
     def show(self, view: View) -> None:
         """Bring unit status and report up to date; what is told already is not told again."""
         foreign = view.foreign and view.state != state.STOPPING
-        self._tell(view, state.FOREIGN if foreign else view.state, view.text())
+        self._tell(view, state.FOREIGN if foreign else view.state, view.text(), view.detail())
 
     def end(self, view: View, name: str, text: str, cause: str) -> None:
         """Say the last word until it is heard: systemd has no signal for a unit that ends by itself."""
         view.cause = cause
-        self._tell(view, name, text)
+        self._tell(view, name, text, text.removeprefix(name).lstrip(" ;:"))
         for _ in range(LAST_TRIES):
             if not self.retry_at:
                 break
             time.sleep(WAKE_AGAIN)
             self.wake()
 
-    def _tell(self, view: View, name: str, text: str) -> None:
+    def _tell(self, view: View, name: str, text: str, detail: str) -> None:
         status(text)
+        began = _kind(name, view.sysfs_inode if view.device else 0)
+        if began != self._state or not self._since:
+            self._state, self._since = began, str(int(time.clock_gettime(_BOOTTIME)))
         fields = [
             ("state", name),
+            ("since", self._since),
             ("status", text),
+            ("detail", detail),
             ("device", view.device),
             ("kernel-instance", str(view.sysfs_inode if view.device else 0)),
             ("attempt", str(view.attempt)),
             ("cause", view.cause),
+            ("errno", str(view.errno)),
+            ("answer", view.answer),
             ("owner", view.foreign),
             ("kept", view.kept),
             ("log-read", view.log_read),

@@ -33,6 +33,9 @@ STOPPED, REFUSED, EXCLUDED, WITHDRAWN, GIVEN_UP = "stopped", "refused", "exclude
 ENDED = (EXCLUDED, WITHDRAWN, GIVEN_UP)
 STATES = (LIVE, RECONNECTING, CONNECTING, WAITING, PARKED, FOREIGN, GONE, STOPPING, STOPPED, REFUSED, *ENDED)
 
+# What a report says in ``answer`` of the target at the last attempt: it has answered, however that was, or it has not.
+ANSWERED, SILENT = "yes", "no"
+
 # As many as a 64-bit number has, such as that of an inode.
 _DIGITS = 20
 _LAST_PORT = 65535

@@ -194,13 +194,27 @@ def write_plan(
     said = list(complaints)
     rest = {
         "pending": [{"origin": origin, "instances": list(units)} for origin, units in pending.items()],
-        "refusals": [{"what": one.what, "source": one.source, "reason": one.reason} for one in refusals],
+        "refusals": [_refusal_row(one) for one in refusals],
         "complaints": [str(one) for one in said],
         "errors": sum(one.severity == "error" for one in said),
     }
     # Put together from rows that are text already: one changes, and there may be a thousand.
     text = '{"version": 1, "controllers": [' + ",\n".join(rows) + "], " + json.dumps(rest)[1:]
     state.write(state.ROOT + "/plan", text.encode(), state.PUBLIC)
+
+
+def _refusal_row(refusal: Refusal) -> dict[str, str]:
+    transport, traddr, trsvcid, subsysnqn = refusal.target
+    return {
+        "what": refusal.what,
+        "source": refusal.source,
+        "reason": refusal.reason,
+        "expected": "yes" if refusal.expected else "",
+        "transport": transport,
+        "traddr": traddr,
+        "trsvcid": trsvcid,
+        "subsysnqn": subsysnqn,
+    }
 
 
 def plan_row(decision: Decision) -> str:
@@ -268,6 +282,10 @@ def read_report(instance: str) -> Report | None:
             state.number(fields.get("losses", "0")),
             state.number(fields.get("reconnects", "0")),
             fields.get("registered", ""),
+            state.number(fields.get("errno", "0")),
+            state.number(fields.get("since", "0")),
+            fields.get("detail", ""),
+            fields.get("answer", ""),
         )
     except state.StateError:
         return None

@@ -161,7 +161,7 @@ class Refusal:
     """Something that a source asked for and that cannot be connected: what it is, where it stands, and why not.
 
     ``expected``: nothing is wrong, and nothing is to be mended. ``trusted``: somebody trusted asked for it, or listed
-    it.
+    it. ``target`` is where it would be, as far as that can be told: it may be why it is refused.
     """
 
     what: str
@@ -169,6 +169,7 @@ class Refusal:
     reason: str
     expected: bool = False
     trusted: bool = True
+    target: Target = ("", "", "", "")
 
 
 def refuse_tls(wanted: Connection | DiscoveredScope) -> None:

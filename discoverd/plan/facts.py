@@ -39,8 +39,10 @@ class Report:
     """What a worker has reported last; see discoverd.state for the states.
 
     ``time`` is that of the report (seconds, CLOCK_BOOTTIME), ``attempt`` counts since the last connection. ``cause`` is
-    why it is in that state: why the last attempt failed, the file and line that exclude it, who uses it. ``kept`` is
-    why it was not disconnected though nobody asks for it.
+    why it is in that state: why the last attempt failed, the file and line that exclude it, who uses it. ``errno`` and
+    ``answer`` (discoverd.state) are those of the last attempt, if that is the cause. ``kept`` is why it was not
+    disconnected though nobody asks for it. ``since`` is when the state began (as ``time``, 0 where that is not told),
+    and ``detail`` what ``status`` says beside state and device.
     ``sysfs_inode`` tells ``device`` from another controller of that name (discoverd.kernel.controllers).
     ``attempts_made``, ``losses`` and ``reconnects`` count since the worker began. ``registered`` is yes or no for a
     discovery controller that was told who this host is, or could not be, and else ''.
@@ -59,6 +61,10 @@ class Report:
     losses: int = 0
     reconnects: int = 0
     registered: str = ""
+    errno: int = 0
+    since: float = 0.0
+    detail: str = ""
+    answer: str = ""
 
 
 @dataclass(frozen=True, slots=True)

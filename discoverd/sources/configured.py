@@ -53,7 +53,8 @@ def configured(config: FabricsConfig, host: HostIdentity, address: Address) -> C
             traddr = _address(connection, address) if _is_named(connection) else connection.traddr
             candidate = _candidate(connection, host, traddr)
         except (TidError, ConfigError) as error:
-            refusals.append(Refusal(what, where, str(error)))
+            target = (connection.transport, connection.traddr, connection.trsvcid, connection.subsysnqn)
+            refusals.append(Refusal(what, where, str(error), target=target))
             continue
         candidates.append(candidate)
         instance = candidate.tid.instance

@@ -12,7 +12,7 @@ from discoverd.config.named import said_of
 from discoverd.kernel.addresses import NO_ADDRESSES, HostAddresses
 from discoverd.kernel.admin import READ_ENTRIES, READ_UNTRUSTED_ENTRIES, TRTYPES
 from discoverd.plan.budgets import ANNOUNCED_ATTEMPTS, ANNOUNCED_GIVE_UP_SECONDS
-from discoverd.plan.candidate import Candidate, Refusal, Terms, for_announced, listed_by, terms_for
+from discoverd.plan.candidate import Candidate, Refusal, Target, Terms, for_announced, listed_by, terms_for
 from discoverd.plan.log_page import (
     DUPLICATE_RETURNED_INFORMATION,
     NOT_CONNECTED_TO_CDC,
@@ -74,8 +74,8 @@ def candidates(page: LogPage, parent: Parent, host: HostIdentity) -> Listing:
     where = f"in the log page of {parent.instance}"
     wanted = []
 
-    def refusal(what: str, reason: str) -> Refusal:
-        return Refusal(what, where, reason, trusted=parent.trusted)
+    def refusal(what: str, reason: str, target: Target = ("", "", "", "")) -> Refusal:
+        return Refusal(what, where, reason, trusted=parent.trusted, target=target)
 
     refused = [refusal(f"entry {number}", reason) for number, reason in page.refused]
     faults: set[str] = set()
@@ -94,7 +94,8 @@ def candidates(page: LogPage, parent: Parent, host: HostIdentity) -> Listing:
             terms = role.terms_for(entry.subnqn)
             tid = _identify(entry, role.role, parent, terms.persona if terms else "")
         except (TidError, ConfigError) as error:
-            refused.append(refusal(f"entry {entry.number}, {entry.subnqn[:80]!r}", str(error)))
+            target = (TRTYPES.get(entry.trtype, ""), entry.traddr, entry.trsvcid, entry.subnqn)
+            refused.append(refusal(f"entry {entry.number}, {entry.subnqn[:80]!r}", str(error), target))
             could_be = _could_be(entry)
             unreadable += could_be is None
             possible_nqns |= could_be or frozenset()

@@ -15,7 +15,7 @@ from discoverd.kernel import interfaces, nbft
 from discoverd.kernel.controllers import canonical_nqn
 from discoverd.kernel.interfaces import Link
 from discoverd.kernel.nbft import Discovery, Namespace, NbftError, Table
-from discoverd.plan.candidate import NBFT, Refusal, Wish
+from discoverd.plan.candidate import NBFT, Refusal, Target, Wish
 from discoverd.tid import (
     DISCOVERY,
     DISCOVERY_NQN,
@@ -193,7 +193,7 @@ class _Reader:
         what = f"{one.subsysnqn[:80]!r} at {one.traddr or 'no address'}"
         role = DISCOVERY if one.subsysnqn == DISCOVERY_NQN else IO
         if one.security:
-            self._refuse_security(what, where)
+            self._refuse_security(what, where, ("tcp", one.traddr, one.trsvcid, one.subsysnqn))
             return
         flags = {"hdr-digest": one.header_digest, "data-digest": one.data_digest}
         params = tuple((name, "true") for name, given in flags.items() if given)
@@ -207,7 +207,8 @@ class _Reader:
         what = repr(one.uri[:80])
         uri = _URI.fullmatch(one.uri)
         if one.security:
-            self._refuse_security(what, where)
+            nqn = one.subsysnqn or DISCOVERY_NQN
+            self._refuse_security(what, where, ("tcp", uri[1], uri[2] or "", nqn) if uri else ("tcp", "", "", nqn))
         elif not uri:
             self._refuse(what, where, "it has not the form nvme+tcp://ADDRESS[:PORT]/")
         else:
@@ -228,15 +229,17 @@ class _Reader:
     ) -> None:
         if self.found.full:
             return
+        target = ("tcp", traddr, trsvcid, nqn)
         hfi = self.table.hfis.get(index)
         if hfi is None:
-            self._refuse(what, where, f"the interface {index} that it names is not in the table, or cannot be used")
+            missing = f"the interface {index} that it names is not in the table, or cannot be used"
+            self._refuse(what, where, missing, target)
             return
         interface = self.names.get((hfi.mac, hfi.vlan), "")
         if any(hfi.mac) and not interface:
             tagged = f" and the VLAN {hfi.vlan}" if hfi.vlan else ""
             missing = f"no interface has the MAC address {hfi.mac.hex(':')}{tagged}; it is connected once there is one"
-            self._refuse(what, where, missing)
+            self._refuse(what, where, missing, target)
             return
         try:
             tid = TransportId.make(
@@ -250,21 +253,21 @@ class _Reader:
                 hostnqn=self.hostnqn,
             )
         except TidError as error:
-            self._refuse(what, where, str(error))
+            self._refuse(what, where, str(error), target)
             return
         self.found.wishes.setdefault(
             tid, Wish(tid, role, source, NBFT, params, source_optional=hfi.dynamic and bool(hfi.address))
         )
 
-    def _refuse_security(self, what: str, where: str) -> None:
+    def _refuse_security(self, what: str, where: str, target: Target) -> None:
         reason = (
             "a security profile belongs to it, and these are not supported yet, so it is not connected in the clear"
         )
-        self._refuse(what, where, reason)
+        self._refuse(what, where, reason, target)
 
-    def _refuse(self, what: str, where: str, reason: str) -> None:
+    def _refuse(self, what: str, where: str, reason: str, target: Target = ("", "", "", "")) -> None:
         if not self.found.full:
-            self.found.refusals.append(Refusal(what, where, reason))
+            self.found.refusals.append(Refusal(what, where, reason, target=target))
 
 
 def _target(traddr: str) -> str:

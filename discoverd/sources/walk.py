@@ -9,7 +9,7 @@ from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, FabricsConfig
 from discoverd.kernel.addresses import NO_ADDRESSES, HostAddresses
 from discoverd.plan.budgets import ANNOUNCED_LISTED, ANNOUNCED_REFERRALS
-from discoverd.plan.candidate import AUTHORITIES, SOURCES, Candidate, Refusal
+from discoverd.plan.candidate import AUTHORITIES, SOURCES, Candidate, Refusal, Target
 from discoverd.plan.facts import Known
 from discoverd.plan.folding import Wanted
 from discoverd.plan.log_page import LogPage
@@ -198,9 +198,12 @@ class Walk:
                 self._vias[unit] = self._context.discovery.get(unit, self._vias[instance])
                 self._queue.append(unit)
 
-    def _refuse(self, what: str, instance: str, reason: str, *, expected: bool = False) -> None:
+    def _refuse(
+        self, what: str, instance: str, reason: str, *, expected: bool = False, target: Target = ("", "", "", "")
+    ) -> None:
         where = f"in the log page of {instance}"
-        self.refusals.append(Refusal(what, where, reason, expected=expected, trusted=self._trusted))
+        refusal = Refusal(what, where, reason, expected=expected, trusted=self._trusted, target=target)
+        self.refusals.append(refusal)
 
     def _over_followed_transports(self, instance: str, listed: Listed) -> tuple[Candidate, ...]:
         """Return what a page lists over its discovery controller's own transport, and over others that are followed.
@@ -258,7 +261,7 @@ class Walk:
                     self._referrals.take(root, 1)
                 continue
             beyond.add(one.tid)
-            self._refuse(f"referral to {one.tid}", instance, why)
+            self._refuse(f"referral to {one.tid}", instance, why, target=one.tid.target)
         return tuple(one for one in found if one.tid not in beyond or one.role != DISCOVERY) if beyond else found
 
     def _within_total(self, instance: str, found: tuple[Candidate, ...]) -> tuple[Candidate, ...]:

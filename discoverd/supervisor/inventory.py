@@ -256,7 +256,12 @@ class Inventory:
             except ConfigError as error:
                 candidates.append(one)
                 refused.append(
-                    Refusal(str(one.tid), one.source, f"connected as it was, without what is said about it: {error}")
+                    Refusal(
+                        str(one.tid),
+                        one.source,
+                        f"connected as it was, without what is said about it: {error}",
+                        target=one.tid.target,
+                    )
                 )
         self._ungranted[BOOT] = tuple(refused)
         self.wanted.put(BOOT, tuple(candidates))
@@ -274,7 +279,8 @@ class Inventory:
                     raise ConfigError(fault)
                 candidates.append(granted(wish, scope, self.host, self.nbft.identities))
             except ConfigError as error:
-                refused.append(Refusal(str(wish.tid), wish.source, str(error), trusted=origin in AUTHORITIES))
+                trusted = origin in AUTHORITIES
+                refused.append(Refusal(str(wish.tid), wish.source, str(error), trusted=trusted, target=wish.tid.target))
         self._ungranted[origin] = tuple(refused)
         return tuple(candidates)
 

@@ -7,6 +7,7 @@ before it (kernel/fabrics.py) meets.
 
 import posix
 
+from discoverd import state
 from discoverd.kernel import fabrics, hosts
 
 _OFFLINE_CPUS = "/sys/devices/system/cpu/offline"
@@ -86,6 +87,20 @@ def sentence(error: OSError, options: dict[str, str] | None = None) -> str:
     elif error.errno == 18:  # EXDEV
         more = _offline_cpus()
     return more or _SENTENCES.get(error.errno or 0) or error.strerror or str(error)
+
+
+# A status, half a connection, something else than NVMe, an end, a closed port, a failed authentication; and a time-out,
+# a host that is down, or that its neighbours do not find.
+_ANSWERED, _SILENT = (5, 11, 71, 104, 111, 129), (110, 112, 113)
+
+
+def answer(error: OSError) -> str:
+    """Return whether the target has answered to a failed attempt (discoverd.state), '' where that cannot be told."""
+    if isinstance(error, fabrics.WithheldError):
+        return ""
+    if isinstance(error, fabrics.ProbeError) or error.errno in _ANSWERED:
+        return state.ANSWERED
+    return state.SILENT if error.errno in _SILENT else ""
 
 
 def _whose_identity(options: dict[str, str]) -> str:

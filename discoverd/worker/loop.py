@@ -410,6 +410,7 @@ class Loop:
                     cause.sentence(error, dict(self._machine.spec.options)),
                     seconds,
                     errno=error.errno or 0,
+                    answer=cause.answer(error),
                 )
             )
 
@@ -689,6 +690,8 @@ class Loop:
         view.device, view.sysfs_inode = now.device, self._sysfs_inode
         view.attempt, view.wait = now.attempts.count, now.attempts.wait
         view.cause = now.polled_for if now.state == state.PARKED else now.attempts.turn or now.attempts.cause
+        if now.state != state.PARKED and not now.attempts.turn:
+            view.errno, view.answer = now.attempts.errno, now.attempts.answer
         view.foreign, view.note = now.foreign, now.spec.note
         view.kept = now.kept if now.goal != machine.POLL else ""
         view.poll = f"{self._parked_until}: {now.polled_for}"

@@ -69,7 +69,7 @@ _NEVER_CONNECTED = "the kernel could not connect it"
 class Event:
     """What has happened. The kinds are below; each says which of the fields count."""
 
-    __slots__ = ("cause", "errno", "kind", "seconds", "spec", "text")
+    __slots__ = ("answer", "cause", "errno", "kind", "seconds", "spec", "text")
 
     def __init__(
         self,
@@ -79,6 +79,7 @@ class Event:
         spec: "state.Spec | None" = None,
         errno: int = 0,
         cause: str = "",
+        answer: str = "",
     ) -> None:
         self.kind = kind
         self.text = text
@@ -86,6 +87,7 @@ class Event:
         self.spec = spec
         self.errno = errno
         self.cause = cause
+        self.answer = answer
 
 
 # What becomes of the link.
@@ -93,7 +95,7 @@ CONNECTED = "connected"  # text: the device. It is live.
 ATTACHED = "attached"  # text: the device. The kernel has it, and tries to connect it.
 NOT_FOUND = "not found"  # The kernel has no such controller.
 EXCLUDED = "excluded"  # text: by which file and line
-REFUSED = "refused"  # errno, text: why; seconds: how long the kernel was at it
+REFUSED = "refused"  # errno, text: why; answer: the target's; seconds: how long the kernel was at it
 POSTPONED = "postponed"  # text: whose turn it is
 UP, DOWN = "up", "down"  # sysfs says so
 REMADE = "remade"  # The kernel lost the connection and made it again between two looks.
@@ -157,17 +159,30 @@ IN_TURN = "in turn"
 class Attempts:
     """Failed attempts to connect in a row, and for how long there has been no connection.
 
-    ``wait`` (whole seconds) and ``cause`` are shown; ``turn`` is why there was no attempt at last, '' if there was one.
+    ``wait`` (whole seconds), ``cause``, ``errno`` and ``answer`` are shown; ``turn`` is why there was no attempt at
+    last, '' if there was one.
     ``slow`` tells that the last one kept others from connecting. ``brief`` counts connections in a row that the kernel
     gave up after less than BRIEF_CONNECTION_SECONDS. ``since`` is when there was one last; CLOCK_BOOTTIME goes on while
     the host sleeps.
     """
 
-    __slots__ = ("brief", "cause", "connected_at", "count", "since", "slow", "turn", "wait", "was_live")
+    __slots__ = (
+        "answer",
+        "brief",
+        "cause",
+        "connected_at",
+        "count",
+        "errno",
+        "since",
+        "slow",
+        "turn",
+        "wait",
+        "was_live",
+    )
 
     def __init__(self, boottime: float) -> None:
-        self.count = self.wait = self.brief = 0
-        self.cause = self.turn = ""
+        self.count = self.wait = self.brief = self.errno = 0
+        self.cause = self.turn = self.answer = ""
         self.slow = False
         self.connected_at = 0.0
         self.was_live = False
@@ -338,6 +353,7 @@ class Machine:
         if self.link == LIVE:
             self.counts.restore()
         attempts.count, attempts.cause, attempts.turn, attempts.slow = 0, "", "", False
+        attempts.errno, attempts.answer = 0, ""
         attempts.connected_at = self._now
         attempts.was_live = attempts.was_live or self.link == LIVE
 
@@ -359,6 +375,7 @@ class Machine:
     def _refused(self, event: Event) -> None:
         attempts = self.attempts
         attempts.count += 1
+        attempts.errno, attempts.answer = event.errno, event.answer
         attempts.turn, attempts.slow = "", event.seconds >= SLOW_CONNECT_SECONDS
         if self.stopping:
             return

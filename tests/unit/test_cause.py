@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from discoverd.kernel import controllers, hosts
+from discoverd.kernel import controllers, fabrics, hosts
 from discoverd.worker import cause
 from discoverd.worker.cause import sentence
 
@@ -168,3 +168,22 @@ def test_cpus_that_are_offline_are_named(sysfs: Path) -> None:
     assert sentence(error) == "Invalid cross-device link"
     (sysfs / "offline").write_text("2-3,7\n")
     assert "CPUs that are offline (2-3,7)" in sentence(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (OSError(5, "EIO"), "yes"),
+        (OSError(111, "ECONNREFUSED"), "yes"),
+        (OSError(129, "EKEYREJECTED"), "yes"),
+        (OSError(110, "ETIMEDOUT"), "no"),
+        (OSError(113, "EHOSTUNREACH"), "no"),
+        # What took the TCP connection, and said nothing.
+        (fabrics.ProbeError(110, "ETIMEDOUT"), "yes"),
+        (fabrics.WithheldError(95, "the kernel lacks it"), ""),
+        (OSError(22, "EINVAL"), ""),
+        (OSError(101, "ENETUNREACH"), ""),
+    ],
+)
+def test_silent_target_is_told_from_one_that_answers(error: OSError, answer: str) -> None:
+    assert cause.answer(error) == answer

@@ -373,12 +373,17 @@ def test_a_report_is_read_whole() -> None:
         cause="x",
         owner="stas",
         kept="in use",
+        errno="111",
+        since="4700",
+        detail="4 entries",
+        answer="yes",
     )
-    assert given == Report("live", "live nvme3", "nvme3", "7", 4, 4711, 51, "x", "in use")
+    told = ("live", "live nvme3", "nvme3", "7", 4, 4711, 51, "x", "in use", 111, 4700, "4 entries", "yes")
+    assert given == Report(*told)
 
 
 @pytest.mark.parametrize("number", NO_NUMBERS)
-@pytest.mark.parametrize("field", ["attempt", "time", "kernel_instance"])
+@pytest.mark.parametrize("field", ["attempt", "time", "kernel_instance", "errno", "since"])
 def test_a_report_with_a_number_that_makes_no_sense_is_none(field: str, number: str) -> None:
     assert report(state="live", **{field: number}) is None
 
@@ -647,12 +652,24 @@ def test_row_without_a_candidate_says_nothing_of_it() -> None:
 
 def test_plan_has_each_field_in_its_place(run: Path, no_umask: None) -> None:
     complaint = Diagnostic("f", 3, 1, "error", "no such key")
-    store.write_plan([], [Refusal("what", "where", "why")], [complaint], {DC: iter(["a", "b"]), "x": ()})
+    refusal = Refusal("what", "where", "why", True, target=("tcp", "192.0.2.1", "4420", "nqn.a"))
+    store.write_plan([], [refusal], [complaint], {DC: iter(["a", "b"]), "x": ()})
     assert json.loads((run / "plan").read_bytes()) == {
         "version": 1,
         "controllers": [],
         "pending": [{"origin": DC, "instances": ["a", "b"]}, {"origin": "x", "instances": []}],
-        "refusals": [{"what": "what", "source": "where", "reason": "why"}],
+        "refusals": [
+            {
+                "what": "what",
+                "source": "where",
+                "reason": "why",
+                "expected": "yes",
+                "transport": "tcp",
+                "traddr": "192.0.2.1",
+                "trsvcid": "4420",
+                "subsysnqn": "nqn.a",
+            }
+        ],
         "complaints": ["f:3:1: no such key"],
         "errors": 1,
     }
@@ -681,7 +698,12 @@ def test_the_file_is_json_whatever_stands_in_it(run: Path, count: int) -> None:
     plan = json.loads((run / "plan").read_bytes())
     assert plan["version"] == 1
     assert [row["instance"] for row in plan["controllers"]] == [f"{odd}{number}" for number in range(count)]
-    assert plan["refusals"] == [{"what": odd, "source": odd, "reason": odd}] * count
+    refusal = {"what": odd, "source": odd, "reason": odd}
+    assert (
+        plan["refusals"] == [{**dict.fromkeys(plan["refusals"][0], ""), **refusal} for _ in range(count)]
+        if count
+        else True
+    )
     assert plan["complaints"] == []
     assert plan["pending"] == [{"origin": odd, "instances": [odd]}]
 

@@ -95,6 +95,7 @@ def test_a_refused_connect_is_tried_until_it_works(kernel: Kernel, capsys: pytes
         # An absent target does not hold up boot.
         assert kernel.told.index("READY=1") < kernel.told.index("STATUS=live nvme0")
         until(lambda: (report()["attempt"], report()["cause"]) == ("0", ""))
+        assert (report()["errno"], report()["answer"], report()["detail"]) == ("0", "", "")
         # While the worker lives: in its end all are closed.
         assert Links.opened
         until(lambda: all(one.closed for one in Links.opened))
@@ -115,6 +116,8 @@ def test_a_report_tells_why_it_waits(kernel: Kernel, monkeypatch: pytest.MonkeyP
         given = report()
         assert (given["device"], given["kernel-instance"]) == ("", "0")
         assert given["cause"] == "no route to the target"
+        assert (given["errno"], given["answer"]) == (str(errno.EHOSTUNREACH), "no")
+        assert given["status"] == "waiting " + given["detail"]
         assert int(given["attempt"]) >= 1
 
     assert live(kernel, act) == 0
