@@ -10,7 +10,7 @@ from discoverd.cli import place
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.overview import Controller, Overview
 from discoverd.kernel.controllers import canonical_nqn, same_address
-from discoverd.tid import UNIT_PREFIX, UNIT_SUFFIX
+from discoverd.tid import UNIT_PREFIX, UNIT_SUFFIX, TidError, canonical_address
 
 # Names that are proposed for one that means nothing, or more than one thing.
 _SHOWN = 5
@@ -83,9 +83,16 @@ def _split(word: str) -> tuple[str, str]:
 
 def _is_at(address: str, controller: Controller) -> bool:
     known = controller.traddr
+    if known == address:
+        return True  # It may be the name of a host, in what is refused.
     if "%" not in address:
         known = known.partition("%")[0]
-    return known != "" and same_address(controller.transport, known, address)
+    try:
+        return known != "" and same_address(
+            controller.transport, known, canonical_address(controller.transport, address)
+        )
+    except TidError:
+        return False
 
 
 def _by_place(word: str, controllers: Sequence[Controller]) -> list[Controller]:

@@ -15,6 +15,8 @@ _WHICH = "an instance, unit, device, mount point, address[:port], subsystem NQN 
 _EXCLUDED = f"an exclusion, as in transport=tcp;traddr=192.0.2.1, or {_WHICH}"
 
 
+# In which list can sort; discoverd.cli.order has how.
+ORDERS = ("subsystem", "state", "device", "address", "since")
 GOALS = ("live", "any-path", "gone")
 LEVELS = ("err", "warning", "info", "debug", "default")
 _UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
@@ -53,9 +55,15 @@ if TYPE_CHECKING:
 
 
 def _looks(verbs: "_Verbs") -> None:
-    one = verbs.add_parser("list", help="a line for each controller, whoever it belongs to")
+    one = verbs.add_parser("list", help="all controllers, whoever they belong to")
+    one.add_argument("controller", nargs="*", metavar="CONTROLLER", help=f"only these: {_WHICH}")
+    one.add_argument("-o", "--output", choices=("wide", "json", "name"), help="with more columns, or for programs")
+    one.add_argument("--json", action="store_const", const="json", dest="output", help="the same as -o json")
+    one.add_argument("--sort", choices=ORDERS, default=ORDERS[0], help="by this; else %(default)s")
+    one.add_argument("--state", metavar="STATE[,STATE...]", default="", help="only those that are in such a state")
+    one.add_argument("--watch", action="store_true", help="go on showing what changes, until it is interrupted")
     one.add_argument("--no-legend", action="store_true", help="leave out the titles and the count")
-    _add_json(one)
+    _add_json(verbs.add_parser("topology", help="subsystems with their paths, namespaces, and what is on them"))
     one = verbs.add_parser("status", help="how discoverd is, or all about controllers")
     one.add_argument("controller", nargs="*", metavar="CONTROLLER", help=_WHICH)
     _add_json(one)

@@ -68,7 +68,7 @@ def _document(entries: list[str], places: list[tuple[str, bool]], hit: list[_Hit
     rows = zip(entries, places, strict=True)
     text.document(
         {
-            "version": 1,
+            "version": listing.VERSION,
             "written": written,
             "exclusions": [{"exclusion": entry, "place": place, "new": new} for entry, (place, new) in rows],
             "controllers": [{**listing.summary(one), "effect": effect} for one, effect in hit],

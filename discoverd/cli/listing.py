@@ -1,57 +1,217 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``discoverctl list``: a line for each controller, whoever it belongs to."""
+"""``discoverctl list``: all controllers of the host by subsystem, whoever they belong to."""
 
-from discoverd.cli import text
-from discoverd.cli.exits import Exit
+import json
+from argparse import Namespace as Arguments
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from discoverd import state
+from discoverd.cli import choose, namespaces, order, screen, terminal, text, watch
+from discoverd.cli import overview as overviews
+from discoverd.cli.exits import CliError, Exit
+from discoverd.cli.namespaces import Namespace
 from discoverd.cli.overview import Controller, Overview
+from discoverd.cli.plan_file import Refused
+from discoverd.cli.screen import Column
+from discoverd.cli.systemd import Systemd
+from discoverd.config.errors import printable
 
-_TITLES = ("STATE", "DEVICE", "OWNER", "CONTROLLER", "STATUS")
+VERSION = 2
+_UNITS = "KMGTPE"
+# Refusals that stand below a list; there may be a thousand.
+_REFUSALS = 5
+
+_Namespaces = Mapping[str, Sequence[Namespace]]
 
 
-def show(overview: Overview, json: bool, legend: bool) -> Exit:
-    """Print the table, or the JSON."""
-    if json:
-        controllers = [summary(one) for one in overview.controllers]
-        text.document({"version": 1, "controllers": controllers, "fault": overview.plan.fault})
-        return Exit.OK
-    rows = [_row(one) for one in overview.controllers]
-    if rows or not legend:
-        text.table(_TITLES, rows, legend)
-    if legend:
-        live = sum(one.live for one in overview.controllers)
-        text.line(f"{text.count(len(rows), 'controller')}, {live} live")
+def run(asked: Arguments, overview: Overview, systemd: Systemd) -> Exit:
+    """List the controllers, once or again and again. Raises CliError."""
+    if asked.watch:
+        try:
+            watch.follow(lambda: _lines(asked, overviews.look(systemd), complain=True))
+        except KeyboardInterrupt:
+            return Exit.OK
+    for line in _lines(asked, overview, complain=False):
+        text.raw(line)
     if overview.plan.fault:
         text.remark(overview.plan.fault)
     return Exit.OK
 
 
-def summary(controller: Controller) -> dict[str, object]:
-    """Return what JSON says about a controller in a list."""
-    device = controller.device
+def _lines(asked: Arguments, overview: Overview, complain: bool) -> list[str]:
+    """Return all lines; with ``complain`` what is wrong with the plan is among them."""
+    chosen = choose.choose(asked.controller, overview) if asked.controller else list(overview.controllers)
+    if states := {word.strip().lower() for word in asked.state.split(",") if word.strip()}:
+        # The kernel has some of its own, for what is nobody's.
+        if unknown := states - {one.state for one in overview.controllers}.union(order.STATES):
+            raise CliError(f"{min(unknown)} is no state; these are:", Exit.USAGE, order.STATES)
+        chosen = [one for one in chosen if one.state in states]
+    controllers = order.ordered(chosen, asked.sort)
+    refused = [] if asked.controller or states else [one for one in overview.plan.refusals if not one.expected]
+    if asked.output == "name":
+        return [printable(one.name) for one in controllers]
+    if asked.output == "json":
+        return [json.dumps(_document(controllers, refused, overview.plan.fault), indent=2)]
+    legend = not asked.no_legend
+    found = _table(controllers, legend, asked.sort, wide=asked.output == "wide")
+    if legend:
+        found += _legend(controllers, refused)
+    if complain and overview.plan.fault:
+        found.append(printable(overview.plan.fault))
+    return found
+
+
+def _table(controllers: Sequence[Controller], legend: bool, sort: str, *, wide: bool) -> list[str]:
+    if not controllers:
+        return []
+    known = _namespaces(controllers) if wide else {}
+    more = _wide_columns(known) if wide else []
+    if not (width := terminal.columns()):
+        columns = (screen.STATE, _DEVICE, _OWNER, _CONTROLLER, *(one for one in more if one is not _OWNER))
+        return screen.table(controllers, (*columns, screen.STATUS), legend)
+    layout = screen.tree if sort == "subsystem" else screen.flat
+    return layout(controllers, (screen.STATE, _DEVICE, _ADDRESS, *more, screen.STATUS), width, legend)
+
+
+def _legend(controllers: Sequence[Controller], refused: Sequence[Refused]) -> list[str]:
+    """Return how many there are, and what is asked for and cannot be connected."""
+    live = sum(one.live for one in controllers)
+    lines = [f"{text.count(len(controllers), 'controller')}, {live} live"]
+    if refused:
+        lines[0] += f"; {len(refused)} cannot be connected:"
+    width = terminal.columns()
+    for one in refused[:_REFUSALS]:
+        line = printable(f"{one.subsysnqn or one.what} ({one.source}): {one.reason}")
+        lines += [f"  {part}" for part in (terminal.fold(line, width - 2, "  ") if width else [line])]
+    if len(refused) > _REFUSALS:
+        lines.append("  and more, see: discoverctl status")
+    return lines
+
+
+# Columns ---------------------------------------------------------------------------------------------------
+
+
+def address(controller: Controller) -> str:
+    """Return where a controller is, and the host's side where that is given: ``tcp 192.0.2.1:4420 via eth0``."""
+    one = controller
+    host = f" via {one.host_iface}" if one.host_iface else ""
+    host += f" from {one.host_traddr}" if one.host_traddr else ""
+    return place(one.transport, one.traddr, one.trsvcid) + host
+
+
+def place(transport: str, traddr: str, trsvcid: str) -> str:
+    """Return where a target is, as in ``tcp [2001:db8::1]:4420``."""
+    bare = f"[{traddr}]" if ":" in traddr and trsvcid else traddr
+    return f"{transport} {bare}:{trsvcid}" if trsvcid else f"{transport} {bare}".rstrip()
+
+
+_DEVICE = Column("DEVICE", lambda one: one.device.name if one.device else "")
+_ADDRESS = Column("ADDRESS", address)
+_OWNER = Column("OWNER", lambda one: one.device.owner if one.device else "")
+_CONTROLLER = Column("CONTROLLER", lambda one: one.name)
+_SINCE = Column("SINCE", lambda one: _moment(one.since))
+
+
+def _wide_columns(known: _Namespaces) -> list[Column]:
+    def of(controller: Controller) -> Sequence[Namespace]:
+        return known.get(controller.device.name, ()) if controller.device else ()
+
+    return [
+        _OWNER,
+        _SINCE,
+        Column("SIZE", lambda one: size(sum(namespace.size for namespace in of(one))) if of(one) else ""),
+        Column("NAMESPACES", lambda one: ",".join(namespace.name for namespace in of(one))),
+        Column("USERS", lambda one: ",".join(user for namespace in of(one) for user in namespace.users)),
+    ]
+
+
+def _moment(seconds: float) -> str:
+    """Return a time as short as can be told: the time of this day, or the day as well."""
+    if not seconds:
+        return ""
+    # As whoever sits here reads a clock.
+    moment = datetime.fromtimestamp(seconds).astimezone()
+    return moment.strftime("%H:%M" if moment.date() == datetime.now().astimezone().date() else "%Y-%m-%d %H:%M")
+
+
+def size(amount: int) -> str:
+    """Return a size as lsblk(8) shows it: ``16M``, ``1.5T``."""
+    value, unit = float(amount), "B"
+    for larger in _UNITS:
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.1f}".removesuffix(".0") + unit
+
+
+def _namespaces(controllers: Sequence[Controller]) -> _Namespaces:
+    try:
+        return namespaces.of(one.device.name for one in controllers if one.device)
+    except OSError as error:
+        raise CliError(f"cannot tell what is mounted: {error.strerror or error}; without: discoverctl list") from None
+
+
+# For programs ----------------------------------------------------------------------------------------------
+
+
+def _document(controllers: Sequence[Controller], refused: Sequence[Refused], fault: str) -> dict[str, object]:
+    known = _namespaces(controllers)
     return {
-        "controller": controller.name,
-        "unit": controller.unit_name if controller.unit else "",
-        "state": controller.state,
-        "live": controller.live,
-        "status": controller.status,
-        "cause": controller.report.cause if controller.report else "",
-        "kept": controller.report.kept if controller.report else "",
-        "excluded_by": controller.excluded,
-        "withdrawn_by": controller.planned.withdrawn_by if controller.planned else "",
-        "trust": controller.planned.trust if controller.planned else "",
-        "device": device.name if device else "",
-        "kernel_state": device.kernel.state if device else "",
-        "owner": device.owner if device else "",
-        "subsysnqn": controller.subsysnqn,
+        "version": VERSION,
+        "controllers": [
+            {**summary(one), "namespaces": _volumes(known.get(one.device.name, ()) if one.device else ())}
+            for one in controllers
+        ],
+        "refused": [refusal(one) for one in refused],
+        "fault": fault,
     }
 
 
-def _row(controller: Controller) -> tuple[str, ...]:
-    device = controller.device
-    return (
-        controller.state,
-        device.name if device else "",
-        device.owner if device else "",
-        controller.name,
-        controller.status,
-    )
+def summary(controller: Controller) -> dict[str, object]:
+    """Return what JSON says about a controller, each fact once; docs/schema/list.schema.json says what it means."""
+    device, report, planned = controller.device, controller.report, controller.planned
+    # What a worker said counts for the state that it was said about.
+    said = report if report and controller.state in (report.state, overviews.LEFT_ALONE) else None
+    began = datetime.fromtimestamp(controller.since, UTC) if controller.since else None
+    return {
+        "controller": controller.name,
+        "unit": controller.unit_name if controller.unit else "",
+        "role": controller.role,
+        "transport": controller.transport,
+        "address": controller.traddr,
+        "service": controller.trsvcid,
+        "subsysnqn": controller.subsysnqn,
+        "host_iface": controller.host_iface,
+        "host_address": controller.host_traddr,
+        "state": controller.state,
+        "since": began.isoformat(timespec="seconds").replace("+00:00", "Z") if began else None,
+        "attempt": said.attempt if said else 0,
+        "cause": said.cause if said and said.state != state.EXCLUDED else "",
+        "errno": said.errno if said else 0,
+        "kept": said.kept if said else "",
+        "excluded_by": controller.excluded,
+        "blocked_by": controller.fragment.path if controller.fragment and controller.known else "",
+        "withdrawn_by": planned.withdrawn_by if planned else "",
+        "trust": planned.trust if planned else "",
+        "device": device.name if device else "",
+        "kernel_state": device.kernel.state if device else "",
+        "owner": device.owner if device else "",
+    }
+
+
+def refusal(one: Refused) -> dict[str, object]:
+    """Return what JSON says about something that cannot be connected."""
+    return {
+        "what": one.what,
+        "transport": one.transport,
+        "address": one.traddr,
+        "service": one.trsvcid,
+        "subsysnqn": one.subsysnqn,
+        "source": one.source,
+        "reason": one.reason,
+    }
+
+
+def _volumes(found: Sequence[Namespace]) -> list[dict[str, object]]:
+    return [{"name": one.name, "size": one.size, "users": list(one.users)} for one in found]

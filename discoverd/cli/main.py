@@ -24,22 +24,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result = _run(asked)
             sys.stdout.flush()
         except CliError as error:
-            text.remark(str(error))
+            text.remark(str(error), error.lines)
             result = error.exit_status
     except BrokenPipeError:
-        # Whoever reads has had enough. Python's own flush at the end would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever reads has had enough.
+        _give_up_output()
         return Exit.FAILED
     except PermissionError as error:
         text.remark(f"not permitted ({error.filename or error.strerror}); run it as root")
         return Exit.NOT_PERMITTED
     except OSError as error:
+        _give_up_output()
         text.remark(f"{error.filename or 'output'}: {error.strerror or error}; mend that and try again")
         return Exit.FAILED
     except KeyboardInterrupt:
         text.remark("interrupted; what was asked of systemd goes on: systemctl list-jobs")
         return 130
     return result
+
+
+def _give_up_output() -> None:
+    """Have written nowhere what cannot be written: Python's own flush at the end would complain in its own way."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(asked: "Namespace") -> int:

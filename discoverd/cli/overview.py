@@ -2,6 +2,7 @@
 """All controllers of this host at one moment: what systemd, the plan, the reports, the kernel and the registry say."""
 
 import os
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -16,8 +17,11 @@ from discoverd.systemd import fragments
 from discoverd.systemd.fragments import Fragment, Fragments
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TRANSPORTS, TidError, TransportId, unit_instance, unit_name
 
-_PLANNED = {"start": "starting", "keep stopped": state.STOPPED, "leave": "left alone", "keep": state.STOPPED}
-# So a reason of the planner's ends.
+# What a controller is beside the states of its worker (discoverd.state).
+LEFT_ALONE, BLOCKED = "left alone", "blocked"
+_PLANNED = {"start": "starting", "keep stopped": state.STOPPED, "leave": LEFT_ALONE, "keep": state.STOPPED}
+# States of a worker under another name.
+_SHOWN = {state.FOREIGN: LEFT_ALONE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,32 +153,57 @@ class Controller:
     @property
     def state(self) -> str:
         """One word or two for where it is."""
+        return self._situation[0]
+
+    @property
+    def detail(self) -> str:
+        """What there is to say beside the state and the device, '' for nothing."""
+        return self._situation[1]
+
+    @property
+    def _situation(self) -> tuple[str, str]:
+        """State and detail, both by the word of the same witness."""
         unit, report = self.unit, self.report
         if unit and unit.load == "masked":
-            return "masked"
+            return "masked", ""
         if unit and unit.running:
-            return self._worker_state(report) if report else unit.active
+            return self._by_worker(report) if report else (unit.active, unit.status)
         if self.excluded:
-            return state.EXCLUDED
-        if self.blocked:
-            return "blocked"
+            return state.EXCLUDED, f"by {self.excluded}"
+        if self.blocked and self.fragment:
+            return BLOCKED, f"by {self.fragment.path}"
         if unit and unit.active == "failed":
-            return state.REFUSED if report and report.state == state.REFUSED else "failed"
+            said = report.detail or report.status if report else unit.status
+            return state.REFUSED if report and report.state == state.REFUSED else "failed", said
         if report and report.state == state.GIVEN_UP:
-            return state.GIVEN_UP
+            return state.GIVEN_UP, report.detail
         if unit:
-            return state.STOPPED
+            return state.STOPPED, report.detail if report and report.state == state.STOPPED else ""
         if self.planned:
-            return _PLANNED.get(self.planned.action, self.planned.action)
-        return self.device.kernel.state if self.device else state.GONE
+            action = self.planned.action
+            return _PLANNED.get(action, action), self.planned.reason if action == "leave" else ""
+        if self.device is None:
+            return state.GONE, ""
+        whose = f"belongs to {self.device.owner}" if self.device.owner else "nobody's"
+        return self.device.kernel.state, f"{whose}, and has no unit"
 
-    def _worker_state(self, report: Report) -> str:
+    def _by_worker(self, report: Report) -> tuple[str, str]:
+        detail = report.detail if report.since else _beside(report)
         if report.state == state.FOREIGN:
-            return "left alone"
+            return LEFT_ALONE, detail
         if report.state == state.LIVE and not self.live:
             # The worker looks at its controller every ten seconds.
-            return state.RECONNECTING if self.device else state.CONNECTING
-        return report.state
+            now = state.RECONNECTING if self.device else state.CONNECTING
+            return now, "its worker has not seen yet that the connection is lost"
+        return report.state, detail
+
+    @property
+    def since(self) -> float:
+        """When the state began (seconds since 1970), 0 where that is not known."""
+        report = self.report
+        if report is None or not report.since or self.state not in (report.state, _SHOWN.get(report.state)):
+            return 0.0
+        return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - report.since)
 
     @property
     def status(self) -> str:
@@ -201,6 +230,12 @@ class Overview:
     controllers: tuple[Controller, ...]
     plan: PlanFile
     fragments: Fragments = field(default_factory=Fragments)
+
+
+def _beside(report: Report) -> str:
+    """Return what the status says beside state and device, which a worker of an earlier version does not tell apart."""
+    text = report.status.removeprefix(report.state).lstrip()
+    return text.removeprefix(report.device).lstrip(" ,:;")
 
 
 def look(systemd: Systemd | None) -> Overview:

@@ -47,11 +47,19 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Something that a source asks for and that cannot be connected."""
+    """Something that a source asks for and that cannot be connected; ``expected`` is '' where that is to be mended.
+
+    Where it would be is '' as far as that cannot be told.
+    """
 
     what: str
     source: str
     reason: str
+    expected: str = ""
+    transport: str = ""
+    traddr: str = ""
+    trsvcid: str = ""
+    subsysnqn: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections import Counter
 from discoverd.cli import holdings, text
 from discoverd.cli.exits import Exit
 from discoverd.cli.holdings import Namespace
-from discoverd.cli.listing import summary
+from discoverd.cli.listing import VERSION, refusal, summary
 from discoverd.cli.overview import Controller, Overview
 from discoverd.cli.systemd import Systemd
 
@@ -30,7 +30,7 @@ def daemon(overview: Overview, systemd: Systemd, json: bool) -> Exit:
                 "controllers": dict(counts),
                 "complaints": list(plan.complaints),
                 "blocked_by": [{"path": one.path, "remedy": one.remedy} for one in overview.fragments.found.values()],
-                "refusals": [{"what": one.what, "source": one.source, "reason": one.reason} for one in plan.refusals],
+                "refusals": [refusal(one) for one in plan.refusals],
                 "fault": plan.fault,
             }
         )
@@ -43,8 +43,8 @@ def daemon(overview: Overview, systemd: Systemd, json: bool) -> Exit:
             text.line(f"blocked:     {fragment.problem}")
         for complaint in plan.complaints:
             text.line(f"complaint:   {complaint}")
-        for refusal in plan.refusals:
-            text.line(f"refused:     {refusal.what} ({refusal.source}): {refusal.reason}")
+        for one in plan.refusals:
+            text.line(f"refused:     {one.what} ({one.source}): {one.reason}")
     if plan.fault:
         text.remark(plan.fault)
     if runs:
@@ -57,7 +57,7 @@ def controllers(chosen: list[Controller], json: bool) -> Exit:
     """Print all about these controllers. Returns NOT_LIVE unless each is live or parked."""
     details = [(one, *_namespaces(one)) for one in chosen]
     if json:
-        text.document({"version": 1, "controllers": [_document(*detail) for detail in details]})
+        text.document({"version": VERSION, "controllers": [_document(*detail) for detail in details]})
     else:
         for number, detail in enumerate(details):
             if number:

@@ -13,6 +13,11 @@ def line(text: str = "") -> None:
     sys.stdout.write(printable(text) + "\n")
 
 
+def raw(text: str) -> None:
+    """Write a line to standard output whose parts are harmless already, and that may have colours in it."""
+    sys.stdout.write(text + "\n")
+
+
 def remark(text: str, lines: Iterable[str] = ()) -> None:
     """Write a line to standard error, and these below it."""
     sys.stdout.flush()

@@ -36,8 +36,14 @@ def _need_root(why: str) -> None:
 def _list(asked: "Namespace") -> Exit:
     from discoverd.cli import listing
 
-    overview, _ = _look()
-    return listing.show(overview, asked.json, not asked.no_legend)
+    overview, systemd = _look()
+    return listing.run(asked, overview, systemd)
+
+
+def _topology(asked: "Namespace") -> Exit:
+    from discoverd.cli import topology
+
+    return topology.show(asked.json)
 
 
 def _status(asked: "Namespace") -> Exit:
@@ -204,6 +210,7 @@ def _import_stas(asked: "Namespace") -> Exit:
 
 RUN: "dict[str, Callable[[Namespace], Exit]]" = {
     "list": _list,
+    "topology": _topology,
     "status": _status,
     "why": _why,
     "doctor": _doctor,

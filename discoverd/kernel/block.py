@@ -131,6 +131,24 @@ def number(name: str) -> str:
     return _text(f"{SYS}/class/block/{name}/dev")
 
 
+def size(name: str) -> int:
+    """Return the size of a block device in bytes, 0 if there is none of this name."""
+    sectors = _text(f"{SYS}/class/block/{name}/size")
+    # Of 512 bytes, whatever the device's are.
+    return int(sectors) * 512 if sectors.isdigit() else 0
+
+
+def title(name: str) -> str:
+    """Return what a block device is called where people name it: that of device mapper has a name beside dm-0."""
+    return _text(f"{SYS}/class/block/{name}/dm/name") or name
+
+
+def ana_state(device: str, namespace: str) -> str:
+    """Return the ANA state of a namespace through a controller, '' where there is none."""
+    parts = _namespace_parts(namespace)
+    return _text(f"{SYS}/class/nvme/{device}/nvme{parts[0]}c{device[4:]}n{parts[2]}/ana_state") if parts else ""
+
+
 def nodes(name: str) -> list[tuple[int, str, str]]:
     """Return the device files of a block device: type (S_IFBLK or S_IFCHR), number, path.
 

@@ -64,7 +64,7 @@ def test_excluded_controller_is_not_connected(host: Machine, allow_journal: Call
     assert sorted(scenario.live(host)) == sorted([scenario.DISCOVERY, nqn(1), nqn(2)])
     listing = host.run("discoverctl list").stdout
     print(listing)
-    assert listing.count("excluded by") == 3
+    assert listing.count("  by /etc/nvme/exclusions") == 3
     assert f"{DROP_IN}:2: 'subsysnqn'" in scenario.status(host)
     before = scenario.controllers(host)
 
@@ -86,7 +86,7 @@ def test_excluded_controller_is_not_connected(host: Machine, allow_journal: Call
     host.wait_until(
         lambda: scenario.unit(host, unit_name(2)).active == "inactive", timeout=60, what="its worker has ended"
     )
-    assert f"excluded by {MAIN}:2" in host.run(f"discoverctl list | grep {nqn(2)}").stdout
+    assert f"  by {MAIN}:2" in host.run(f"discoverctl list | grep {nqn(2)}").stdout
     assert nqn(2) not in scenario.live(host)
     host.run("rm -r /etc/nvme/exclusions*")
     scenario.wait_live(host, 5)
@@ -103,7 +103,7 @@ def test_a_pending_attempt_ends(host: Machine) -> None:
         lambda: scenario.unit(host, NOWHERE_UNIT).active == "inactive", timeout=60, what="the worker has ended"
     )
     print(f"from the edit to the end of the attempts: {seconds:.1f} s")
-    assert f"excluded by {DROP_IN}:9" in host.run(f"discoverctl list | grep {nqn(9)}").stdout
+    assert f"  by {DROP_IN}:9" in host.run(f"discoverctl list | grep {nqn(9)}").stdout
     # A unit that is started by hand looks for itself.
     host.run(f"systemctl start '{NOWHERE_UNIT}'", check=False)
     host.wait_until(

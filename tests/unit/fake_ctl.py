@@ -4,6 +4,7 @@
 import fnmatch
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 from pystemd.dbusexc import DBusBaseError
 
 from discoverd import exclusions, registry, state
-from discoverd.cli import holdings, jobs, plan_file, systemd
+from discoverd.cli import holdings, jobs, namespaces, plan_file, systemd
 from discoverd.cli.holdings import Namespace
 from discoverd.cli.main import main
+from discoverd.cli.namespaces import Namespace as Volume
 from discoverd.kernel import block, controllers, fabrics, locks, paths, usage
 from discoverd.kernel.usage import User
 from discoverd.systemd import fragments
@@ -139,6 +141,8 @@ class Desk:
         self.deleted: list[str] = []
         self.plan: dict[str, Any] = {"version": 1, "controllers": [], "refusals": [], "complaints": []}
         self.namespaces: dict[str, list[Namespace]] = {}
+        # The same as `list` looks at them.
+        self.volumes: dict[str, tuple[Volume, ...]] = {}
         # Who uses the one namespace of each controller, its other paths, and those of them that do not answer.
         self.users: dict[str, list[User]] = {}
         self.paths: dict[str, list[str]] = {}
@@ -160,8 +164,12 @@ class Desk:
         status: str | None = None,
         unit: Unit | None = None,
         owner: str = "nvme-ctrl",
+        **fields: str,
     ) -> str:
-        """Make a controller with everything that belongs to it, and return its instance. Device '': not connected."""
+        """Make a controller with everything that belongs to it, and return its instance. Device '': not connected.
+
+        With ``detail``, and other ``fields``, the report is one of today's worker, else of an earlier one.
+        """
         name = instance(volume, address)
         status = status if status is not None else f"live {device}"
         self.bus.units[unit_name(name)] = unit or Unit(status=status)
@@ -173,7 +181,7 @@ class Desk:
         folder = Path(state.directory(name))
         folder.mkdir()
         (folder / "spec").write_bytes(spec.encode())
-        self.report(name, report, status, device)
+        self.report(name, report, status, device, **fields)
         if device:
             self.kernel(volume, device, address=address, owner=owner, unit=unit_name(name))
         return name
@@ -182,9 +190,18 @@ class Desk:
         entry = {"instance": name, "action": action, "reason": reason, "note": note, "sources": reason}
         self.plan["controllers"].append({**entry, "subsysnqn": NQN.format(volume), "transport": "tcp"})
 
-    def report(self, name: str, word: str, status: str, device: str = "") -> None:
-        fields = [("state", word), ("status", status), ("device", device)]
-        (Path(state.directory(name)) / "report").write_bytes(state.encode(state.REPORT, fields))
+    def report(self, name: str, word: str, status: str, device: str = "", **fields: str) -> None:
+        now = str(int(time.clock_gettime(time.CLOCK_BOOTTIME)))
+        given = {"state": word, "status": status, "device": device, **fields}
+        if "detail" in fields:
+            given = {"since": now, "time": now, **given}
+        (Path(state.directory(name)) / "report").write_bytes(state.encode(state.REPORT, list(given.items())))
+
+    def refuse(self, nqn: str, traddr: str, reason: str, source: str = "a.conf:3") -> None:
+        """Have a source ask for something that cannot be connected."""
+        refusal = {"what": f"tcp {traddr}", "source": source, "reason": reason, "expected": ""}
+        where = {"transport": "tcp", "traddr": traddr, "trsvcid": "4420", "subsysnqn": nqn}
+        self.plan["refusals"].append({**refusal, **where})
 
     def kernel(self, volume: int, device: str, *, address: str = "192.0.2.1", owner: str = "", unit: str = "") -> None:
         """Put a controller into sysfs, and into the registry."""
@@ -252,6 +269,7 @@ def install(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "ROOT", str(desk.root / "registry"))
     monkeypatch.setattr(controllers, "CLASS", str(desk.root / "sys"))
     monkeypatch.setattr(exclusions, "ROOT", str(desk.root / "etc/nvme"))
+    monkeypatch.setattr(namespaces, "of", lambda devices: {device: desk.volumes.get(device, ()) for device in devices})
     monkeypatch.setattr(fragments, "DIRECTORIES", (str(desk.root / "units"),))
     monkeypatch.setattr(fabrics, "delete", desk.delete)
     monkeypatch.setattr(holdings, "namespaces", lambda device: desk.namespaces.get(device, []))

@@ -57,7 +57,7 @@ def places(monkeypatch: pytest.MonkeyPatch) -> None:
         ("fe80::1", [LOCAL]),
         ("fe80::1%eth0", [LOCAL]),
         ("fe80::1%eth1", []),
-        ("NN-0x10:PN-0x20", []),
+        ("NN-0x10:PN-0x20", [FC]),
         (f"nn-0x{16:016x}:pn-0x{32:016x}", [FC]),
         ("*:vol1", [ONE, OTHER]),
         ("*:vol1*", [ONE, OTHER, TEN]),

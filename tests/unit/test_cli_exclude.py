@@ -80,11 +80,11 @@ def test_a_dry_run_for_programs(desk: Desk, main_list: Path) -> None:
     status, output, _ = desk.run("exclude", "--dry-run", "--json", "nvme0", ENTRY)
     assert status == 0
     found = json.loads(output)
-    assert found["version"] == 1
+    assert found["version"] == 2
     assert found["written"] is False
     assert found["exclusions"] == [{"exclusion": one, "place": str(main_list), "new": True} for one in (FULL, ENTRY)]
     (controller,) = found["controllers"]
-    assert (controller["controller"], controller["device"], controller["live"]) == (name, "nvme0", True)
+    assert (controller["controller"], controller["device"], controller["kernel_state"]) == (name, "nvme0", "live")
     assert controller["effect"] == "stays connected, and is not connected again once it is lost"
 
 
@@ -349,7 +349,7 @@ def test_the_list_and_the_status(desk: Desk) -> None:
     _, output, _ = desk.run("list")
     rows = [line.split(maxsplit=4) for line in output.splitlines()[1:3]]
     assert rows[0][0] == "live"
-    assert (rows[1][0], rows[1][4]) == ("excluded", f"excluded by {WHERE}")
+    assert (rows[1][0], rows[1][4]) == ("excluded", f"by {WHERE}")
     _, output, _ = desk.run("status", "--json", ended)
     (found,) = json.loads(output)["controllers"]
     assert (found["state"], found["excluded_by"]) == ("excluded", WHERE)

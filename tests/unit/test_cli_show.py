@@ -30,7 +30,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 def test_the_list_has_everybodys_controllers(desk: Desk) -> None:
     desk.controller(1, "nvme0")
-    desk.controller(2, "", report="waiting", status="waiting 8 s, attempt 4: connection refused")
+    desk.controller(2, "", report="waiting", detail="8 s, attempt 4: connection refused")
     desk.kernel(3, "nvme7", owner="stas")
     desk.kernel(4, "nvme10")
     desk.kernel(5, "nvme2")
@@ -45,7 +45,7 @@ def test_the_list_has_everybodys_controllers(desk: Desk) -> None:
         ["live", "nvme7", "stas", instance(3)],
         ["live", "nvme10", "-", instance(4)],
     ]
-    assert lines[2].endswith("waiting 8 s, attempt 4: connection refused")
+    assert lines[2].endswith(instance(2) + "  8 s, attempt 4: connection refused")
     assert lines[3].endswith("belongs to stas, and has no unit")
     assert lines[5] == "4 controllers, 3 live"
     assert len({line.index("tcp:") for line in lines[1:5]}) == 1
@@ -56,27 +56,36 @@ def test_the_list_for_programs(desk: Desk) -> None:
     status, output, _ = desk.run("list", "--json")
     assert status == 0
     found = json.loads(output)
-    assert found["version"] == 1
+    assert found["version"] == 2
     assert found["controllers"] == [
         {
             "controller": name,
             "unit": unit_name(name),
+            "role": "io",
+            "transport": "tcp",
+            "address": "192.0.2.1",
+            "service": "4420",
+            "subsysnqn": NQN.format(1),
+            "host_iface": "",
+            "host_address": "",
             "state": "live",
-            "live": True,
-            "status": "live nvme0",
+            "since": None,
+            "attempt": 0,
             "cause": "",
+            "errno": 0,
             "kept": "",
             "excluded_by": "",
+            "blocked_by": "",
             "withdrawn_by": "",
             "trust": "",
             "device": "nvme0",
             "kernel_state": "live",
             "owner": "nvme-ctrl",
-            "subsysnqn": NQN.format(1),
+            "namespaces": [],
         }
     ]
     _, output, _ = desk.run("list", "--no-legend")
-    assert output == f"live  nvme0  nvme-ctrl  {name}  live nvme0\n"
+    assert output == f"live  nvme0  nvme-ctrl  {name}  -\n"
 
 
 def test_nothing_at_all(desk: Desk) -> None:
@@ -482,11 +491,26 @@ def test_without_systemd(desk: Desk) -> None:
     assert "cannot talk to systemd: No such file or directory" in errors
 
 
-@pytest.mark.parametrize("words", [[], ["frobnicate"], ["why"], ["list", "--forec"], ["status", "a", "b"]])
+@pytest.mark.parametrize("words", [[], ["frobnicate"], ["why"], ["list", "--forec"], ["list", "-o", "yaml"]])
 def test_usage(desk: Desk, words: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         desk.run(*words)
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("words", ["['x']", "['x' * 100000]"])
+def test_output_that_does_not_fit_is_one_sentence(words: str) -> None:
+    """Also where it fits into the buffer, which the interpreter writes at its end."""
+    script = (
+        "import sys\nfrom discoverd.cli import main, text\nfrom discoverd.cli.exits import Exit\n"
+        f"main._run = lambda asked: text.document({words}) or Exit.OK\nsys.exit(main.main(['list']))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-c", script]
+        ended = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, check=False)
+    said = b"discoverctl: output: No space left on device; mend that and try again\n"
+    assert (ended.returncode, ended.stderr) == (1, said)
 
 
 def test_output_that_nobody_reads_or_that_does_not_fit(tmp_path: Path) -> None:
