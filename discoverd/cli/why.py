@@ -2,12 +2,16 @@
 """``discoverctl why``: in whole sentences who asks for a controller, what was decided, and what would change it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from discoverd import state
-from discoverd.cli import text
-from discoverd.cli.choose import choose, matches
+from discoverd.cli import advice, kernel_log, text
+from discoverd.cli.choose import choose
 from discoverd.cli.exits import CliError, Exit
+from discoverd.cli.kernel_log import ATTEMPT_SECONDS, Line
 from discoverd.cli.overview import Controller, Overview
+from discoverd.cli.plan_file import Planned, Refused
+from discoverd.plan.facts import Report
 
 _DECISIONS = {
     "start": "discoverd wants it connected, because it is {}.",
@@ -22,12 +26,20 @@ _ANNOUNCED = (
 
 
 def explain(words: Sequence[str], overview: Overview, json: bool) -> Exit:
-    """Print the explanation of each controller that the words mean. Raises CliError if one means none."""
-    refused = {word: why for word in words if (why := _refusals(word, overview))}
-    # What cannot be connected is no controller, and yet known.
-    chosen = choose([word for word in words if word not in refused or matches(word, overview.controllers)], overview)
-    explained = [(one.name, sentences(one)) for one in chosen]
-    explained += refused.items()
+    """Print the explanation of each controller that the words mean, and of each that is refused.
+
+    Raises CliError if a word means none.
+    """
+    # What cannot be connected is no controller, and yet it has names.
+    refused = {one.name: (one, why) for one, why in map(_refused, overview.plan.refusals)}
+    known = replace(overview, controllers=(*overview.controllers, *(one for one, _ in refused.values())))
+    chosen = choose(words, known)
+    lines = _kernel_log() if any(_fails(one) for one in chosen) else []
+    explained = []
+    for one in chosen:
+        alone = not any(_fails(other) and other != one and _at_once(one, other) for other in overview.controllers)
+        why = refused[one.name][1] if one.name in refused else sentences(one, lines, alone)
+        explained.append((one.name, why))
     if json:
         text.document({"version": 1, "controllers": [{"controller": one, "why": why} for one, why in explained]})
     else:
@@ -39,17 +51,56 @@ def explain(words: Sequence[str], overview: Overview, json: bool) -> Exit:
                 text.line("  " + sentence)
     if overview.plan.fault:
         text.remark(overview.plan.fault)
-    if not chosen:
+    if all(one.name in refused for one in chosen):
         raise CliError(
-            f"{' and '.join(refused)} is not connected; mend what refuses it, then: systemctl reload discoverd",
+            f"{' and '.join(words)} is not connected; mend what refuses it, then: systemctl reload discoverd",
             Exit.UNKNOWN,
         )
     return Exit.OK
 
 
-def sentences(controller: Controller) -> list[str]:
-    """Return the sentences about one controller, what would change things last."""
-    return [*_wish(controller), *_reality(controller), *_change(controller)]
+def _refused(refusal: Refused) -> tuple[Controller, list[str]]:
+    """Return something that is refused as a controller that can be chosen by its names, and why it is refused."""
+    parts = (refusal.transport, refusal.traddr, refusal.trsvcid, refusal.subsysnqn)
+    # An earlier discoverd has left nothing but words.
+    name = ":".join(part for part in parts if part) or refusal.what
+    address = dict(zip(("transport", "traddr", "trsvcid", "subsysnqn"), parts, strict=True))
+    # The name of a host, where an address belongs, is a name like any other.
+    planned = Planned(name, "refuse", refusal.reason, sources=refusal.source, **address)
+    why = [
+        f"It cannot be connected: {refusal.what} ({refusal.source}): {refusal.reason}.",
+        *([] if refusal.expected else ["Mend that, then: systemctl reload discoverd"]),
+    ]
+    return Controller(name, planned=planned), why
+
+
+def _kernel_log() -> list[Line]:
+    try:
+        return kernel_log.read()
+    except OSError:
+        return []  # It is not there in a container, and not for everybody.
+
+
+def _fails(controller: Controller) -> bool:
+    """Tell whether there should be a connection, and is none."""
+    report = controller.report
+    failed = report is not None and report.state in (state.WAITING, state.CONNECTING, state.GIVEN_UP)
+    return failed or controller.state == state.RECONNECTING
+
+
+def _at_once(one: Controller, other: Controller) -> bool:
+    """Tell whether the last attempts of two controllers came so close that the kernel's log may mix them up."""
+    if one.report is None or other.report is None:
+        return False
+    return abs(one.report.time - other.report.time) <= ATTEMPT_SECONDS + 1
+
+
+def sentences(controller: Controller, lines: list[Line], alone: bool) -> list[str]:
+    """Return the sentences about one controller, what would change things last.
+
+    ``lines`` are the kernel's log; ``alone``: no other attempt was made in the seconds of this one's last.
+    """
+    return [*_wish(controller), *_reality(controller), *_failure(controller, lines, alone), *_change(controller)]
 
 
 def _wish(controller: Controller) -> list[str]:
@@ -91,6 +142,34 @@ def _reality(controller: Controller) -> list[str]:
     if controller.planned and controller.planned.held_back:
         found.append(f"Of what it lists, {controller.planned.held_back}.")
     return found
+
+
+def _failure(controller: Controller, lines: list[Line], alone: bool) -> list[str]:
+    """Return why there is no connection, in the target's and the kernel's words, and what would help."""
+    report = controller.report
+    if report is None or not _fails(controller):
+        return []
+    quoted = _quoted(controller, report, lines, alone)
+    errno, answered = report.errno, report.answer
+    if controller.state == state.RECONNECTING:
+        # The kernel is at it, and nobody hears what comes of its attempts.
+        errno = kernel_log.socket_error(quoted)
+        answered = state.SILENT if errno in (110, 112, 113) else state.ANSWERED if errno == 111 else ""
+    found = [f"The kernel says: {line}" for line in quoted]
+    if said := advice.answer(controller, errno, answered):
+        found.append(said)
+    if helps := advice.help_for(controller, errno):
+        found.append(f"What would help: {helps}.")
+    return found
+
+
+def _quoted(controller: Controller, report: Report, lines: list[Line], alone: bool) -> list[str]:
+    """Return the lines of the kernel's log about a controller, none that may be about another."""
+    if controller.device:
+        return kernel_log.about_device(lines, controller.device.name)
+    if controller.subsysnqn and (found := kernel_log.about_subsystem(lines, controller.subsysnqn)):
+        return found
+    return kernel_log.in_attempt(lines, report.time) if alone and report.errno else []
 
 
 def _owner(controller: Controller) -> str:
@@ -159,14 +238,3 @@ def _change_excluded(controller: Controller) -> list[str]:
     if controller.device:
         sentences.append(f"To disconnect it: discoverctl disconnect {name}")
     return sentences
-
-
-def _refusals(word: str, overview: Overview) -> list[str]:
-    """Return why something that the word is a part of cannot be connected, though it is asked for."""
-    if len(word) < 4:
-        return []
-    return [
-        f"It cannot be connected: {one.what} ({one.source}): {one.reason}."
-        for one in overview.plan.refusals
-        if word in one.what or word in one.reason or word in one.source
-    ]

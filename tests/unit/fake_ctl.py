@@ -14,7 +14,7 @@ import pytest
 from pystemd.dbusexc import DBusBaseError
 
 from discoverd import exclusions, registry, state
-from discoverd.cli import holdings, jobs, namespaces, plan_file, systemd
+from discoverd.cli import holdings, jobs, kernel_log, namespaces, plan_file, systemd
 from discoverd.cli.holdings import Namespace
 from discoverd.cli.main import main
 from discoverd.cli.namespaces import Namespace as Volume
@@ -203,6 +203,12 @@ class Desk:
         where = {"transport": "tcp", "traddr": traddr, "trsvcid": "4420", "subsysnqn": nqn}
         self.plan["refusals"].append({**refusal, **where})
 
+    def kmsg(self, *texts: str) -> None:
+        """Write the kernel's log, all of it in this moment."""
+        now = int(time.monotonic() * 1_000_000)
+        records = [f"4,{number},{now},-;{text}\n SUBSYSTEM=nvme\n" for number, text in enumerate(texts)]
+        (self.root / "kmsg").write_text("".join(records))
+
     def kernel(self, volume: int, device: str, *, address: str = "192.0.2.1", owner: str = "", unit: str = "") -> None:
         """Put a controller into sysfs, and into the registry."""
         folder = self.root / "sys" / device
@@ -270,6 +276,7 @@ def install(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controllers, "CLASS", str(desk.root / "sys"))
     monkeypatch.setattr(exclusions, "ROOT", str(desk.root / "etc/nvme"))
     monkeypatch.setattr(namespaces, "of", lambda devices: {device: desk.volumes.get(device, ()) for device in devices})
+    monkeypatch.setattr(kernel_log, "PATH", str(desk.root / "kmsg"))
     monkeypatch.setattr(fragments, "DIRECTORIES", (str(desk.root / "units"),))
     monkeypatch.setattr(fabrics, "delete", desk.delete)
     monkeypatch.setattr(holdings, "namespaces", lambda device: desk.namespaces.get(device, []))

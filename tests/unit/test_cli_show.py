@@ -382,12 +382,97 @@ def test_why_it_is_nobodys(desk: Desk) -> None:
 
 
 def test_why_something_cannot_be_connected(desk: Desk) -> None:
-    refusal = {"what": "tcp array.example", "source": "a.conf:3", "reason": "the host name has no address"}
-    desk.plan["refusals"] = [refusal]
-    status, output, errors = desk.run("why", "array.example")
-    assert status == 4
-    assert "It cannot be connected: tcp array.example (a.conf:3): the host name has no address." in output
-    assert "systemctl reload discoverd" in errors
+    desk.refuse(NQN.format(7), "array.example", "the host name has no address")
+    for word in ("array.example", NQN.format(7), "vol7", "*:vol7"):
+        status, output, errors = desk.run("why", word)
+        assert status == 4
+        assert "It cannot be connected: tcp array.example (a.conf:3): the host name has no address." in output
+        assert "systemctl reload discoverd" in errors
+
+
+def test_why_answers_for_nothing_else_because_a_text_has_the_word(desk: Desk) -> None:
+    desk.controller(1, "nvme0")
+    desk.refuse(NQN.format(7), "array.example", f"unlike {NQN.format(8)}, the host name has no address")
+    for word in (NQN.format(8), "host name", "a.conf"):
+        status, output, errors = desk.run("why", word)
+        assert (status, output) == (4, "")
+        assert "there is no controller" in errors
+
+
+def test_why_says_all_that_a_subsystem_means(desk: Desk) -> None:
+    """One path is connected, the other one refused."""
+    desk.controller(7, "nvme0")
+    desk.refuse(NQN.format(7), "198.51.100.1", "TLS is not supported yet")
+    status, output, _ = desk.run("why", "vol7", "nvme0")
+    assert status == 0
+    assert [line for line in output.splitlines() if line.startswith("tcp:")] == [
+        instance(7),
+        f"tcp:198.51.100.1:4420:{NQN.format(7)}",
+    ]
+
+
+def failing(desk: Desk, address: str = "192.0.2.1", volume: int = 1, errno: int = 5, answer: str = "yes") -> None:
+    desk.controller(
+        volume,
+        "",
+        address=address,
+        report="waiting",
+        detail="8 s, attempt 4: the target refuses",
+        cause="the target refuses",
+        errno=str(errno),
+        answer=answer,
+    )
+
+
+@pytest.mark.parametrize(
+    ("errno", "answer", "said"),
+    [
+        (5, "yes", "Its target, 192.0.2.1 port 4420, answers, and refuses."),
+        (110, "no", "Its target, 192.0.2.1 port 4420, does not answer."),
+        (110, "yes", "Something answers at 192.0.2.1 port 4420, and no NVMe connection comes of it."),
+        (111, "yes", "The host of its target answers, and nothing listens at 192.0.2.1 port 4420."),
+    ],
+)
+def test_why_tells_silence_from_a_refusal_and_what_would_help(desk: Desk, errno: int, answer: str, said: str) -> None:
+    failing(desk, errno=errno, answer=answer)
+    text = why(desk, instance(1))
+    assert said in text
+    assert "What would help: " in text
+    assert "{" not in text
+
+
+def test_why_quotes_what_the_kernel_said_of_this_subsystem(desk: Desk) -> None:
+    failing(desk)
+    refusal = f"nvme nvme3: Connect for subsystem {NQN.format(1)} is not allowed, hostnqn: nqn.x"
+    desk.kmsg(refusal, f"nvme nvme3: Connect for subsystem {NQN.format(10)} is not allowed, hostnqn: nqn.x", "other")
+    text = why(desk, instance(1))
+    assert f"The kernel says: {refusal}" in text
+    assert text.count("The kernel says") == 1
+
+
+def test_why_quotes_an_attempt_only_if_no_other_was_made_at_once(desk: Desk) -> None:
+    failing(desk)
+    desk.kmsg("nvme nvme3: failed to connect queue: 0 ret=-5")
+    assert "The kernel says: nvme nvme3: failed to connect queue: 0 ret=-5" in why(desk, instance(1))
+    failing(desk, "198.51.100.1")
+    assert "The kernel says" not in why(desk, instance(1))
+
+
+def test_why_quotes_what_the_kernel_says_while_it_reconnects(desk: Desk) -> None:
+    desk.controller(1, "nvme3", report="reconnecting", detail="the kernel lost the connection and retries")
+    desk.set("nvme3", "state", "connecting")
+    earlier = "nvme nvme3: failed to connect socket: -111"
+    desk.kmsg(earlier, 'nvme nvme3: new ctrl: NQN "x"', "nvme nvme3: failed to connect socket: -110", "nvme nvme33: x")
+    text = why(desk, "nvme3")
+    assert "The kernel says: nvme nvme3: failed to connect socket: -110" in text
+    assert earlier not in text
+    assert "nvme33" not in text
+    assert "Its target, 192.0.2.1 port 4420, does not answer." in text
+
+
+def test_why_goes_without_a_kernels_log(desk: Desk) -> None:
+    failing(desk)
+    assert "The kernel says" not in why(desk, instance(1))
 
 
 def test_why_for_programs(desk: Desk) -> None:
