@@ -221,7 +221,6 @@ class View:
         counted = f", attempt {self.attempt}" if self.attempt else ""
         texts = {
             state.LIVE: self.discovery.removeprefix(", "),
-            state.RECONNECTING: "the kernel lost the connection and retries",
             state.WAITING: f"{self.wait} s{counted}: {self.cause}",
             state.PARKED: f"until {self.poll}{self.page}",
         }

@@ -78,13 +78,18 @@ def _legend(controllers: Sequence[Controller], refused: Sequence[Refused]) -> li
     """Return how many there are, and what is asked for and cannot be connected."""
     live = sum(one.live for one in controllers)
     lines = [f"{text.count(len(controllers), 'controller')}, {live} live"]
+    # Each path of a subsystem, and each log page that lists it, is refused by itself.
+    grouped: dict[str, list[Refused]] = {}
+    for one in refused:
+        grouped.setdefault(one.subsysnqn or one.what, []).append(one)
     if refused:
-        lines[0] += f"; {len(refused)} cannot be connected:"
+        lines[0] += f"; {len(grouped)} cannot be connected:"
     width = terminal.columns()
-    for one in refused[:_REFUSALS]:
-        line = printable(f"{one.subsysnqn or one.what} ({one.source}): {one.reason}")
+    for name, found in list(grouped.items())[:_REFUSALS]:
+        more = f", and {len(found) - 1} more" if found[1:] else ""
+        line = printable(f"{name} ({found[0].source}{more}): {found[0].reason}")
         lines += [f"  {part}" for part in (terminal.fold(line, width - 2, "  ") if width else [line])]
-    if len(refused) > _REFUSALS:
+    if len(grouped) > _REFUSALS:
         lines.append("  and more, see: discoverctl status")
     return lines
 

@@ -10,7 +10,7 @@ from discoverd.cli.choose import choose
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.kernel_log import ATTEMPT_SECONDS, Line
 from discoverd.cli.overview import Controller, Overview
-from discoverd.cli.plan_file import Planned, Refused
+from discoverd.cli.plan_file import Planned
 from discoverd.plan.facts import Report
 
 _DECISIONS = {
@@ -31,15 +31,14 @@ def explain(words: Sequence[str], overview: Overview, json: bool) -> Exit:
     Raises CliError if a word means none.
     """
     # What cannot be connected is no controller, and yet it has names.
-    refused = {one.name: (one, why) for one, why in map(_refused, overview.plan.refusals)}
-    known = replace(overview, controllers=(*overview.controllers, *(one for one, _ in refused.values())))
-    chosen = choose(words, known)
+    refused, why_refused = _refused(overview)
+    chosen = choose(words, replace(overview, controllers=(*overview.controllers, *refused)))
     lines = _kernel_log() if any(_fails(one) for one in chosen) else []
     explained = []
     for one in chosen:
         alone = not any(_fails(other) and other != one and _at_once(one, other) for other in overview.controllers)
-        why = refused[one.name][1] if one.name in refused else sentences(one, lines, alone)
-        explained.append((one.name, why))
+        why = [] if one in refused else sentences(one, lines, alone)
+        explained.append((one.name, [*why, *why_refused.get(one.name, ())]))
     if json:
         text.document({"version": 1, "controllers": [{"controller": one, "why": why} for one, why in explained]})
     else:
@@ -51,7 +50,7 @@ def explain(words: Sequence[str], overview: Overview, json: bool) -> Exit:
                 text.line("  " + sentence)
     if overview.plan.fault:
         text.remark(overview.plan.fault)
-    if all(one.name in refused for one in chosen):
+    if all(one in refused for one in chosen):
         raise CliError(
             f"{' and '.join(words)} is not connected; mend what refuses it, then: systemctl reload discoverd",
             Exit.UNKNOWN,
@@ -59,19 +58,22 @@ def explain(words: Sequence[str], overview: Overview, json: bool) -> Exit:
     return Exit.OK
 
 
-def _refused(refusal: Refused) -> tuple[Controller, list[str]]:
-    """Return something that is refused as a controller that can be chosen by its names, and why it is refused."""
-    parts = (refusal.transport, refusal.traddr, refusal.trsvcid, refusal.subsysnqn)
-    # An earlier discoverd has left nothing but words.
-    name = ":".join(part for part in parts if part) or refusal.what
-    address = dict(zip(("transport", "traddr", "trsvcid", "subsysnqn"), parts, strict=True))
-    # The name of a host, where an address belongs, is a name like any other.
-    planned = Planned(name, "refuse", refusal.reason, sources=refusal.source, **address)
-    why = [
-        f"It cannot be connected: {refusal.what} ({refusal.source}): {refusal.reason}.",
-        *([] if refusal.expected else ["Mend that, then: systemctl reload discoverd"]),
-    ]
-    return Controller(name, planned=planned), why
+def _refused(overview: Overview) -> tuple[list[Controller], dict[str, list[str]]]:
+    """Return what is refused and no controller, as controllers that can be chosen by their names; and by name why."""
+    found: dict[str, Controller] = {}
+    why: dict[str, list[str]] = {}
+    known = {one.name for one in overview.controllers}
+    for one in overview.plan.refusals:
+        parts = (one.transport, one.traddr, one.trsvcid, one.subsysnqn)
+        # Where nothing tells the target, or it was an earlier discoverd that did not, there are only words.
+        name = ":".join(part for part in parts if part) or one.what
+        # The name of a host, where an address belongs, is a name like any other.
+        address = dict(zip(("transport", "traddr", "trsvcid", "subsysnqn"), parts, strict=True))
+        if name not in known:
+            found[name] = Controller(name, planned=Planned(name, "refuse", one.reason, **address))
+        # Each log page that lists it, and each section, is refused by itself.
+        why.setdefault(name, []).append(f"It cannot be connected: {one.what} ({one.source}): {one.reason}.")
+    return list(found.values()), why
 
 
 def _kernel_log() -> list[Line]:

@@ -411,6 +411,18 @@ def test_why_says_all_that_a_subsystem_means(desk: Desk) -> None:
     ]
 
 
+def test_why_says_each_source_that_refuses_it(desk: Desk) -> None:
+    """A section and a log page; and what is connected all the same."""
+    for source in ("a.conf:3", "in the log page of x"):
+        desk.refuse(NQN.format(7), "192.0.2.1", "TLS is not supported yet", source)
+    assert desk.run("why", "vol7")[1].count("It cannot be connected") == 2
+    desk.controller(7, "nvme0")
+    status, output, _ = desk.run("why", "vol7")
+    assert status == 0
+    assert output.count("It cannot be connected") == 2
+    assert output.splitlines().count(instance(7)) == 1
+
+
 def failing(desk: Desk, address: str = "192.0.2.1", volume: int = 1, errno: int = 5, answer: str = "yes") -> None:
     desk.controller(
         volume,
@@ -459,7 +471,7 @@ def test_why_quotes_an_attempt_only_if_no_other_was_made_at_once(desk: Desk) -> 
 
 
 def test_why_quotes_what_the_kernel_says_while_it_reconnects(desk: Desk) -> None:
-    desk.controller(1, "nvme3", report="reconnecting", detail="the kernel lost the connection and retries")
+    desk.controller(1, "nvme3", report="reconnecting", detail="")
     desk.set("nvme3", "state", "connecting")
     earlier = "nvme nvme3: failed to connect socket: -111"
     desk.kmsg(earlier, 'nvme nvme3: new ctrl: NQN "x"', "nvme nvme3: failed to connect socket: -110", "nvme nvme33: x")

@@ -161,8 +161,10 @@ def test_what_cannot_be_connected_is_counted_and_said(some: Desk, monkeypatch: p
     on_terminal(monkeypatch, 60)
     assert all(len(line) <= 60 for line in listed(some))
     assert "TLS" not in "".join(listed(some, "vol2"))
-    for _ in range(9):
-        some.refuse(NQN.format(8), "192.0.2.1", "TLS")
+    some.refuse(NQN.format(7), "198.51.100.1", "TLS is not supported yet, so it is not connected")
+    assert f"{NQN.format(7)} (a.conf:3, and 1 more): TLS" in "".join(listed(some))
+    for volume in range(11, 17):
+        some.refuse(NQN.format(volume), "192.0.2.1", "TLS")
     assert listed(some)[-1] == "  and more, see: discoverctl status"
 
 
