@@ -12,6 +12,7 @@ from typing import Any
 
 from discoverd import packages
 from discoverd.cli.exits import CliError, Exit
+from discoverd.systemd import failure
 from discoverd.tid import UNIT_PREFIX, UNIT_SUFFIX
 
 try:
@@ -64,7 +65,7 @@ class Systemd:
         try:
             self._bus.open()
         except DBusBaseError as error:
-            raise CliError(f"cannot talk to systemd: {_sentence(error)}; see: systemctl status dbus") from None
+            raise CliError(f"cannot talk to systemd: {failure.sentence(error)}; see: systemctl status dbus") from None
 
     def controllers(self) -> list[Unit]:
         """Return the units of all controllers that systemd has loaded, with their status."""
@@ -92,7 +93,7 @@ class Systemd:
         try:
             found = self._property(unit.path, _UNIT, relation.encode(), b"as")
         except DBusBaseError as error:
-            raise CliError(f"cannot ask systemd about {unit.name}: {_sentence(error)}; try again") from None
+            raise CliError(f"cannot ask systemd about {unit.name}: {failure.sentence(error)}; try again") from None
         return {name.decode("utf-8", "replace") for name in found}
 
     def file_state(self, unit: str) -> str:
@@ -127,21 +128,23 @@ class Systemd:
         try:
             self._call(b"ResetFailedUnit", b"s", unit.encode())
         except DBusBaseError as error:
-            if _name(error) != _NO_SUCH_UNIT:
-                raise CliError(f"cannot reset {unit}: {_sentence(error)}; try: systemctl reset-failed") from None
+            if failure.name(error) != _NO_SUCH_UNIT:
+                raise CliError(f"cannot reset {unit}: {failure.sentence(error)}; try: systemctl reset-failed") from None
 
     def jobs(self) -> set[int]:
         """Return the numbers of all jobs that are queued or under way."""
         try:
             return {row[0] for row in self._call(b"ListJobs", b"")}
         except DBusBaseError as error:
-            raise CliError(f"cannot list the jobs of systemd: {_sentence(error)}; see: systemctl list-jobs") from None
+            raise CliError(
+                f"cannot list the jobs of systemd: {failure.sentence(error)}; see: systemctl list-jobs"
+            ) from None
 
     def _job(self, method: bytes, unit: str) -> int:
         try:
             path = self._call(method, b"ss", unit.encode(), b"replace")
         except DBusBaseError as error:
-            name = _name(error)
+            name = failure.name(error)
             if name == _NO_SUCH_UNIT:
                 raise UnitNotLoaded(unit) from None
             if name == _MASKED:
@@ -149,7 +152,7 @@ class Systemd:
             denied = abs(error.errno) in (errno.EACCES, errno.EPERM)
             exit_status = Exit.NOT_PERMITTED if denied else Exit.FAILED
             raise CliError(
-                f"systemd refuses: {_sentence(error)}; see: systemctl status '{unit}'", exit_status
+                f"systemd refuses: {failure.sentence(error)}; see: systemctl status '{unit}'", exit_status
             ) from None
         return int(path.rpartition(b"/")[2])
 
@@ -157,7 +160,7 @@ class Systemd:
         try:
             rows = self._call(method, signature, *arguments)
         except DBusBaseError as error:
-            raise CliError(f"cannot list the units: {_sentence(error)}; try again") from None
+            raise CliError(f"cannot list the units: {failure.sentence(error)}; try again") from None
         texts = [[part.decode("utf-8", "replace") for part in (row[0], *row[2:5], row[6])] for row in rows]
         return [
             Unit(name, load, active, sub, bool(row[7]), path)
@@ -170,14 +173,3 @@ class Systemd:
 
     def _property(self, path: str, interface: bytes, name: bytes, signature: bytes) -> Any:
         return self._bus.get_property(_NAME, path.encode(), interface, name, signature)
-
-
-def _name(error: DBusBaseError) -> str:
-    name: bytes | str = error.err_name or b""
-    return name.decode("utf-8", "replace") if isinstance(name, bytes) else name
-
-
-def _sentence(error: DBusBaseError) -> str:
-    # Where there is no bus, pystemd's own text is there in place of an answer's bytes.
-    text: bytes | str = error.err_message or error.err_name or str(error)
-    return (text.decode("utf-8", "replace") if isinstance(text, bytes) else text).rstrip(".")

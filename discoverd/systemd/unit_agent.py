@@ -22,6 +22,7 @@ from typing import Any
 from pystemd.dbusexc import DBusBaseError, DBusUnknownPropertyError
 from pystemd.dbuslib import DBusAddress
 
+from discoverd.systemd import failure
 from discoverd.systemd.manager import Manager
 
 PATTERN = b"nvme-ctrl@*.service"
@@ -150,10 +151,6 @@ def _native(signature: str, value: Any) -> Any:
     return value
 
 
-def _sentence(error: DBusBaseError) -> str:
-    return (error.err_message or error.err_name or str(error).encode()).decode("utf-8", "replace")
-
-
 class _Requests:
     """The requests on a descriptor, as they come."""
 
@@ -198,7 +195,7 @@ def _serve(agent: Agent, request: Any) -> None:
     except DBusBaseError as error:
         if abs(error.errno) in _LOST:
             raise
-        answer = {"error": _sentence(error)}
+        answer = {"error": failure.sentence(error)}
     print(json.dumps({"id": request["id"], **answer}), flush=True)  # noqa: T201
 
 

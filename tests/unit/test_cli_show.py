@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from pystemd.dbusexc import DBusBaseError
+from pystemd.dbuslib import DBus
 
 from discoverd import state, store
-from discoverd.cli import holdings, plan_file
+from discoverd.cli import holdings, plan_file, systemd
 from discoverd.cli.exits import Exit
 from discoverd.cli.holdings import Namespace
 from discoverd.kernel import controllers
@@ -586,6 +587,20 @@ def test_without_systemd(desk: Desk) -> None:
     status, _, errors = desk.run("list")
     assert status == 1
     assert "cannot talk to systemd: No such file or directory" in errors
+
+
+@pytest.mark.parametrize("verb", ["list", "status", "why x", "doctor", "start x", "exclude nqn=nqn.x", "confirm x"])
+def test_bus_that_is_down_is_one_sentence(
+    desk: Desk, verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real client has another kind of error for it than for what the bus refuses."""
+    monkeypatch.setattr(systemd, "DBus", DBus)
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={tmp_path}/none")
+    status, output, errors = desk.run(*verb.split())
+    assert (status, output) == (1, "")
+    assert errors.startswith("discoverctl: cannot talk to systemd: ")
+    assert errors.endswith(": No such file or directory; see: systemctl status dbus\n")
+    assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize("words", [[], ["frobnicate"], ["why"], ["list", "--forec"], ["list", "-o", "yaml"]])

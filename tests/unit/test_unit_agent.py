@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from pystemd.dbusexc import DBusBaseError, DBusUnknownPropertyError
 
-from discoverd.systemd import unit_agent
+from discoverd.systemd import failure, unit_agent
 from discoverd.systemd.agent_process import AgentProcess
-from discoverd.systemd.unit_agent import Agent, _native, _sentence, main
+from discoverd.systemd.unit_agent import Agent, _native, main
 from discoverd.systemd.unit_properties import unit_properties
 from discoverd.tid import IO, TransportId
 
@@ -182,11 +182,11 @@ def test_no_text_is_left_in_what_is_packed() -> None:
     ],
 )
 def test_sentence(error: DBusBaseError, text: str) -> None:
-    assert _sentence(error) == text
+    assert failure.sentence(error) == text
 
 
 def test_an_error_without_a_word_has_its_number() -> None:
-    assert f"-{errno.EPERM}" in _sentence(DBusBaseError(-errno.EPERM))
+    assert f"-{errno.EPERM}" in failure.sentence(DBusBaseError(-errno.EPERM))
 
 
 # Start ----------------------------------------------------------------------------------------------------
