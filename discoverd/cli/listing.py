@@ -115,7 +115,7 @@ _DEVICE = Column("DEVICE", lambda one: one.device.name if one.device else "")
 _ADDRESS = Column("ADDRESS", address)
 _OWNER = Column("OWNER", lambda one: one.device.owner if one.device else "")
 _CONTROLLER = Column("CONTROLLER", lambda one: one.name)
-_SINCE = Column("SINCE", lambda one: _moment(one.since))
+_SINCE = Column("SINCE", lambda one: moment(one.since))
 
 
 def _wide_columns(known: _Namespaces) -> list[Column]:
@@ -131,13 +131,13 @@ def _wide_columns(known: _Namespaces) -> list[Column]:
     ]
 
 
-def _moment(seconds: float) -> str:
+def moment(seconds: float) -> str:
     """Return a time as short as can be told: the time of this day, or the day as well."""
     if not seconds:
         return ""
     # As whoever sits here reads a clock.
-    moment = datetime.fromtimestamp(seconds).astimezone()
-    return moment.strftime("%H:%M" if moment.date() == datetime.now().astimezone().date() else "%Y-%m-%d %H:%M")
+    then = datetime.fromtimestamp(seconds).astimezone()
+    return then.strftime("%H:%M" if then.date() == datetime.now().astimezone().date() else "%Y-%m-%d %H:%M")
 
 
 def size(amount: int) -> str:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command ``discoverctl``: it understands the command line, runs a verb, and says how errors end it."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, the process's own by default. Returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What a locale has no character for is no reason to say nothing.
+            stream.reconfigure(errors="backslashreplace")
     asked = command_line.parser().parse_args(arguments)
     # Not needed by who asks for help.
     from discoverd.cli import text

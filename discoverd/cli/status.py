@@ -6,7 +6,7 @@ from collections import Counter
 from discoverd.cli import holdings, text
 from discoverd.cli.exits import Exit
 from discoverd.cli.holdings import Namespace
-from discoverd.cli.listing import VERSION, refusal, summary
+from discoverd.cli.listing import VERSION, moment, refusal, summary
 from discoverd.cli.overview import Controller, Overview
 from discoverd.cli.systemd import Systemd
 
@@ -95,8 +95,8 @@ def _print(controller: Controller, namespaces: list[Namespace], fault: str) -> N
     unit, device, planned = controller.unit, controller.device, controller.planned
     text.line(controller.name)
     lines = [
-        ("state", controller.state),
-        ("status", controller.status),
+        ("state", controller.state + (f" since {moment(controller.since)}" if controller.since else "")),
+        ("status", controller.detail),
         ("unit", f"{unit.name}: {unit.load}, {unit.active} ({unit.sub})" if unit else "none"),
         ("device", f"{device.name}: {device.kernel.state}" if device else "none"),
         ("owner", (device.owner or "nobody") if device else ""),

@@ -146,7 +146,8 @@ class Facts:
     controllers what of their page is not acted on yet, and ``confirming`` are those whose page has to be read every
     minute.
 
-    ``fragments`` has the unit files beside which systemd makes no transient unit, by instance, '' for all.
+    ``fragments`` has the unit files beside which systemd makes no transient unit, by instance, '' for all but those
+    that it has ``made`` before.
 
     ``trusted_subsystems`` has the NQNs of subsystems that somebody trusted asks for, as canonical_nqn() has them.
 
@@ -173,10 +174,11 @@ class Facts:
     confirming: Container[str] = ()
     trusted_subsystems: Container[str] = ()
     fragments: Mapping[str, str] = field(default_factory=dict)
+    made: Container[str] = ()
 
     def fragment(self, instance: str) -> str:
         """Return the unit file that keeps a unit from being made, '' for none."""
-        return self.fragments.get(instance) or self.fragments.get("", "")
+        return "" if instance in self.made else self.fragments.get(instance) or self.fragments.get("", "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,6 +186,7 @@ class Reconciler:
             inventory.confirming,
             trusted_subsystems(asked, known, inventory.wanted.trusted_subsystems),
             self._observed.fragments.paths,
+            self._observed.fragments.made,
         )
 
     async def _decide(self, touched: dict[str, None]) -> None:

@@ -15,6 +15,8 @@ from discoverd.tid import UNIT_PREFIX, UNIT_SUFFIX, unit_instance
 TEMPLATE = UNIT_PREFIX + UNIT_SUFFIX
 # Where systemctl(1) puts what an administrator writes, for good and until the next boot, in systemd's order.
 DIRECTORIES = ("/etc/systemd/system", "/run/systemd/system")
+# What systemd has made and not unloaded yet, running or not, has its file here, which comes before these.
+TRANSIENT = "/run/systemd/transient"
 # Longer ones are no overrides.
 _LIMIT = 1 << 20
 
@@ -46,13 +48,14 @@ class Fragment:
 
 @dataclass(frozen=True, slots=True)
 class Fragments:
-    """The unit files by instance; '' is the template, which stands in the way of all."""
+    """The unit files by instance; '' is the template, which stands in the way of all but those that are ``made``."""
 
     found: Mapping[str, Fragment] = field(default_factory=dict)
+    made: frozenset[str] = frozenset()
 
     def blocking(self, instance: str) -> Fragment | None:
         """Return the file that keeps the unit of this instance from being made, None if there is none."""
-        return self.found.get(instance) or self.found.get("")
+        return None if instance in self.made else self.found.get(instance) or self.found.get("")
 
     @property
     def paths(self) -> dict[str, str]:
@@ -64,18 +67,22 @@ def find() -> Fragments:
     """Look for them. A mask is none, and what cannot be read counts as not there. Blocks."""
     found: dict[str, Fragment] = {}
     for directory in DIRECTORIES:
-        try:
-            names = os.listdir(directory)
-        except OSError:
-            continue
-        for name in names:
-            if not name.startswith(UNIT_PREFIX) or not name.endswith(UNIT_SUFFIX):
-                continue
-            instance = "" if name == TEMPLATE else unit_instance(name)
+        for instance, name in _units(directory).items():
             path = f"{directory}/{name}"
-            if instance is not None and instance not in found and not _masks(path):
+            if instance not in found and not _masks(path):
                 found[instance] = Fragment(path, _executes(path))
-    return Fragments(found)
+    # There are as many as there are controllers, and nearly never a reason to look.
+    return Fragments(found, frozenset(_units(TRANSIENT)) if found else frozenset())
+
+
+def _units(directory: str) -> dict[str, str]:
+    """Return the names of the controllers' unit files in a directory, by instance; '' is the template."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return {}
+    ours = [name for name in names if name.startswith(UNIT_PREFIX) and name.endswith(UNIT_SUFFIX)]
+    return {unit_instance(name) or "": name for name in ours}
 
 
 def _masks(path: str) -> bool:

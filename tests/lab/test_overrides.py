@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Overrides of the controllers' units: the drop-in that works, and the template that `systemctl edit` leaves instead."""
+"""Overrides of the controllers' units: the drop-in that works, and the template that `systemctl edit` leaves."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -64,10 +64,8 @@ def test_template_of_systemctl_edit_is_found_and_put_right(host: Machine, allow_
     assert "blocked" not in scenario.status(host)
 
 
-def test_stopped_unit_beside_a_template_is_not_taken_for_another(
-    host: Machine, allow_journal: Callable[[str], None]
-) -> None:
-    """Its report says that it was stopped, and it stays so when the template has gone."""
+def test_stopped_unit_can_be_started_beside_a_template(host: Machine, allow_journal: Callable[[str], None]) -> None:
+    """It is loaded, with a file of its own, until the daemon is restarted."""
     allow_journal("is a unit file, and beside it systemd makes no unit")
     scenario.start(host, BOTH)
     scenario.wait_live(host, 2)
@@ -75,8 +73,11 @@ def test_stopped_unit_beside_a_template_is_not_taken_for_another(
     scenario.wait_status(host, "1 stopped")
     host.put(TEMPLATE, OVERRIDE)
     host.run("systemctl daemon-reload")
-    scenario.wait_status(host, "1 blocked")
-    host.run(f"rm {TEMPLATE} && systemctl daemon-reload")
+    scenario.wait_status(host, f"{TEMPLATE} is a unit file")
     scenario.wait_status(host, "1 live, 1 stopped")
     host.run(f"systemctl start '{unit_name(2)}'")
     scenario.wait_live(host, 2)
+    host.run(f"systemctl stop '{unit_name(2)}' && systemctl restart discoverd.service", timeout=scenario.GENEROUS)
+    scenario.wait_status(host, "1 live, 1 blocked")
+    host.run(f"rm {TEMPLATE} && systemctl daemon-reload")
+    scenario.wait_status(host, "1 live, 1 stopped")

@@ -278,6 +278,7 @@ def install(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(namespaces, "of", lambda devices: {device: desk.volumes.get(device, ()) for device in devices})
     monkeypatch.setattr(kernel_log, "PATH", str(desk.root / "kmsg"))
     monkeypatch.setattr(fragments, "DIRECTORIES", (str(desk.root / "units"),))
+    monkeypatch.setattr(fragments, "TRANSIENT", str(desk.root / "transient"))
     monkeypatch.setattr(fabrics, "delete", desk.delete)
     monkeypatch.setattr(holdings, "namespaces", lambda device: desk.namespaces.get(device, []))
     monkeypatch.setattr(locks, "DIRECTORY", str(desk.root / "run/locks"))

@@ -397,6 +397,7 @@ def install(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "Units", host.systemd)
     monkeypatch.setattr(unit_signals, "watch", host.systemd.watch)
     monkeypatch.setattr(fragments, "DIRECTORIES", (str(host.root / "units"),))
+    monkeypatch.setattr(fragments, "TRANSIENT", str(host.root / "transient"))
     # The log goes where pytest looks for it.
     monkeypatch.setattr(journal, "set_up", lambda _: None)
     monkeypatch.setattr(daemon, "DEBOUNCE_SECONDS", 0.005)

@@ -4,6 +4,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -223,6 +224,13 @@ def test_status_of_one(desk: Desk) -> None:
     assert "nvme0n1: used by /data; no other live path" in output
     assert "nvme0n2: not in use; also through nvme3" in output
     assert "configured at /etc/nvme/nvme-fabrics.conf:3" in output
+
+
+def test_status_says_since_when_and_nothing_twice(desk: Desk) -> None:
+    desk.controller(1, "nvme0", detail="excluded by f:3")
+    _, output, _ = desk.run("status", "nvme0")
+    assert re.search(r"^  state:      live since [0-9]{2}:[0-9]{2}$", output, re.MULTILINE)
+    assert "  status:     excluded by f:3\n" in output
 
 
 def test_status_tells_what_is_not_live(desk: Desk) -> None:
@@ -623,6 +631,16 @@ def test_output_that_does_not_fit_is_one_sentence(words: str) -> None:
         ended = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, check=False)
     said = b"discoverctl: output: No space left on device; mend that and try again\n"
     assert (ended.returncode, ended.stderr) == (1, said)
+
+
+def test_character_that_the_locale_does_not_have_is_written_in_ascii() -> None:
+    script = (
+        "import sys\nfrom discoverd.cli import main, text\nfrom discoverd.cli.exits import Exit\n"
+        "main._run = lambda asked: text.line('\u00e9\u2026') or Exit.OK\nsys.exit(main.main(['list']))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONIOENCODING": "latin-1"}
+    ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"\xe9\\u2026\n", b"")
 
 
 def test_output_that_nobody_reads_or_that_does_not_fit(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("etc", "run"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(fragments, "DIRECTORIES", (str(tmp_path / "etc"), str(tmp_path / "run")))
+    monkeypatch.setattr(fragments, "TRANSIENT", str(tmp_path / "transient"))
     return tmp_path / "etc"
 
 
@@ -55,6 +56,16 @@ def test_first_directory_counts_as_for_systemd(etc: Path) -> None:
     for folder in (etc, etc.parent / "run"):
         (folder / "nvme-ctrl@.service").write_text(OVERRIDE)
     assert fragments.find().paths == {"": str(etc / "nvme-ctrl@.service")}
+
+
+def test_unit_that_is_made_already_is_not_in_the_way_of_itself(etc: Path, tmp_path: Path) -> None:
+    """It has a file of its own, which systemd takes before the template."""
+    (etc / "nvme-ctrl@.service").write_text(OVERRIDE)
+    (tmp_path / "transient").mkdir()
+    (tmp_path / f"transient/nvme-ctrl@{INSTANCE}.service").touch()
+    found = fragments.find()
+    assert found.blocking(INSTANCE) is None
+    assert found.blocking(INSTANCE + "0") is not None
 
 
 @pytest.mark.parametrize("target", ["/dev/null", "/nowhere/at/all"])

@@ -808,6 +808,9 @@ def test_unit_beside_a_unit_file_was_not_stopped_by_an_administrator(
 def test_unit_that_was_made_before_the_unit_file_is_kept() -> None:
     (decision,) = decide(Facts(ASKED, {NAME: RUNNING}, fragments={"": FILE}))
     assert (decision.action, decision.reason, decision.blocked_by) == (Action.KEEP, "configured at f:1", "")
+    # And stopped, it can be started as long as it is loaded.
+    (decision,) = decide(Facts(ASKED, {NAME: STOPPED}, fragments={"": FILE}, made={NAME}))
+    assert (decision.action, decision.blocked_by) == (Action.KEEP_STOPPED, "")
 
 
 def test_unit_file_of_another_unit_is_in_nobodys_way() -> None:
