@@ -41,7 +41,18 @@ def matches(word: str, controllers: Sequence[Controller]) -> list[Controller]:
     pattern of the shell for the names of a controller; a part of one subsystem's NQN. Raises CliError for a part of
     several.
     """
-    for find in (_by_device, _by_name, _by_nqn, _by_address, _by_place, _by_pattern, _by_part):
+    return _whole(word, controllers) or _by_part(word, controllers)
+
+
+def subsystem(word: str, controllers: Sequence[Controller]) -> str:
+    """Return the NQN of the subsystem that a word means as a part of it, '' for any other word. Raises CliError."""
+    found = [] if _whole(word, controllers) else _by_part(word, controllers)
+    return found[0].subsysnqn if found else ""
+
+
+def _whole(word: str, controllers: Sequence[Controller]) -> list[Controller]:
+    """Return the controllers that a word means otherwise than as a part of an NQN."""
+    for find in (_by_device, _by_name, _by_nqn, _by_address, _by_place, _by_pattern):
         if found := find(word, controllers):
             return found
     return []

@@ -157,6 +157,8 @@ def _understand(word: str, overview: Overview) -> _Asked:
         except TidError as error:
             raise CliError(f"{error}; give it as the target spells it", Exit.USAGE) from None
         return _Asked((entry,), True, tuple(one for one in overview.controllers if one.subsysnqn == word))
+    if nqn := choose.subsystem(word, overview.controllers):
+        return _understand(nqn, overview)
     meant = choose.matches(word, overview.controllers)
     if not meant and "=" in word:
         return _Asked((word.strip(" \t\n\v\f\r"),))

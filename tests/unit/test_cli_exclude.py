@@ -96,6 +96,18 @@ def test_a_controller_becomes_an_entry(desk: Desk, main_list: Path, word: str) -
     assert entries(main_list) == [FULL]
 
 
+def test_part_of_an_nqn_is_as_good_as_the_whole(desk: Desk, main_list: Path) -> None:
+    desk.controller(1, "nvme0")
+    desk.controller(10, "nvme1")
+    assert desk.run("exclude", "vol1")[0] == 0
+    assert entries(main_list) == [f"nqn={NQN.format(1)}"]
+    assert desk.run("unexclude", "vol1")[0] == 0
+    assert entries(main_list) == []
+    # An address means what is there now; to exclude it by itself is an entry.
+    assert desk.run("exclude", "192.0.2.1")[0] == 0
+    assert len(entries(main_list)) == 2
+
+
 def test_the_interface_is_part_of_it_and_this_hosts_identity_is_not(desk: Desk, main_list: Path) -> None:
     desk.kernel(1, "nvme0")
     desk.set(
