@@ -35,12 +35,12 @@ def named(names: Iterable[str]) -> dict[str, Namespace]:
     """Return the namespaces of these names. Raises OSError as above."""
     wanted = list(names)
     # Hosts have thousands of mounts.
-    used = _used() if wanted else {}
-    return {name: _look(name, used) for name in wanted}
+    used, loops = (_used(), block.loops()) if wanted else ({}, {})
+    return {name: _look(name, used, loops) for name in wanted}
 
 
-def _look(name: str, used: dict[str, list[str]]) -> Namespace:
-    stack = block.stack(name)
+def _look(name: str, used: dict[str, list[str]], loops: dict[str, list[str]]) -> Namespace:
+    stack = block.stack(name, loops)
     users = [user for one in stack for user in used.get(block.number(one), ())]
     devices = tuple(block.title(one) for one in stack if one != name)
     return Namespace(name, block.size(name), tuple(dict.fromkeys(users)), devices)

@@ -105,9 +105,12 @@ def is_whole(name: str) -> bool:
     return all(there and is_whole(part) for part, there in parts(name).items())
 
 
-def stack(namespace: str) -> dict[str, list[str]]:
-    """Return all block devices on a namespace, itself included, each with those that have claimed it (its holders)."""
-    loops = _loops()
+def stack(namespace: str, on_loops: "dict[str, list[str]] | None" = None) -> dict[str, list[str]]:
+    """Return all block devices on a namespace, itself included, each with those that have claimed it (its holders).
+
+    Who asks for many gives what :func:`loops` has returned a moment ago. Raises OSError as that does.
+    """
+    over = loops() if on_loops is None else on_loops
     found: dict[str, list[str]] = {}
     waiting = [namespace]
     while waiting:
@@ -116,7 +119,7 @@ def stack(namespace: str) -> dict[str, list[str]]:
             continue
         folder = f"{SYS}/class/block/{name}"
         found[name] = _entries(folder + "/holders")
-        waiting += found[name] + loops.get(_text(folder + "/dev"), []) + partitions(name)
+        waiting += found[name] + over.get(_text(folder + "/dev"), []) + partitions(name)
     return found
 
 
@@ -212,7 +215,7 @@ def exports() -> list[tuple[str, str]]:
     return found
 
 
-def _loops() -> dict[str, list[str]]:
+def loops() -> dict[str, list[str]]:
     """Return the loop devices by the device number of what their backing file is, or lies on.
 
     Without those that lie on a file system that has no block device. Raises OSError if one cannot be told.

@@ -243,7 +243,7 @@ def test_large_numbers_of_what_a_loop_lies_on(storage: Storage) -> None:
     storage.loop("loop7", "/gone")
     # 259:70000
     storage.loops["loop7"] = ((70000 & 0xFF) | 259 << 8 | (70000 & ~0xFF) << 12, 0)
-    assert block._loops() == {"259:70000": ["loop7"]}
+    assert block.loops() == {"259:70000": ["loop7"]}
 
 
 def test_a_shortage_is_not_the_absence_of_what_is_there(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
