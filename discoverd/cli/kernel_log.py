@@ -4,6 +4,7 @@
 import os
 import re
 import time
+from collections.abc import Container
 from dataclasses import dataclass
 
 from discoverd.config.errors import printable
@@ -17,6 +18,8 @@ ATTEMPT_SECONDS = 2.0
 _SHOWN = 3
 # An attempt of nvme-tcp whose socket could not be connected; the number is the errno.
 _SOCKET = re.compile(r"failed to connect socket: -([0-9]+)")
+# A controller that was made, or taken away.
+_ROUTINE = re.compile(r"new ctrl|Removing ctrl")
 _DEVICE = re.compile(r"\b(nvme[0-9]+):")
 
 
@@ -67,20 +70,27 @@ def about_device(lines: list[Line], device: str) -> list[str]:
     return own[begin:][-_SHOWN:]
 
 
-def about_subsystem(lines: list[Line], nqn: str) -> list[str]:
-    """Return the last lines that name a subsystem."""
+def about_subsystem(lines: list[Line], nqn: str, since: float) -> list[str]:
+    """Return the last lines that name a subsystem and speak of no success, since then (seconds, CLOCK_BOOTTIME)."""
     name = re.compile(rf"(?<![\w.:-]){re.escape(nqn)}(?![\w:-])")
-    return [line.text for line in lines if name.search(line.text)][-_SHOWN:]
+    begin = _monotonic(since) - ATTEMPT_SECONDS
+    found = [line.text for line in lines if line.time >= begin and name.search(line.text)]
+    return [text for text in found if not _ROUTINE.search(text)][-_SHOWN:]
 
 
-def in_attempt(lines: list[Line], reported: float) -> list[str]:
+def in_attempt(lines: list[Line], reported: float, others: Container[str]) -> list[str]:
     """Return the lines of an attempt of which its worker has reported at this time (seconds, CLOCK_BOOTTIME).
 
-    Those of another attempt in the same seconds are among them.
+    Without those about ``others``, devices that are there. Those of another attempt in the same seconds are among them.
     """
-    slept = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
-    end = reported - slept + 1
-    return [line.text for line in lines if end - 1 - ATTEMPT_SECONDS <= line.time <= end][-_SHOWN:]
+    end = _monotonic(reported) + 1
+    found = [line.text for line in lines if end - 1 - ATTEMPT_SECONDS <= line.time <= end]
+    return [text for text in found if not any(device in others for device in _DEVICE.findall(text))][-_SHOWN:]
+
+
+def _monotonic(boottime: float) -> float:
+    """Return a time of CLOCK_BOOTTIME on the clock of the log, which stands still while the host sleeps."""
+    return boottime - (time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic())
 
 
 def socket_error(lines: list[str]) -> int:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``discoverctl why``: in whole sentences who asks for a controller, what was decided, and what would change it."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 
 from discoverd import state
@@ -34,10 +34,11 @@ def explain(words: Sequence[str], overview: Overview, json: bool) -> Exit:
     refused, why_refused = _refused(overview)
     chosen = choose(words, replace(overview, controllers=(*overview.controllers, *refused)))
     lines = _kernel_log() if any(_fails(one) for one in chosen) else []
+    devices = {one.device.name for one in overview.controllers if one.device}
     explained = []
     for one in chosen:
         alone = not any(_fails(other) and other != one and _at_once(one, other) for other in overview.controllers)
-        why = [] if one in refused else sentences(one, lines, alone)
+        why = [] if one in refused else sentences(one, lines, devices, alone)
         explained.append((one.name, [*why, *why_refused.get(one.name, ())]))
     if json:
         text.document({"version": 1, "controllers": [{"controller": one, "why": why} for one, why in explained]})
@@ -97,12 +98,14 @@ def _at_once(one: Controller, other: Controller) -> bool:
     return abs(one.report.time - other.report.time) <= ATTEMPT_SECONDS + 1
 
 
-def sentences(controller: Controller, lines: list[Line], alone: bool) -> list[str]:
+def sentences(controller: Controller, lines: list[Line], devices: Container[str], alone: bool) -> list[str]:
     """Return the sentences about one controller, what would change things last.
 
-    ``lines`` are the kernel's log; ``alone``: no other attempt was made in the seconds of this one's last.
+    ``lines`` are the kernel's log, ``devices`` all that the kernel has; ``alone``: no other attempt was made in the
+    seconds of this one's last.
     """
-    return [*_wish(controller), *_reality(controller), *_failure(controller, lines, alone), *_change(controller)]
+    failure = _failure(controller, lines, devices, alone)
+    return [*_wish(controller), *_reality(controller), *failure, *_change(controller)]
 
 
 def _wish(controller: Controller) -> list[str]:
@@ -146,12 +149,12 @@ def _reality(controller: Controller) -> list[str]:
     return found
 
 
-def _failure(controller: Controller, lines: list[Line], alone: bool) -> list[str]:
+def _failure(controller: Controller, lines: list[Line], devices: Container[str], alone: bool) -> list[str]:
     """Return why there is no connection, in the target's and the kernel's words, and what would help."""
     report = controller.report
     if report is None or not _fails(controller):
         return []
-    quoted = _quoted(controller, report, lines, alone)
+    quoted = _quoted(controller, report, lines, devices, alone)
     errno, answered = report.errno, report.answer
     if controller.state == state.RECONNECTING:
         # The kernel is at it, and nobody hears what comes of its attempts.
@@ -165,13 +168,15 @@ def _failure(controller: Controller, lines: list[Line], alone: bool) -> list[str
     return found
 
 
-def _quoted(controller: Controller, report: Report, lines: list[Line], alone: bool) -> list[str]:
+def _quoted(
+    controller: Controller, report: Report, lines: list[Line], devices: Container[str], alone: bool
+) -> list[str]:
     """Return the lines of the kernel's log about a controller, none that may be about another."""
     if controller.device:
         return kernel_log.about_device(lines, controller.device.name)
-    if controller.subsysnqn and (found := kernel_log.about_subsystem(lines, controller.subsysnqn)):
+    if controller.subsysnqn and (found := kernel_log.about_subsystem(lines, controller.subsysnqn, report.since)):
         return found
-    return kernel_log.in_attempt(lines, report.time) if alone and report.errno else []
+    return kernel_log.in_attempt(lines, report.time, devices) if alone and report.errno else []
 
 
 def _owner(controller: Controller) -> str:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is quoted from the kernel's log, and what is not because it may be about something else."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,24 @@ def test_last_lines_of_a_device_are_its_own() -> None:
         (f"nvme nvme0: {NQN}0 is not allowed", False),
         (f"nvme nvme0: {NQN}:b is not allowed", False),
         (f"nvme nvme0: x{NQN} is not allowed", False),
+        (f'nvme nvme0: new ctrl: NQN "{NQN}", addr 192.0.2.1:4420', False),
+        (f'nvme nvme0: Removing ctrl: NQN "{NQN}"', False),
     ],
 )
 def test_subsystem_is_named_by_its_whole_nqn(text: str, named: bool) -> None:
-    assert kernel_log.about_subsystem(lines(text), NQN) == ([text] if named else [])
+    assert kernel_log.about_subsystem(lines(text), NQN, 0) == ([text] if named else [])
+
+
+def test_what_was_said_before_the_state_began_is_not_quoted() -> None:
+    now, slept = time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+    log = [Line(now - 600, f"nvme nvme0: {NQN} earlier"), Line(now - 60, f"nvme nvme0: {NQN} now")]
+    assert kernel_log.about_subsystem(log, NQN, now + slept - 61) == [log[1].text]
+
+
+def test_lines_of_an_attempt_are_not_those_of_a_controller_that_is_there() -> None:
+    now, reported = time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME)
+    log = [Line(now - 9, "nvme nvme3: before"), Line(now - 1, "nvme nvme1: other"), Line(now - 1, "nvme nvme3: own")]
+    assert kernel_log.in_attempt(log, reported, {"nvme1"}) == ["nvme nvme3: own"]
 
 
 def test_each_errno_that_has_a_sentence_has_advice() -> None:
