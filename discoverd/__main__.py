@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``discoverd``: the supervisor, or with ``--check`` a look at the configuration."""
+"""The command ``discoverd``: the supervisor; with ``--check`` a look at the configuration, with ``--reload`` an order
+to the supervisor that runs.
+"""
 
 import argparse
 import asyncio
@@ -10,7 +12,7 @@ from pathlib import Path
 
 from discoverd import packages, state
 from discoverd.check import check
-from discoverd.supervisor import lock
+from discoverd.supervisor import lock, reload
 from discoverd.systemd import journal
 from discoverd.systemd.agent_process import AGENT, AgentProcess
 from discoverd.version import VERSION
@@ -36,12 +38,18 @@ def main(libexec: str = LIBEXEC) -> int:
         description="Keeps one systemd unit per NVMe over Fabrics controller. See discoverd(8).",
     )
     parser.add_argument("--version", action="version", version=f"discoverd {VERSION}")
-    parser.add_argument(
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument(
         "--check",
         nargs="*",
         metavar="FILE",
         type=Path,
         help="check the configuration, or those that these files belong to, and exit: 0 without errors, 1 with",
+    )
+    modes.add_argument(
+        "--reload",
+        action="store_true",
+        help="have the daemon read its configuration, as systemctl reload does: 0 if it has taken it, 1 if not",
     )
     arguments = parser.parse_args()
     if arguments.check is not None:
@@ -49,10 +57,20 @@ def main(libexec: str = LIBEXEC) -> int:
         print(text, end="")  # noqa: T201
         return status
     try:
-        return _supervise(libexec)
-    except StartError as error:
+        return _reload() if arguments.reload else _supervise(libexec)
+    except (StartError, reload.ReloadError) as error:
         journal.complain(str(error))
         return 1
+
+
+def _reload() -> int:
+    """Have the supervisor reload. Returns the exit status. Raises ReloadError if it has not taken its configuration."""
+    try:
+        reload.ask()
+    except OSError as error:
+        again = "as root: systemctl reload discoverd"
+        raise reload.ReloadError(f"discoverd cannot be told: {error.strerror}; {again}") from None
+    return 0
 
 
 def _supervise(libexec: str) -> int:

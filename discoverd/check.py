@@ -2,7 +2,7 @@
 """``discoverd --check``: all that the daemon would find wrong with its configuration, for people and for scripts.
 
 Files are read as the daemon reads them, with their neighbours, and understood by the same code. No name is looked up,
-and nothing of this host is asked for but its files.
+and nothing of this host is asked for but its files, the last good configuration among them.
 """
 
 import os
@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Literal
 
 from discoverd import exclusions
+from discoverd.config import record
 from discoverd.config.errors import ConfigError, Diagnostic
 from discoverd.config.fabrics import FABRICS_CONF, parse_fabrics
+from discoverd.config.files import Files
 from discoverd.config.identity import HostIdentity, identity_for, parse_host_identity
+from discoverd.config.last_good import settle
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Role
 from discoverd.config.named import applied, said_of
 from discoverd.config.settings import SETTINGS_CONF, parse_settings
 from discoverd.config.sources import SourceFile, read_file, read_tree
 from discoverd.plan.candidate import check_security, refuse_tls
 from discoverd.sources.configured import configured
+from discoverd.state import StateError
 
 _NOT_READ = "the daemon does not read a file of this name"
 # Stands for a host whose identity is not known, such as one whose configuration is checked elsewhere.
@@ -106,9 +110,12 @@ class _Check:
         self.diagnostics += parse_settings(settings)[1]
         host = self._identity(place.directory, complete)
         self._exclusions(place.directory, kinds.get("exclusions", ()))
-        config = parse_fabrics(self._tree(place.fabrics, kinds.get("fabrics", ())))
+        connections = self._tree(place.fabrics, kinds.get("fabrics", ()))
+        config = parse_fabrics(connections)
         self.connections = len(config.connections)
         self.diagnostics += config.diagnostics
+        if complete:
+            self._missing(Files(tuple(settings), tuple(connections)))
         self.diagnostics += (*_identity_faults(config, host), *_refused(config, host))
         self.diagnostics += _unlisted(config, host, str(place.fabrics))
 
@@ -132,6 +139,17 @@ class _Check:
     def _denied(self, path: str) -> None:
         hint = "check it as root"
         self.diagnostics.append(Diagnostic(path, 0, 0, "error", "this user may not read it: it is not checked", hint))
+
+    def _missing(self, files: Files) -> None:
+        """Make an error of each warning that is about what was in the last good configuration, and is missing now."""
+        try:
+            before = record.read().files
+        except StateError:
+            return  # Discoverd has never run here, or this user may not read it.
+        places = {(one.path, one.line, one.column): one for one in settle(files, before).mistakes}
+        for number, one in enumerate(self.diagnostics):
+            if one.severity == "warning" and one.ignored:
+                self.diagnostics[number] = places.get((one.path, one.line, one.column), one)
 
     def _identity(self, directory: Path, complete: bool) -> HostIdentity:
         """Read who the host is. Where that cannot be known, some host stands for it."""

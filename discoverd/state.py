@@ -147,13 +147,11 @@ def read(path: str, limit: int = 1 << 20) -> bytes:
         posix.close(fd)
 
 
-def write(path: str, data: bytes, mode: int = PRIVATE) -> None:
+def write(path: str, data: bytes, mode: int = PRIVATE, lasting: bool = False) -> None:
     """Replace a file in one step, so that a reader sees the old or the new content, never a part.
 
-    With PUBLIC for a ``mode`` everybody may read it: nothing that can hold a secret.
-
-    Raises StateError, with the old content left as it was, when the file system is full or the directory is
-    gone.
+    With PUBLIC for a ``mode`` everybody may read it: nothing that can hold a secret. ``lasting``: also after a loss of power. Raises StateError, with the old content left as it was, when the file
+    system is full or the directory is gone.
     """
     temporary = f"{path}.tmp.{posix.getpid()}"
     try:
@@ -165,15 +163,27 @@ def write(path: str, data: bytes, mode: int = PRIVATE) -> None:
             view = memoryview(data)
             while view:
                 view = view[posix.write(fd, view) :]
+            if lasting:
+                posix.fsync(fd)
         finally:
             posix.close(fd)
         posix.rename(temporary, path)
+        if lasting:
+            _sync(path.rpartition("/")[0])
     except OSError as error:
         try:
             posix.unlink(temporary)
         except OSError:
             pass  # It was never made, or the directory went with it.
         raise StateError(f"{path}: {error.strerror}") from None
+
+
+def _sync(folder: str) -> None:
+    fd = posix.open(folder, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
+    try:
+        posix.fsync(fd)
+    finally:
+        posix.close(fd)
 
 
 def left_behind(name: str) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from discoverd import registry, state
 from discoverd.config.errors import Diagnostic
+from discoverd.config.last_good import Kept
 from discoverd.kernel import fabrics
 from discoverd.plan.candidate import (
     CONFIGURATION,
@@ -186,10 +187,12 @@ def write_plan(
     refusals: Iterable[Refusal],
     complaints: Iterable[Diagnostic],
     pending: Mapping[str, Iterable[str]],
+    kept: Iterable[tuple[Kept, str]] = (),
 ) -> None:
     """Write what was decided, and why, for discoverctl; ``rows`` are :func:`plan_row`'s. Raises state.StateError.
 
-    ``pending`` has by discovery controller what its log page does not list, and what stays until that is confirmed.
+    ``pending`` has by discovery controller what its log page does not list, and what stays until that is confirmed, and
+    ``kept`` the configuration files that count as they were before, and since when.
     """
     said = list(complaints)
     rest = {
@@ -197,6 +200,7 @@ def write_plan(
         "refusals": [_refusal_row(one) for one in refusals],
         "complaints": [str(one) for one in said],
         "errors": sum(one.severity == "error" for one in said),
+        "kept": [{"file": one.path, "since": since, "mistake": str(one.mistake)} for one, since in kept],
     }
     # Put together from rows that are text already: one changes, and there may be a thousand.
     text = '{"version": 1, "controllers": [' + ",\n".join(rows) + "], " + json.dumps(rest)[1:]

@@ -33,7 +33,7 @@ def _checks(overview: Overview, systemd: Systemd) -> list[tuple[str, Callable[[]
         ("discoverd's services run", lambda: units.services(systemd)),
         ("the controllers' units can be made", lambda: units.template(systemd)),
         ("no controller's unit has failed", lambda: units.failed(overview.controllers)),
-        ("the configuration is sound", lambda: _with_files(configuration.check)),
+        ("the configuration is sound", lambda: _with_files(lambda: configuration.check(overview.plan))),
         ("the exclusion lists are sound", exclusion_lists.check),
         ("the host's identity is its own", lambda: _with_files(lambda: identity.check(overview.controllers))),
         ("no other daemon owns controllers", lambda: peers.daemons(systemd)),

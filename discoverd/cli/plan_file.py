@@ -63,17 +63,28 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Earlier:
+    """A configuration file that counts as it was on a day, ``since``, because of a mistake in it since then."""
+
+    file: str
+    since: str
+    mistake: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlanFile:
     """The plan; ``fault`` says why there is none to be had, and what to do, '' if there is one.
 
     ``pending`` has by discovery controller what its log page does not list, and what stays until that is confirmed.
     ``errors`` counts those of the configuration among the complaints, which have discoverd keep the one from before.
+    ``kept`` are the configuration files that count as they were before.
     """
 
     controllers: Mapping[str, Planned] = field(default_factory=dict)
     refusals: tuple[Refused, ...] = ()
     complaints: tuple[str, ...] = ()
     pending: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    kept: tuple[Earlier, ...] = ()
     fault: str = ""
     errors: int = 0
 
@@ -112,11 +123,12 @@ def _understand(plan: Any) -> PlanFile:
     refusals = [_take(Refused, entry) for entry in plan["refusals"]]
     complaints = [_text(one) for one in plan["complaints"]]
     pending = {_instance(one["origin"]): tuple(map(_instance, one["instances"])) for one in plan.get("pending", ())}
+    kept = [_take(Earlier, entry) for entry in plan.get("kept", ())]
     errors = plan.get("errors", 0)
     if type(errors) is not int:
         raise TypeError("the number of errors is no number")
-    controllers = {entry.instance: entry for entry in planned}
-    return PlanFile(controllers, tuple(refusals), tuple(complaints), pending, errors=errors)
+    by_instance = {entry.instance: entry for entry in planned}
+    return PlanFile(by_instance, tuple(refusals), tuple(complaints), pending, tuple(kept), errors=errors)
 
 
 def _instance(value: Any) -> str:

@@ -143,16 +143,17 @@ def _judge(
     path: PathLine,
     seen: dict[object, Connection],
 ) -> Connection:
-    problem = address_problem(connection) or security_problem(connection.secrets, connection.transport)
-    if not problem:
-        problem = _duplicate(connection, seen)
+    own = address_problem(connection) or security_problem(connection.secrets, connection.transport)
+    problem = own or _duplicate(connection, seen)
     if not problem:
         return connection
     line, column = connection.line, path.columns.get(problem.key, path.column)
     if problem.key == "nqn":
         line, column = endpoint.nqn_place
     if problem.key not in keys.DHCHAP:  # That was said of the line with the secret.
-        file.report.warn(line, column, f"this connection cannot work: {problem.message}", problem.hint)
+        what = f"this connection cannot work: {problem.message}"
+        # One that is there twice is not missing.
+        file.report.warn(line, column, what, problem.hint, ignored=own is not None)
     return replace(connection, problem=str(problem))
 
 

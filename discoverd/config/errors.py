@@ -44,6 +44,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 class Diagnostic:
     """One fault. ``line`` and ``column`` count from 1; 0 where the fault is not at one place in the file.
 
+    ``ignored``: what stands there has no effect, so that what was meant is missing.
+
     ``str()`` gives ``path:line:column: message (hint)``, printable and free of secrets.
     """
 
@@ -53,6 +55,7 @@ class Diagnostic:
     severity: Severity
     message: str
     hint: str = ""
+    ignored: bool = False
 
     def __str__(self) -> str:
         place = f"{self.path}:{self.line}:{self.column}" if self.line else self.path
@@ -71,17 +74,18 @@ class Report:
         self.broken = True
         self._add(line, column, "error", message, hint)
 
-    def warn(self, line: int, column: int, message: str, hint: str = "") -> None:
-        self._add(line, column, "warning", message, hint)
+    def warn(self, line: int, column: int, message: str, hint: str = "", *, ignored: bool = False) -> None:
+        self._add(line, column, "warning", message, hint, ignored)
 
     @property
     def full(self) -> bool:
         """Whether further faults are only counted as one; whoever computes costly hints can ask first."""
         return len(self.diagnostics) > MAX_PER_FILE
 
-    def _add(self, line: int, column: int, severity: Severity, message: str, hint: str) -> None:
+    def _add(self, line: int, column: int, severity: Severity, message: str, hint: str, ignored: bool = False) -> None:
         if self.full:
             return
         if len(self.diagnostics) == MAX_PER_FILE:
             message, hint = "more faults follow, which are not shown", "mend these first"
-        self.diagnostics.append(Diagnostic(self.path, line, column, severity, printable(message), printable(hint)))
+        text = printable(message), printable(hint)
+        self.diagnostics.append(Diagnostic(self.path, line, column, severity, *text, ignored))

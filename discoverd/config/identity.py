@@ -14,6 +14,8 @@ from .model import Connection, DiscoveredScope
 from .sources import SourceFile, read_file
 
 DIRECTORY = Path("/etc/nvme")
+# The fault of a file that is not there.
+MISSING = "does not exist"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +29,21 @@ class HostIdentity:
 
 def load_host_identity(directory: Path = DIRECTORY) -> HostIdentity:
     """Read ``hostnqn`` and ``hostid`` in ``directory``. Blocks on the disk; raises nothing."""
+    return parse_host_identity(*read_identity_files(directory))
+
+
+def read_identity_files(directory: Path = DIRECTORY) -> tuple[SourceFile, SourceFile]:
+    """Read ``hostnqn`` and ``hostid`` in ``directory``, for :func:`parse_host_identity`. Blocks on the disk."""
     nqn, hostid = directory / "hostnqn", directory / "hostid"
-    return parse_host_identity(
-        read_file(nqn) or SourceFile(str(nqn), fault=_MISSING),
-        read_file(hostid) or SourceFile(str(hostid), fault=_MISSING),
+    return (
+        read_file(nqn) or SourceFile(str(nqn), fault=MISSING),
+        read_file(hostid) or SourceFile(str(hostid), fault=MISSING),
     )
+
+
+def is_absent(source: SourceFile) -> bool:
+    """Tell whether a file of the host's identity is not there, or says nothing, as on a host that is to get its own."""
+    return source.fault == MISSING or (not source.fault and not source.data.split(b"\n", 1)[0].strip())
 
 
 def parse_host_identity(nqn_file: SourceFile, id_file: SourceFile) -> HostIdentity:
@@ -43,7 +55,7 @@ def parse_host_identity(nqn_file: SourceFile, id_file: SourceFile) -> HostIdenti
         hostnqn = check_nqn(text) if text else ""
     except TidError as error:
         nqn_report.error(1, 1, str(error), f"make a new one: nvme gen-hostnqn > {nqn_file.path}")
-    if id_file.fault == _MISSING and (not hostnqn or derived_hostid(hostnqn)):
+    if id_file.fault == MISSING and (not hostnqn or derived_hostid(hostnqn)):
         # Without an NQN there is one thing to create, and the NQN it makes brings the ID along.
         hostid = derived_hostid(hostnqn)
     else:
@@ -94,12 +106,9 @@ def identity_for(wanted: Connection | DiscoveredScope, host: HostIdentity) -> tu
     return hostnqn, hostid
 
 
-_MISSING = "does not exist"
-
-
 def _first_line(source: SourceFile, report: Report, remedy: str) -> str:
     if source.fault:
-        report.error(0, 0, source.fault, remedy if source.fault == _MISSING else "")
+        report.error(0, 0, source.fault, remedy if source.fault == MISSING else "")
         return ""
     # Bytes that are not UTF-8 become characters that no NQN and no UUID may hold.
     text = source.data.split(b"\n", 1)[0].decode(errors="replace").strip()

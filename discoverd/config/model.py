@@ -92,13 +92,15 @@ class FabricsConfig:
 
     ``valid`` is nvme-cli's verdict: one error in one file makes it false. ``connections`` nevertheless holds
     what the files without an error say, main file first, then drop-ins in order of their names. ``scopes``
-    is for :meth:`discovered`.
+    is for :meth:`discovered`. ``earlier`` says of each file that counts as it was before, because of a mistake in it,
+    since which mistake (discoverd.config.last_good).
     """
 
     connections: tuple[Connection, ...] = ()
     diagnostics: tuple[Diagnostic, ...] = ()
     valid: bool = True
     scopes: Mapping[tuple[str, Role], DiscoveredScope] = field(default_factory=dict, repr=False)
+    earlier: Mapping[str, str] = field(default_factory=dict)
 
     def discovered(self, via: Connection | None, role: Role) -> DiscoveredScope:
         """Return what a controller of ``role`` gets that was found through ``via`` (None: unknown).

@@ -83,7 +83,8 @@ class _Parser:
         self.seen = {}
         if name not in keys.SECTIONS:
             hint = "" if self.report.full else did_you_mean(name, keys.SECTIONS)
-            self.report.warn(line, column, f"the unknown section [{quote(name)[1:-1]}] is ignored", hint)
+            what = f"the unknown section [{quote(name)[1:-1]}] is ignored"
+            self.report.warn(line, column, what, hint, ignored=True)
             self.section = ""
             return
         self.section = name
@@ -122,7 +123,8 @@ class _Parser:
         key = keys.KEYS.get(name)
         if not key:
             hint = "" if self.report.full else did_you_mean(entry.key, keys.KEYS)
-            self.report.warn(entry.line, entry.column, f"the unknown key {key_name(entry.key)} is ignored", hint)
+            what = f"the unknown key {key_name(entry.key)} is ignored"
+            self.report.warn(entry.line, entry.column, what, hint, ignored=True)
             return
         if self.section not in key.sections:
             where = ", ".join(f"[{section}]" for section in keys.SECTIONS if section in key.sections)
@@ -180,6 +182,6 @@ class _Parser:
             # A TLS key that begins with a digit is the serial number of a key in the kernel: no secret.
             self.file.secret_place = self.file.secret_place or (entry.line, entry.column)
         if key.name in keys.DHCHAP and (problem := secret_problem(key.name, value)):
-            self.report.warn(entry.line, entry.value_column, problem.message, problem.hint)
+            self.report.warn(entry.line, entry.value_column, problem.message, problem.hint, ignored=True)
         target = self.endpoint.settings if self.endpoint else self.file.settings[self.section or ""]
         target[key.name] = value

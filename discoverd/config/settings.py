@@ -102,7 +102,7 @@ def parse_settings(
                 if section != SECTION:
                     hint = did_you_mean(section, (SECTION,)) or f"the only section is [{SECTION}]"
                     message = f"the unknown section [{quote(section)[1:-1]}] is ignored"
-                    report.warn(item.line, item.column, message, hint)
+                    report.warn(item.line, item.column, message, hint, ignored=True)
             elif section is None:
                 message = f"the key {key_name(item.key)} stands before any section"
                 report.error(item.line, item.column, message, f"put it below [{SECTION}]")
@@ -112,12 +112,25 @@ def parse_settings(
     return settings, tuple(diagnostics)
 
 
+def keys_of(source: SourceFile) -> frozenset[str]:
+    """Return the settings that a file says something about."""
+    section = ""
+    found = set()
+    for item in scan(source, Report(source.path)):
+        if isinstance(item, Section):
+            section = item.name
+        elif section == SECTION and item.key in KEYS:
+            found.add(item.key)
+    return frozenset(found)
+
+
 def _apply(settings: Settings, entry: Entry, report: Report, fallback: Settings) -> Settings:
     """Return ``settings`` with one entry taken into account; an empty value means the default."""
     read = KEYS.get(entry.key)
     if read is None:
         hint = "" if report.full else did_you_mean(entry.key, tuple(KEYS))
-        report.warn(entry.line, entry.column, f"the unknown key {key_name(entry.key)} is ignored", hint)
+        what = f"the unknown key {key_name(entry.key)} is ignored"
+        report.warn(entry.line, entry.column, what, hint, ignored=True)
         return settings
     field = entry.key.replace("-", "_")
     try:

@@ -51,7 +51,9 @@ def configured(config: FabricsConfig, host: HostIdentity, address: Address) -> C
                 raise ConfigError(connection.problem)
             refuse_tls(connection)
             traddr = _address(connection, address) if _is_named(connection) else connection.traddr
-            candidate = _candidate(connection, host, traddr)
+            earlier = config.earlier.get(connection.file)
+            source = f"configured at {where}" + (f", {earlier}" if earlier else "")
+            candidate = _candidate(connection, host, traddr, source)
         except (TidError, ConfigError) as error:
             target = (connection.transport, connection.traddr, connection.trsvcid, connection.subsysnqn)
             refusals.append(Refusal(what, where, str(error), target=target))
@@ -104,7 +106,7 @@ def _address(connection: Connection, address: Address) -> str:
     )
 
 
-def _candidate(connection: Connection, host: HostIdentity, traddr: str) -> Candidate:
+def _candidate(connection: Connection, host: HostIdentity, traddr: str, source: str) -> Candidate:
     hostnqn, hostid = identity_for(connection, host)
     tid = TransportId.make(
         connection.role,
@@ -118,6 +120,5 @@ def _candidate(connection: Connection, host: HostIdentity, traddr: str) -> Candi
     )
     spelled = replace(tid, subsysnqn=connection.subsysnqn)
     options = fabrics_options(spelled, connection.role, connection.params, connection.secrets, hostnqn, hostid)
-    source = f"configured at {connection.file}:{connection.line}"
     persistent, symname = discovery_terms(connection.role, connection)
     return Candidate(tid, connection.role, source, CONFIGURATION, options, persistent=persistent, symname=symname)

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration as it is in force: read as a whole, and swapped as a whole."""
+"""The configuration as it is in force: read as a whole, swapped as a whole, and remembered for the next start."""
 
+import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from discoverd import log_level, notify
+from discoverd import log_level, notify, state
+from discoverd.config import record
 from discoverd.config.errors import Diagnostic
-from discoverd.config.fabrics import load_fabrics
-from discoverd.config.identity import HostIdentity, load_host_identity
+from discoverd.config.files import Files, read_files
+from discoverd.config.identity import HostIdentity
+from discoverd.config.last_good import Kept, Settled, settle
 from discoverd.config.model import FabricsConfig
-from discoverd.config.settings import SETTINGS_CONF, Settings, load_settings
+from discoverd.config.settings import Settings
 from discoverd.plan.facts import Policy
 from discoverd.supervisor.abilities import Abilities
 from discoverd.systemd import journal
@@ -27,7 +31,8 @@ ABILITIES_TIMEOUT_SECONDS = 1
 class Snapshot:
     """What was given to us at one moment.
 
-    ``complaints`` are about the files as they are, also where those from before are in force. ``abilities`` are the
+    ``complaints`` are about the files as they are, also where those from before are in force. ``kept`` are the files
+    that count as they were before, because of a mistake, and since when that is (local time). ``abilities`` are the
     options of connects that the kernel knows, None where it does not tell, or has not told yet.
     """
 
@@ -36,6 +41,7 @@ class Snapshot:
     host: HostIdentity = field(default_factory=lambda: HostIdentity("", ""))
     complaints: tuple[Diagnostic, ...] = ()
     abilities: frozenset[str] | None = None
+    kept: tuple[tuple[Kept, str], ...] = ()
 
     @property
     def policy(self) -> Policy:
@@ -58,29 +64,60 @@ class Configuration:
         self._blocking = blocking
         self._changed = changed
         self.abilities = Abilities(blocking, self._kernel_answered)
-        self._loading = False
+        self._loading = asyncio.Lock()
+        # What is in force, as the next start will need it; None before the first load.
+        self._record: record.Record | None = None
+        # And as it is on the disk.
+        self._remembered: record.Record | None = None
+        self._remembering = asyncio.Lock()
         self.current = Snapshot()
 
-    async def load(self) -> None:
-        """Read everything anew, and log what is wrong with it; where that cannot be used, the one from before stays."""
-        self._loading = True
-        config: FabricsConfig = await self._blocking(load_fabrics)
-        settings, complaints = await self._blocking(load_settings, SETTINGS_CONF, self.current.settings)
-        host: HostIdentity = await self._blocking(load_host_identity)
-        await self.abilities.look(ABILITIES_TIMEOUT_SECONDS)
-        self._loading = False
-        before = self.current
-        complaints = (*config.diagnostics, *complaints, *host.diagnostics)
-        if not config.valid and before.fabrics.valid and before.fabrics.connections:
-            fields = {"fields": {"MESSAGE_ID": notify.CONFIGURATION_REFUSED}}
-            log.error("the fabrics configuration has errors: keeping the one from before", extra=fields)
-            config = before.fabrics
-        if not host.hostnqn and before.host.hostnqn:
-            host = before.host
-        self.current = Snapshot(config, settings, host, complaints, self.abilities.known)
+    async def load(self) -> tuple[Diagnostic, ...]:
+        """Read everything anew, and log what is wrong with it.
+
+        Returns the mistakes for which everything from before stays in force. The first time there are none: what
+        is good counts then, and for the rest what was remembered.
+        """
+        async with self._loading:
+            first = self._record is None
+            before = self._record or await self._blocking(_remembered)
+            if first:
+                self._remembered = before
+            settled: Settled = await self._blocking(lambda: settle(read_files(), before.files))
+            await self.abilities.look(ABILITIES_TIMEOUT_SECONDS)
+            refused = () if first else settled.mistakes
+            if refused:
+                complaints = _refused(settled.complaints)
+                self.current = replace(self.current, complaints=complaints, abilities=self.abilities.known)
+            else:
+                kept = tuple((one, _date(before, one.path)) for one in settled.kept)
+                complaints = _told(settled.complaints, kept)
+                self._record = record.renewed(before, settled.good, int(time.time()))
+                self.current = Snapshot(
+                    settled.fabrics, settled.settings, settled.host, complaints, self.abilities.known, kept
+                )
         await self.set_log_level()
+        if refused:
+            fields = {"fields": {"MESSAGE_ID": notify.CONFIGURATION_REFUSED}}
+            log.error("the configuration has mistakes: keeping the one from before", extra=fields)
         for complaint in complaints:
             log.log(logging.ERROR if complaint.severity == "error" else logging.WARNING, "%s", complaint)
+        return refused
+
+    async def remember(self) -> None:
+        """Keep what is in force for the next start, if it is not kept yet.
+
+        In a thread that nothing waits for: the disk may be one that stands still until something is connected.
+        """
+        async with self._remembering:
+            wanted = self._record
+            if wanted is None or wanted == self._remembered:
+                return
+            try:
+                await asyncio.to_thread(record.write, wanted)
+                self._remembered = wanted
+            except state.StateError as error:
+                log.warning("the next start cannot make up for a mistake in the configuration: %s", error)
 
     async def set_log_level(self) -> None:
         """Log at the level that an administrator has asked for until the next boot, or else at the configured one."""
@@ -89,6 +126,39 @@ class Configuration:
         await self._blocking(log_level.taken)
 
     def _kernel_answered(self) -> None:
-        if not self._loading:
+        if not self._loading.locked():
             self.current = replace(self.current, abilities=self.abilities.known)
             self._changed()
+
+
+def _remembered() -> record.Record:
+    try:
+        return record.read()
+    except state.StateError as error:
+        if record.exists():
+            log.warning("the last good configuration cannot be used: %s; it is written anew", error)
+        return record.Record(Files())
+
+
+def _date(before: record.Record, path: str) -> str:
+    """Return since when a file, or what is in a directory, counts as it is remembered."""
+    times = [when for name, when in before.since.items() if name == path or name.startswith(path + "/")]
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(max(times, default=0)))
+
+
+def _refused(complaints: tuple[Diagnostic, ...]) -> tuple[Diagnostic, ...]:
+    return tuple(
+        replace(one, message=f"{one.message}; nothing was reloaded") if one.severity == "error" else one
+        for one in complaints
+    )
+
+
+def _told(complaints: tuple[Diagnostic, ...], kept: tuple[tuple[Kept, str], ...]) -> tuple[Diagnostic, ...]:
+    """Say with the first mistake of each file that was kept what counts in its place."""
+    dates = {one.mistake: date for one, date in kept}
+    return tuple(
+        replace(one, message=f"{one.message}; until that is mended, the file counts as it was on {dates[one]}")
+        if one in dates
+        else one
+        for one in complaints
+    )

@@ -17,8 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Never, TypeVar
 
 from discoverd import log_level, state, store
+from discoverd.config.errors import Diagnostic
 from discoverd.kernel import addresses, usage
 from discoverd.sources import boot
+from discoverd.supervisor import reload
 from discoverd.supervisor.changes import Changes
 from discoverd.supervisor.configuration import Configuration
 from discoverd.supervisor.connection import Connection
@@ -142,7 +144,9 @@ class Supervisor:
             PlanFile(self._blocking),
         )
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: self._tasks.create_task(self._reload()))
+        began = reload.now()
         await self._load()
+        await self._answer(began, ())
         await self._find()
         inventory = self._inventory
         sources = (
@@ -182,14 +186,16 @@ class Supervisor:
 
     # Configuration -----------------------------------------------------------------------------------------
 
-    async def _load(self) -> None:
-        """Read the configuration, and have everybody go by it."""
+    async def _load(self) -> tuple[Diagnostic, ...]:
+        """Read the configuration, and have everybody go by it, unless it has mistakes, which are returned."""
         policy = self._configuration.current.policy
-        await self._configuration.load()
+        mistakes = await self._configuration.load()
         await self._inventory.exclusions.load()
         self._apply()
         if self._configuration.current.policy != policy:
             self._changes.add(self._specifications.known)
+        self._tasks.create_task(self._configuration.remember())
+        return mistakes
 
     def _apply(self) -> None:
         """Have everybody go by the configuration that is in force."""
@@ -200,9 +206,18 @@ class Supervisor:
 
     async def _reload(self) -> None:
         self._notifier.reloading()
-        await self._load()
-        await self._reconciler.read_parked()
+        began = reload.now()
+        mistakes = await self._load()
+        if not mistakes:
+            await self._reconciler.read_parked()
         self._notifier.ready()
+        await self._answer(began, mistakes)
+
+    async def _answer(self, began: int, mistakes: tuple[Diagnostic, ...]) -> None:
+        try:
+            await self._blocking(reload.answer, began, mistakes)
+        except state.StateError as error:
+            log.error("cannot answer who asks for a reload: %s; free space there, or mount it writable", error)
 
     # News --------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from discoverd import store
 from discoverd.config.errors import Diagnostic
+from discoverd.config.last_good import Kept
 from discoverd.plan.candidate import Refusal
 from discoverd.plan.facts import Decision
 
@@ -34,10 +35,11 @@ class PlanFile:
         refusals: tuple[Refusal, ...],
         complaints: tuple[Diagnostic, ...],
         waiting: Mapping[str, Iterable[str]],
+        kept: tuple[tuple[Kept, str], ...] = (),
     ) -> None:
         """Write it, if anything in it has changed; arguments as in discoverd.store. Raises state.StateError."""
         pending = {one: sorted(units) for one, units in waiting.items()}
-        plan = (refusals, complaints, list(self._rows.values()), pending)
+        plan = (refusals, complaints, list(self._rows.values()), pending, kept)
         if plan != self._written:
-            await self._blocking(store.write_plan, plan[2], refusals, complaints, pending)
+            await self._blocking(store.write_plan, plan[2], refusals, complaints, pending, kept)
             self._written = plan

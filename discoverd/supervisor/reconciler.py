@@ -259,9 +259,11 @@ class Reconciler:
 
     async def _write_plan(self) -> None:
         inventory = self._inventory
-        complaints = self._configuration.current.complaints
+        current = self._configuration.current
         try:
-            await self._plan_file.write(inventory.refusals, complaints, inventory.log_pages.waiting)
+            await self._plan_file.write(
+                inventory.refusals, current.complaints, inventory.log_pages.waiting, current.kept
+            )
         except state.StateError as error:
             self._tally.failed("", f"discoverctl will show old decisions: {error}")
         else:

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from discoverd import boot_record, notify, registry, state, store
-from discoverd.config.fabrics import load_fabrics
-from discoverd.config.identity import load_host_identity
+from discoverd.config import record
+from discoverd.config.files import read_files
 from discoverd.kernel import addresses, controllers, fabrics
 from discoverd.kernel.addresses import HostAddresses
 from discoverd.plan.candidate import Candidate
@@ -387,13 +387,9 @@ def install(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "ROOT", str(run))
     monkeypatch.setattr(state, "CONTROLLERS", str(run / "controllers"))
     monkeypatch.setattr(state, "WAKE_SOCKET", str(run / "wake"))
-    monkeypatch.setattr(
-        configuration,
-        "load_fabrics",
-        partial(load_fabrics, host.etc / "nvme-fabrics.conf", run / "nvme-fabrics.conf.d"),
-    )
-    monkeypatch.setattr(configuration, "SETTINGS_CONF", host.etc / "discoverd.conf")
-    monkeypatch.setattr(configuration, "load_host_identity", partial(load_host_identity, host.etc))
+    monkeypatch.setattr(configuration, "read_files", partial(read_files, host.etc, run / "nvme-fabrics.conf.d"))
+    monkeypatch.setattr(record, "PATH", str(host.root / "lib/last-good"))
+    monkeypatch.setattr(record, "MACHINE", host.root / "machine-id")
     monkeypatch.setattr(connection, "Units", host.systemd)
     monkeypatch.setattr(unit_signals, "watch", host.systemd.watch)
     monkeypatch.setattr(fragments, "DIRECTORIES", (str(host.root / "units"),))

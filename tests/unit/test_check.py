@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from discoverd.check import check
+from discoverd.config import record
+from discoverd.config.files import read_files
 
 from .dhchap_secrets import secret
 
@@ -42,6 +44,11 @@ def write(etc: Path) -> Write:
         return path
 
     return made
+
+
+@pytest.fixture(autouse=True)
+def _nothing_of_this_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "PATH", str(tmp_path / "last-good"))
 
 
 @pytest.fixture(autouse=True)
@@ -209,6 +216,23 @@ def test_found_path_of_a_persona_is_judged_by_its_own_files(etc: Path, write: Wr
     )
     (fault,) = found(etc)
     assert fault.startswith("warning: nvme-fabrics.conf.d/a.conf:6:1: paths that are found cannot be connected: TLS")
+
+
+# What is known of this host ---------------------------------------------------------------------------------
+
+
+def test_what_is_missing_since_it_was_good_last_is_an_error(etc: Path, write: Write) -> None:
+    identity(write)
+    write("nvme-fabrics.conf", DC.format(1))
+    record.write(record.Record(read_files(etc)))
+    assert found(etc) == []
+    misspelt = write("nvme-fabrics.conf", DC.format(1).replace("controller =", "controler ="))
+    (error,) = [one for one in found(etc) if one.startswith("error: ")]
+    assert error.startswith('error: nvme-fabrics.conf:2:1: the unknown key "controler" is ignored, and the path to')
+    assert found(etc, misspelt) == found(etc)
+    # Elsewhere it is a warning, and so it is where it was never good.
+    text, code = check([misspelt], etc.parent / "other")
+    assert (code, "warning: " in text) == (0, True)
 
 
 # Rights ---------------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ PLAN = json.dumps(
         "controllers": ROWS,
         "refusals": [{"what": "x", "source": "x.conf:3", "reason": "it has no address"}],
         "complaints": ["x.conf:3: a mistake"],
+        "kept": [{"file": "x.conf", "since": "2026-11-21 14:05", "mistake": "x.conf:3: a mistake"}],
         "pending": [{"origin": "tcp:192.0.2.1:4420:nqn.x0", "instances": ["tcp:192.0.2.1:4420:nqn.x1"]}],
     }
 ).encode()
@@ -206,6 +207,8 @@ def assert_plan_is_harmless(found: plan_file.PlanFile) -> None:
         texts += astuple(planned)
     for refused in found.refusals:
         texts += astuple(refused)
+    for earlier in found.kept:
+        texts += astuple(earlier)
     assert all(text.isprintable() for text in texts)
     assert all("/" not in name and name[0] != "." for name in (*found.controllers, *named))
 
@@ -239,7 +242,7 @@ row = st.dictionaries(st.sampled_from(["instance", "action", "reason", "note", "
         {"version": st.just(1) | json_values},
         optional={
             name: json_values | st.lists(row, max_size=3)
-            for name in ("controllers", "refusals", "complaints", "pending")
+            for name in ("controllers", "refusals", "complaints", "pending", "kept")
         },
     )
 )

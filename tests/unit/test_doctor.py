@@ -12,9 +12,10 @@ import pytest
 
 from discoverd.cli.checks import configuration, identity, tables
 from discoverd.cli.checks.in_use import mount_unit
+from discoverd.config import record
 from discoverd.config.fabrics import load_fabrics
+from discoverd.config.files import Files, read_files
 from discoverd.config.identity import load_host_identity
-from discoverd.config.settings import load_settings
 from discoverd.kernel import block, mounts
 
 from .fake_ctl import Desk, Unit, install, instance
@@ -36,9 +37,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     (etc / "hostid").write_text(UUID + "\n")
     made.bus.units["discoverd-mounts.service"] = Unit()
     monkeypatch.setattr(identity, "load_host_identity", partial(load_host_identity, etc))
-    for module in (identity, configuration):
-        monkeypatch.setattr(module, "load_fabrics", partial(load_fabrics, etc / "nvme-fabrics.conf"))
-    monkeypatch.setattr(configuration, "load_settings", partial(load_settings, etc / "discoverd.conf"))
+    monkeypatch.setattr(identity, "load_fabrics", partial(load_fabrics, etc / "nvme-fabrics.conf"))
+    monkeypatch.setattr(configuration, "read_files", partial(read_files, etc))
+    monkeypatch.setattr(record, "PATH", str(tmp_path / "last-good"))
     monkeypatch.setattr(tables, "FSTAB", str(tmp_path / "fstab"))
     monkeypatch.setattr(tables, "CRYPTTAB", str(tmp_path / "crypttab"))
     monkeypatch.setattr(tables, "DISKS", str(tmp_path / "disk"))
@@ -128,6 +129,21 @@ def test_configuration(desk: Desk, tmp_path: Path) -> None:
     assert [severity for severity, *_ in hints] == ["problem", "hint"]
     assert "others than root can read it" in hints[0][1]
     assert all(remedy.endswith("systemctl reload discoverd") for *_, remedy in hints)
+
+
+def test_file_that_counts_as_it_was(desk: Desk, tmp_path: Path) -> None:
+    conf = tmp_path / "etc" / "nvme-fabrics.conf"
+    conf.write_text("[Discovery Controller]\ncontroller = transport=tcp;traddr=192.0.2.1\n")
+    conf.chmod(0o600)
+    record.write(record.Record(Files(fabrics=read_files(tmp_path / "etc").fabrics)))
+    conf.write_text("[Discovery Controller]\ncontroler = transport=tcp;traddr=192.0.2.1\n")
+    mistake = f"{conf}:2:1: misspelt"
+    desk.plan["kept"] = [{"file": str(conf), "since": "2026-11-21 14:05", "mistake": mistake}]
+    said = findings(desk, 1)
+    assert [severity for severity, *_ in said] == ["problem"] * 2
+    assert said[0][1].startswith(f'{conf}:2: the unknown key "controler" is ignored, and the path to tcp 192.0.2.1 in ')
+    assert said[1][1].startswith(f"{conf} counts as it was on 2026-11-21 14:05, because of a mistake ")
+    assert said[1][1].endswith(mistake)
 
 
 def test_no_identity(desk: Desk, tmp_path: Path) -> None:

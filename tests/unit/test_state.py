@@ -3,6 +3,7 @@
 
 import errno
 import os
+import posix
 import stat
 import subprocess
 import threading
@@ -268,3 +269,23 @@ def test_a_full_file_system(tiny: Path) -> None:
         state.write(f"{tiny}/report", bytes(200_000))
     assert (tiny / "report").read_bytes() == b"old"
     assert os.listdir(tiny) == ["report"]
+
+
+def test_lasting_file_is_synced_before_it_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    fsync, rename = posix.fsync, posix.rename
+
+    def synced(fd: int) -> None:
+        done.append(os.readlink(f"/proc/self/fd/{fd}").removeprefix(str(tmp_path)))
+        fsync(fd)
+
+    def renamed(old: str, new: str) -> None:
+        done.append("renamed")
+        rename(old, new)
+
+    monkeypatch.setattr(posix, "fsync", synced)
+    monkeypatch.setattr(posix, "rename", renamed)
+    state.write(f"{tmp_path}/file", b"x", lasting=True)
+    assert done == [f"/file.tmp.{os.getpid()}", "renamed", ""]
+    state.write(f"{tmp_path}/file", b"y")
+    assert done[3:] == ["renamed"]

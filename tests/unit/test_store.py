@@ -13,6 +13,7 @@ import pytest
 
 from discoverd import registry, state, store
 from discoverd.config.errors import Diagnostic
+from discoverd.config.last_good import Kept
 from discoverd.config.model import Secrets
 from discoverd.plan.candidate import (
     BOOT,
@@ -653,7 +654,8 @@ def test_row_without_a_candidate_says_nothing_of_it() -> None:
 def test_plan_has_each_field_in_its_place(run: Path, no_umask: None) -> None:
     complaint = Diagnostic("f", 3, 1, "error", "no such key")
     refusal = Refusal("what", "where", "why", True, target=("tcp", "192.0.2.1", "4420", "nqn.a"))
-    store.write_plan([], [refusal], [complaint], {DC: iter(["a", "b"]), "x": ()})
+    kept = [(Kept("f", complaint), "2026-11-21 14:05")]
+    store.write_plan([], [refusal], [complaint], {DC: iter(["a", "b"]), "x": ()}, kept)
     assert json.loads((run / "plan").read_bytes()) == {
         "version": 1,
         "controllers": [],
@@ -672,6 +674,7 @@ def test_plan_has_each_field_in_its_place(run: Path, no_umask: None) -> None:
         ],
         "complaints": ["f:3:1: no such key"],
         "errors": 1,
+        "kept": [{"file": "f", "since": "2026-11-21 14:05", "mistake": "f:3:1: no such key"}],
     }
     assert mode(run / "plan") == 0o644
 

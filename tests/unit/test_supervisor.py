@@ -588,10 +588,10 @@ def test_a_full_run(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     write = state.write
     full = True
 
-    def write_or_fail(path: str, data: bytes, mode: int = 0o600) -> None:
+    def write_or_fail(path: str, data: bytes, mode: int = 0o600, lasting: bool = False) -> None:
         if full and ONE in path:
             raise state.StateError(f"{path}: No space left on device")
-        write(path, data, mode)
+        write(path, data, mode, lasting)
 
     monkeypatch.setattr(state, "write", write_or_fail)
 

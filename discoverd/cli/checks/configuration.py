@@ -1,21 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration files, as ``discoverd --check`` judges them."""
+"""The configuration files, as a reload would judge them, and which of them count as they were before."""
 
-from discoverd.cli.checks.finding import Finding
-from discoverd.config.fabrics import load_fabrics
-from discoverd.config.settings import load_settings
+from discoverd import state
+from discoverd.cli.checks.finding import Finding, problem
+from discoverd.cli.plan_file import PlanFile
+from discoverd.config import record
+from discoverd.config.files import Files, read_files
+from discoverd.config.last_good import settle
+
+_RELOAD = "systemctl reload discoverd"
 
 
-def check() -> list[Finding]:
-    """Return the faults of the files, a secret that others can read among them."""
-    diagnostics = (*load_fabrics().diagnostics, *load_settings()[1])
-    return [
+def check(plan: PlanFile) -> list[Finding]:
+    """Return the faults of the files, a secret that others can read among them, and the files that discoverd takes as
+    they were before."""
+    files = read_files()
+    try:
+        before = record.read().files
+    except state.StateError:
+        before = Files()
+    diagnostics = settle(Files(files.settings, files.fabrics), before).complaints
+    found = [
         Finding(
             "problem" if one.severity == "error" or "secret" in one.message else "hint",
             f"{one.path}:{one.line}: {one.message}" if one.line else f"{one.path}: {one.message}",
-            f"{one.hint}, then: systemctl reload discoverd"
-            if one.hint
-            else "mend it, then: systemctl reload discoverd",
+            f"{one.hint}, then: {_RELOAD}" if one.hint else f"mend it, then: {_RELOAD}",
         )
         for one in diagnostics
+    ]
+    return found + [
+        problem(
+            f"{one.file} counts as it was on {one.since}, because of a mistake that came into it since: {one.mistake}",
+            f"mend it, and have what it says now taken: {_RELOAD}",
+        )
+        for one in plan.kept
     ]

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A reload is checked first, what was good outlives a restart, and who asks for it hears what came of it."""
+
+import asyncio
+import base64
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from discoverd import __main__, state
+from discoverd.config import record
+from discoverd.config.errors import Diagnostic
+from discoverd.supervisor import lock, reload
+
+from .fake_host import DISCOVERY, FIRST, ONE, SECOND, TWO, Host, spec_of, until
+
+MISSPELT = FIRST.replace("controller", "controler")
+BROKEN = FIRST.replace("trsvcid", "trsvcidd")
+
+
+def misspell(host: Host, text: str) -> None:
+    host.configure(text)
+    os.kill(os.getpid(), signal.SIGHUP)
+
+
+def remembers(text: str) -> bool:
+    path = Path(record.PATH)
+    return path.exists() and base64.b64encode(text.encode()) in path.read_bytes()
+
+
+def live(host: Host, text: str) -> None:
+    """A supervisor's life with a good configuration."""
+    host.configure(text)
+    host.messages.clear()
+
+    async def scenario() -> None:
+        await until(lambda: host.status.endswith(" live"))
+        await until(lambda: remembers(text))
+
+    assert host.play(scenario) == 0
+
+
+@pytest.mark.parametrize("text", [MISSPELT, BROKEN])
+def test_reload_with_a_mistake_takes_nothing_and_names_its_place(host: Host, text: str) -> None:
+    host.configure(FIRST)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        host.set("[Global]\nmax-connecting = 3\n")
+        misspell(host, text + SECOND)
+        await until(lambda: f"{host.etc}/nvme-fabrics.conf:3:" in host.status)
+        assert host.status.startswith("1 controller: 1 live; ")
+        assert "; nothing was reloaded" in host.status
+        assert spec_of(ONE).note == ""
+        assert host.daemon
+        # The whole of it, or nothing.
+        assert host.daemon._configuration.current.settings.max_connecting == 16
+        host.configure(SECOND)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: host.status == "2 controllers: 2 live")
+        assert spec_of(ONE).note.startswith("no longer configured at")
+        assert host.daemon._configuration.current.settings.max_connecting == 3
+
+    assert host.play(scenario) == 0
+
+
+@pytest.mark.parametrize("text", [MISSPELT, BROKEN, FIRST + "junk\n"])
+def test_mistake_is_not_found_at_the_next_boot_as_an_empty_host(host: Host, text: str) -> None:
+    live(host, FIRST)
+    host.systemd.units.clear()
+    host.systemd.started.clear()
+    (Path(state.directory(ONE)) / "spec").unlink()
+    host.configure(text)
+    (host.etc / "nvme-fabrics.conf.d/more.conf").write_text(SECOND)
+
+    async def scenario() -> None:
+        await until(lambda: host.status.startswith("2 controllers: 2 live; "))
+        assert f"{host.etc}/nvme-fabrics.conf:" in host.status
+        assert "; until that is mended, the file counts as it was on 20" in host.status
+        reason = host.decisions[ONE].reason
+        assert reason.startswith(f"configured at {host.etc}/nvme-fabrics.conf:3, as the file was before the mistake in")
+        plan = json.loads((host.root / "run/plan").read_text())
+        (kept,) = plan["kept"]
+        assert kept["file"] == f"{host.etc}/nvme-fabrics.conf"
+        assert kept["mistake"] in plan["complaints"][0] or kept["mistake"].split(" (")[0] in plan["complaints"][0]
+
+        host.configure(FIRST)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: host.status == "2 controllers: 2 live")
+        await until(lambda: json.loads((host.root / "run/plan").read_text())["kept"] == [])
+        assert host.decisions[ONE].reason == f"configured at {host.etc}/nvme-fabrics.conf:3"
+
+    assert host.play(scenario) == 0
+    assert sorted(host.systemd.started) == [ONE, TWO]
+
+
+def test_removed_section_is_gone_after_a_restart(host: Host) -> None:
+    live(host, FIRST + SECOND)
+    host.systemd.units.clear()
+    for instance in (ONE, TWO):
+        (Path(state.directory(instance)) / "spec").unlink()
+    host.systemd.started.clear()
+    live(host, SECOND)
+    assert host.systemd.started == [TWO]
+
+
+def test_settings_and_identity_outlive_a_restart_too(host: Host) -> None:
+    host.set("[Global]\ndisconnect-scope = none\n")
+    live(host, FIRST)
+    host.set("[Global]\ndisconnect-scope = nnoe\n")
+    (host.etc / "hostnqn").write_text("nqn.nonsense\n")
+
+    async def scenario() -> None:
+        await until(lambda: host.status.startswith("1 controller: 1 live; "))
+        assert host.daemon
+        current = host.daemon._configuration.current
+        assert current.settings.disconnect_scope == "none"
+        assert current.host.hostnqn == "nqn.2024-08.com.example:host"
+
+    assert host.play(scenario) == 0
+
+
+def test_secrets_are_kept_for_root_only(host: Host) -> None:
+    secret = FIRST + "kxchap-secret = DHHC-1:00:ia6zGodOr4SEG0Zzaw398rpY0wqipUWj4jWjUh4HWUz6aQ2n:\n"
+    live(host, secret)
+    for place in (record.PATH, os.path.dirname(record.PATH)):
+        assert os.stat(place).st_mode & 0o077 == 0
+    live(host, FIRST)
+    assert not remembers(secret)
+    assert "ia6zGodOr4SEG0Zz" not in str(record.read())
+
+
+def test_record_that_cannot_be_used_is_made_anew(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    Path(record.PATH).parent.mkdir()
+    Path(record.PATH).write_text("discoverd-configuration 99\n")
+    host.configure(FIRST)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        await until(lambda: Path(record.PATH).read_bytes().startswith(record.KIND.encode() + b"\n"))
+
+    assert host.play(scenario) == 0
+    assert "the last good configuration cannot be used: it begins with 'discoverd-configuration 99'" in caplog.text
+
+
+def test_record_that_cannot_be_written_stops_nothing(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    Path(record.PATH).parent.write_text("in the way")
+    host.configure(FIRST)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        await until(lambda: "the next start cannot make up for a mistake in the configuration" in caplog.text)
+        host.configure(FIRST + SECOND)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: "2 live" in host.status)
+
+    assert host.play(scenario) == 0
+
+
+# Who asks -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon that holds the lock is this process."""
+
+    def held() -> None:
+        raise lock.HeldError(os.getpid())
+
+    monkeypatch.setattr(lock, "check", held)
+    monkeypatch.setattr(sys, "argv", ["discoverd", "--reload"])
+
+
+@pytest.mark.usefixtures("asks")
+def test_who_asks_hears_when_it_is_in_force(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    host.configure(DISCOVERY)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        host.configure(DISCOVERY + FIRST)
+        assert await asyncio.to_thread(__main__.main) == 0
+        assert host.daemon
+        assert len(host.daemon._configuration.current.fabrics.connections) == 2
+        host.configure(DISCOVERY + BROKEN)
+        assert await asyncio.to_thread(__main__.main) == 1
+
+    assert host.play(scenario, asyncio.run) == 0
+    said = capsys.readouterr().err
+    assert "not reloaded, and the configuration from before stays in force: " in said
+    assert f"{host.etc}/nvme-fabrics.conf:5:" in said
+
+
+@pytest.mark.usefixtures("host")
+def test_daemon_that_does_not_run_or_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    os.makedirs(state.ROOT)
+    with pytest.raises(reload.ReloadError, match="discoverd does not run"):
+        reload.ask()
+    killed: list[int] = []
+
+    def held() -> None:
+        raise lock.HeldError(4711)
+
+    monkeypatch.setattr(lock, "check", held)
+    monkeypatch.setattr(os, "kill", lambda pid, _: killed.append(pid))
+    # What it answered to somebody else, earlier, is no answer.
+    reload.answer(reload.now(), [Diagnostic("x.conf", 3, 1, "error", "a mistake")])
+    with pytest.raises(reload.ReloadError, match="has not answered"):
+        reload.ask(0.05)
+    assert killed == [4711]
+
+
+@pytest.mark.usefixtures("host")
+def test_user_who_may_not_ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def denied() -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(lock, "check", denied)
+    monkeypatch.setattr(sys, "argv", ["discoverd", "--reload"])
+    assert __main__.main() == 1
+    assert capsys.readouterr().err.endswith(
+        "discoverd cannot be told: Permission denied; as root: systemctl reload discoverd\n"
+    )
