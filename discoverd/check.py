@@ -2,7 +2,8 @@
 """``discoverd --check``: all that the daemon would find wrong with its configuration, for people and for scripts.
 
 Files are read as the daemon reads them, with their neighbours, and understood by the same code. No name is looked up,
-and nothing of this host is asked for but its files, the last good configuration among them.
+and nothing of this host is asked for but its files, the last good configuration and what the kernel has told discoverd
+among them.
 """
 
 import os
@@ -22,6 +23,7 @@ from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, R
 from discoverd.config.named import applied, said_of
 from discoverd.config.settings import SETTINGS_CONF, parse_settings
 from discoverd.config.sources import SourceFile, read_file, read_tree
+from discoverd.kernel import fabrics
 from discoverd.plan.candidate import check_security, refuse_tls
 from discoverd.sources.configured import configured
 from discoverd.state import StateError
@@ -116,7 +118,8 @@ class _Check:
         self.diagnostics += config.diagnostics
         if complete:
             self._missing(Files(tuple(settings), tuple(connections)))
-        self.diagnostics += (*_identity_faults(config, host), *_refused(config, host))
+        known = _abilities() if complete else None
+        self.diagnostics += (*_identity_faults(config, host), *_refused(config, host, known))
         self.diagnostics += _unlisted(config, host, str(place.fabrics))
 
     def _tree(self, main: Path, given: Iterable[Path]) -> list[SourceFile]:
@@ -191,8 +194,17 @@ def _some_address(_key: str, _name: str, version: int) -> str:
     return _SOME_ADDRESS[version or 4]
 
 
-def _refused(config: FabricsConfig, host: HostIdentity) -> Iterator[Diagnostic]:
-    """Yield a warning for each connection of which no unit can be made, or that has its unit already."""
+def _abilities() -> set[str] | None:
+    """Return the options that the kernel has told discoverd of, None where it has not, or this user may not know."""
+    try:
+        return fabrics.abilities()
+    except OSError:
+        return None
+
+
+def _refused(config: FabricsConfig, host: HostIdentity, known: set[str] | None) -> Iterator[Diagnostic]:
+    """Yield a warning for each connection of which no unit can be made, or that has its unit already, or that has
+    options that the kernel does not know."""
     seen: dict[str, Connection] = {}
     for connection in config.connections:
         if connection.problem or not _has_identity(connection, host):
@@ -206,6 +218,11 @@ def _refused(config: FabricsConfig, host: HostIdentity) -> Iterator[Diagnostic]:
             if first is not connection:
                 message = f"the same path stands in {first.file}:{first.line}, which counts"
                 yield Diagnostic(connection.file, connection.line, 1, "warning", message, "remove one of the two")
+            for key, _ in candidate.options:
+                if known is not None and key not in known:
+                    left_out = "connected without" if fabrics.lacking([(key, "")], known) else "not connected"
+                    message = f"this kernel does not know the option {key}: {left_out}"
+                    yield Diagnostic(connection.file, connection.line, 1, "warning", message, "use a later kernel")
 
 
 def _has_identity(connection: Connection, host: HostIdentity) -> bool:

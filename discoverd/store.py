@@ -33,6 +33,7 @@ from discoverd.plan.log_page import LogPageError, PageRead, parse
 from discoverd.tid import TidError, TransportId
 
 BOOT = "discoverd-boot 1"
+WAKE = "discoverd-wake 1"
 CONFIRMATION = "discoverd-confirm 1"
 CONFIRMATION_MAX_SECONDS = 15
 _LOG_LIMIT = 1 << 25
@@ -71,6 +72,9 @@ def prepare() -> socket.socket:
     # The rename leaves no moment without a socket, and takes the place of the one that a killed supervisor
     # left.
     os.rename(temporary, state.WAKE_SOCKET)
+    with contextlib.suppress(state.StateError):  # A full /run: then it cannot be told whose the socket is.
+        inode = str(os.lstat(state.WAKE_SOCKET).st_ino)
+        state.write(_wake_record(), state.encode(WAKE, [("inode", inode)]))
     return wake
 
 
@@ -84,6 +88,20 @@ def _open_up() -> None:
         for name in ("report", "log"):
             with contextlib.suppress(FileNotFoundError):
                 os.chmod(f"{directory}/{name}", state.PUBLIC)
+def wake_sockets() -> tuple[int, int]:
+    """Return the inodes of the wake socket that the supervisor has made, and of the one that is there, 0 for none.
+
+    Raises state.StateError where it is not known which it has made.
+    """
+    own = state.number(dict(state.decode(WAKE, state.read(_wake_record()))).get("inode", ""))
+    try:
+        return own, os.lstat(state.WAKE_SOCKET).st_ino
+    except OSError:
+        return own, 0
+
+
+def _wake_record() -> str:
+    return state.WAKE_SOCKET + ".inode"
 
 
 def write_abilities(module: int, known: Iterable[str] | None) -> None:
@@ -218,6 +236,7 @@ def _refusal_row(refusal: Refusal) -> dict[str, str]:
         "traddr": traddr,
         "trsvcid": trsvcid,
         "subsysnqn": subsysnqn,
+        "trust": "" if refusal.trusted else "announced",
     }
 
 

@@ -5,7 +5,20 @@ import os
 from collections.abc import Callable
 
 from discoverd.cli import text
-from discoverd.cli.checks import configuration, exclusion_lists, identity, in_use, peers, tables, units
+from discoverd.cli.checks import (
+    abilities,
+    code,
+    configuration,
+    connections,
+    exclusion_lists,
+    identity,
+    in_use,
+    peers,
+    refusals,
+    tables,
+    units,
+    wake_socket,
+)
 from discoverd.cli.checks.finding import Finding, hint, problem
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.overview import Overview
@@ -33,7 +46,13 @@ def _checks(overview: Overview, systemd: Systemd) -> list[tuple[str, Callable[[]
         ("discoverd's services run", lambda: units.services(systemd)),
         ("the controllers' units can be made", lambda: units.template(systemd)),
         ("no controller's unit has failed", lambda: units.failed(overview.controllers)),
+        ("workers reach discoverd", lambda: wake_socket.check(runs)),
+        ("what runs is what is installed", lambda: code.check(overview.controllers, systemd)),
         ("the configuration is sound", lambda: _with_files(lambda: configuration.check(overview.plan))),
+        ("the kernel knows all options that are asked for", lambda: abilities.check(overview.controllers)),
+        ("nothing that is asked for is refused", lambda: refusals.check(overview.plan.refusals)),
+        ("what is wanted is connected", lambda: connections.unconnected(overview.controllers)),
+        ("no subsystem is on its last path", lambda: connections.last_paths(overview.controllers)),
         ("the exclusion lists are sound", exclusion_lists.check),
         ("the host's identity is its own", lambda: _with_files(lambda: identity.check(overview.controllers))),
         ("no other daemon owns controllers", lambda: peers.daemons(systemd)),

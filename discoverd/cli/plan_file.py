@@ -47,9 +47,10 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Something that a source asks for and that cannot be connected; ``expected`` is '' where that is to be mended.
+    """Something that a source asks for and that cannot be connected.
 
-    Where it would be is '' as far as that cannot be told.
+    ``expected`` is '' unless nothing is wrong with that, and ``trust`` where only an announcement leads to it. Where it
+    would be is '' as far as that cannot be told.
     """
 
     what: str
@@ -60,6 +61,7 @@ class Refused:
     traddr: str = ""
     trsvcid: str = ""
     subsysnqn: str = ""
+    trust: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,13 @@ class Systemd:
             return ""  # It was unloaded meanwhile.
         return text.decode("utf-8", "replace")
 
+    def main_pid(self, unit: Unit) -> int:
+        """Return the number of a service's main process, 0 where there is none."""
+        try:
+            return int(self._property(unit.path, _SERVICE, b"MainPID", b"u"))
+        except DBusBaseError:
+            return 0  # There is no such unit, or not any more.
+
     def names(self, unit: Unit, relation: str) -> set[str]:
         """Return the units in a property that lists some, such as ``After``."""
         try:

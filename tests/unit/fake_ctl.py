@@ -41,6 +41,7 @@ class Unit:
     sub: str = "running"
     lists: dict[str, list[str]] = field(default_factory=dict)
     file_state: str = ""
+    pid: int = 0
 
 
 @dataclass
@@ -81,6 +82,8 @@ class Bus:
             raise DBusBaseError(-2, b"org.freedesktop.DBus.Error.UnknownObject", b"No such object")
         if wanted == b"StatusText":
             return unit.status.encode()
+        if wanted == b"MainPID":
+            return unit.pid
         return [one.encode() for one in unit.lists.get(wanted.decode(), [])]
 
     def _row(self, name: str) -> tuple[Any, ...]:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from discoverd import state
 from discoverd.check import check
 from discoverd.config import record
 from discoverd.config.files import read_files
+from discoverd.kernel import fabrics
 
 from .dhchap_secrets import secret
 
@@ -49,6 +51,8 @@ def write(etc: Path) -> Write:
 @pytest.fixture(autouse=True)
 def _nothing_of_this_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "PATH", str(tmp_path / "last-good"))
+    monkeypatch.setattr(fabrics, "DEVICE", str(tmp_path / "nvme-fabrics"))
+    monkeypatch.setattr(fabrics, "ABILITIES", str(tmp_path / "abilities"))
 
 
 @pytest.fixture(autouse=True)
@@ -233,6 +237,20 @@ def test_what_is_missing_since_it_was_good_last_is_an_error(etc: Path, write: Wr
     # Elsewhere it is a warning, and so it is where it was never good.
     text, code = check([misspelt], etc.parent / "other")
     assert (code, "warning: " in text) == (0, True)
+
+
+def test_option_that_the_kernel_does_not_know_is_told(etc: Path, write: Write, tmp_path: Path) -> None:
+    identity(write)
+    write("nvme-fabrics.conf", SECTION + f"tos = 3\nkxchap-secret = {secret('x')}\n" + PATH.format("192.0.2.1"))
+    assert found(etc) == []
+    (tmp_path / "nvme-fabrics").touch()
+    known = ["nqn", "transport", "traddr", "trsvcid", "hostnqn", "hostid", "ctrl_loss_tmo"]
+    fields = [("module", str(fabrics.module())), *(("option", name) for name in known)]
+    (tmp_path / "abilities").write_bytes(state.encode(fabrics.ABILITIES_KIND, fields))
+    told = found(etc)
+    where = "warning: nvme-fabrics.conf:5:1: this kernel does not know the option"
+    assert f"{where} tos: connected without (use a later kernel)" in told
+    assert f"{where} dhchap_secret: not connected (use a later kernel)" in told
 
 
 # Rights ---------------------------------------------------------------------------------------------------

@@ -4,19 +4,21 @@
 import json
 import os
 import stat
+import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from discoverd.cli.checks import configuration, identity, tables
+from discoverd import state, store
+from discoverd.cli.checks import code, configuration, connections, identity, tables
 from discoverd.cli.checks.in_use import mount_unit
 from discoverd.config import record
 from discoverd.config.fabrics import load_fabrics
 from discoverd.config.files import Files, read_files
 from discoverd.config.identity import load_host_identity
-from discoverd.kernel import block, mounts
+from discoverd.kernel import block, fabrics, mounts
 
 from .fake_ctl import Desk, Unit, install, instance
 
@@ -43,6 +45,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.setattr(tables, "FSTAB", str(tmp_path / "fstab"))
     monkeypatch.setattr(tables, "CRYPTTAB", str(tmp_path / "crypttab"))
     monkeypatch.setattr(tables, "DISKS", str(tmp_path / "disk"))
+    monkeypatch.setattr(state, "WAKE_SOCKET", str(tmp_path / "wake"))
+    monkeypatch.setattr(fabrics, "DEVICE", str(tmp_path / "nvme-fabrics"))
+    monkeypatch.setattr(fabrics, "ABILITIES", str(tmp_path / "abilities"))
     monkeypatch.setattr(mounts, "system_targets", lambda: {"/", "/usr"})
     monkeypatch.setattr(mounts, "system_numbers", set)
     monkeypatch.setattr(mounts, "swaps", list)
@@ -82,7 +87,7 @@ def test_a_host_in_good_health(desk: Desk) -> None:
     assert findings(desk, 0) == []
     status, output, _ = desk.run("doctor")
     assert status == 0
-    assert len(output.splitlines()) == 11
+    assert len(output.splitlines()) == 17
     assert all(line.startswith("ok ") for line in output.splitlines())
 
 
@@ -302,3 +307,155 @@ def test_swap(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_unit_of_a_mount_point(target: str, unit: str) -> None:
     """As systemd-escape --path --suffix=mount has it."""
     assert mount_unit(target) == unit
+
+
+# What is wanted, and what is there --------------------------------------------------------------------------
+
+
+def test_refused(desk: Desk) -> None:
+    desk.plan["refusals"] = [
+        {"what": "tcp 192.0.2.9", "source": "x.conf:3", "reason": "TLS is not supported yet"},
+        {"what": "tcp 192.0.2.8", "source": "mDNS", "reason": "nonsense", "trust": "announced"},
+        {"what": "rdma 192.0.2.7", "source": "a log page", "reason": "no device", "expected": "yes"},
+    ]
+    assert findings(desk, 1) == [
+        (
+            "problem",
+            "tcp 192.0.2.9 (x.conf:3) is not connected: TLS is not supported yet",
+            "mend what refuses it, then: systemctl reload discoverd",
+        ),
+        (
+            "hint",
+            "tcp 192.0.2.8 (mDNS) is not connected: nonsense",
+            "mend what refuses it, then: systemctl reload discoverd",
+        ),
+    ]
+    desk.plan["refusals"] = [{"what": f"tcp {one}", "source": "page", "reason": "bad"} for one in range(30)]
+    said = findings(desk, 1)
+    assert len(said) == 21
+    assert said[-1][1:] == ("10 more are refused", "see them: discoverctl status")
+
+
+def test_refused_in_a_file_is_said_once(desk: Desk, tmp_path: Path) -> None:
+    conf = tmp_path / "etc" / "nvme-fabrics.conf"
+    conf.write_text("[Discovery Controller]\ncontroller = transport=tpc;traddr=192.0.2.1\n")
+    conf.chmod(0o600)
+    desk.plan["refusals"] = [{"what": "tpc 192.0.2.1", "source": f"{conf}:2", "reason": "the transport is unknown"}]
+    ((severity, text, _),) = findings(desk, 1)
+    assert (severity, text.endswith("is not connected: the transport is unknown")) == ("problem", True)
+
+
+def waiting(
+    desk: Desk, volume: int, attempt: int, age: float = 0, word: str = "waiting", address: str = "192.0.2.1"
+) -> str:
+    unit = Unit(status="waiting 8 s")
+    name = desk.controller(volume, "", address=address, unit=unit, report=word)
+    when = int(time.clock_gettime(time.CLOCK_BOOTTIME) - age)
+    fields = [("state", word), ("status", "waiting"), ("attempt", str(attempt)), ("cause", "no answer")]
+    (Path(state.directory(name)) / "report").write_bytes(
+        state.encode(state.REPORT, [*fields, ("time", str(max(when, 0)))])
+    )
+    return name
+
+
+def test_not_connected_for_minutes(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "clock_gettime", lambda _: 10_000.0)
+    names = [waiting(desk, volume, 30) for volume in range(1, 6)]
+    other = waiting(desk, 6, 0, age=300, word="reconnecting", address="192.0.2.2")
+    waiting(desk, 7, 3)
+    waiting(desk, 8, 0, age=60, word="connecting")
+    array, one = findings(desk, 1)
+    shown = f"{', '.join(names[:3])} and 2 more: not connected after 30 attempts: no answer"
+    assert array == ("problem", shown, f"see what would help: discoverctl why {names[0]}")
+    assert one[1] == f"{other}: not connected for 5 minutes: no answer"
+
+
+def test_no_unit_for_minutes(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.planned(instance(1), "start", "configured at x.conf:3")
+    assert findings(desk, 0) == []
+    monkeypatch.setattr(connections, "_MINUTES", 0)
+    text = f"{instance(1)}: not connected for 0 minutes: no unit was made for it"
+    assert findings(desk, 1) == [("problem", text, f"see what would help: discoverctl why {instance(1)}")]
+
+
+def test_not_connected_and_not_to_be(desk: Desk) -> None:
+    waiting(desk, 1, 30)
+    desk.plan["controllers"][0]["note"] = "no longer configured"
+    assert findings(desk, 0) == []
+    desk.plan["controllers"][0] |= {"note": "", "excluded_by": "/etc/nvme/exclusions.conf:3"}
+    assert findings(desk, 0) == []
+    desk.plan["controllers"][0] |= {"excluded_by": "", "trust": "announced"}
+    assert [severity for severity, *_ in findings(desk, 0)] == ["hint"]
+
+
+def test_one_path_left(desk: Desk) -> None:
+    desk.controller(1, "nvme0")
+    second = desk.controller(1, "nvme1", address="192.0.2.2")
+    desk.controller(2, "nvme2")
+    assert findings(desk, 0) == []
+    desk.set("nvme1", "state", "connecting")
+    ((severity, text, remedy),) = findings(desk, 1)
+    assert (severity, remedy) == ("problem", f"see why: discoverctl why {second}")
+    assert text == "nqn.2024-08.com.example:vol1 has one path left, nvme0: if that is lost, its I/O stops; 1 other down"
+    desk.set("nvme0", "state", "connecting")
+    assert findings(desk, 0) == []
+
+
+def test_one_path_left_because_the_other_was_stopped(desk: Desk) -> None:
+    desk.controller(1, "nvme0")
+    name = desk.controller(1, "", address="192.0.2.2", action="keep stopped", unit=Unit("inactive"), report="stopped")
+    ((severity, text, remedy),) = findings(desk, 0)
+    assert (severity, text.endswith("1 other stopped"), remedy) == ("hint", True, f"discoverctl start {name}")
+
+
+def test_a_foreign_wake_socket(desk: Desk, tmp_path: Path) -> None:
+    wake = tmp_path / "wake"
+    wake.touch()
+    fields = [("inode", str(wake.stat().st_ino))]
+    (tmp_path / "wake.inode").write_bytes(state.encode(store.WAKE, fields))
+    assert findings(desk, 0) == []
+    (tmp_path / "other").touch()
+    (tmp_path / "other").rename(wake)
+    ((severity, text, _),) = findings(desk, 1)
+    assert (severity, f"the socket {wake} is another's, so discoverd" in text) == ("problem", True)
+    wake.unlink()
+    assert f"the socket {wake} is gone" in findings(desk, 1)[0][1]
+    desk.bus.units["discoverd.service"].active = "inactive"
+    assert "wake" not in desk.run("doctor")[1].replace("workers reach", "")
+
+
+def test_code_from_before_an_installation(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.controller(1, "nvme0", unit=Unit(status="live nvme0", pid=os.getpid()))
+    desk.controller(2, "nvme1", unit=Unit(status="live nvme1", pid=999_999_999))
+    desk.bus.units["discoverd.service"].pid = os.getpid()
+    package = tmp_path / "package"
+    (package / "worker").mkdir(parents=True)
+    file = package / "worker/loop.py"
+    file.touch()
+    monkeypatch.setattr(code, "PACKAGE", package)
+    # This process was started before it.
+    monkeypatch.setattr(code, "_TOLERANCE_SECONDS", 0.0)
+    daemon, workers = findings(desk, 0)
+    assert daemon == (
+        "hint",
+        "discoverd.service runs code from before the last installation",
+        "systemctl restart discoverd.service",
+    )
+    assert workers[1] == "1 worker of 2 run code from before the last installation"
+    assert workers[2].endswith(f"systemctl kill -s KILL nvme-ctrl@{instance(1)}.service")
+    monkeypatch.setattr(code, "_TOLERANCE_SECONDS", 1e9)
+    assert findings(desk, 0) == []
+
+
+def test_option_that_the_kernel_does_not_know(desk: Desk, tmp_path: Path) -> None:
+    name = desk.controller(1, "nvme0")
+    (tmp_path / "nvme-fabrics").touch()
+    known = ["nqn", "transport", "traddr", "trsvcid"]
+    fields = [("module", str(fabrics.module())), *(("option", one) for one in known)]
+    (tmp_path / "abilities").write_bytes(state.encode(fabrics.ABILITIES_KIND, fields))
+    ((severity, text, remedy),) = findings(desk, 1)
+    assert (severity, remedy) == ("problem", f"use a later kernel; see: discoverctl why {name}")
+    assert text == ("this kernel does not know the option dhchap_secret, which 1 controller should have: not connected")
+    fields.append(("option", "dhchap_secret"))
+    (tmp_path / "abilities").write_bytes(state.encode(fabrics.ABILITIES_KIND, fields))
+    assert findings(desk, 0) == []

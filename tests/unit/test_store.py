@@ -140,6 +140,19 @@ def test_wake_socket_takes_the_place_of_the_one_before(
         assert (wake.recv(100), wake.recv(100)) == (b"a", b"b")
 
 
+def test_wake_socket_of_somebody_else_is_told_from_our_own(run: Path) -> None:
+    with pytest.raises(state.StateError):
+        store.wake_sockets()
+    with store.prepare():
+        own, there = store.wake_sockets()
+        assert own == there == (run / "wake").stat().st_ino
+        (run / "other").touch()
+        (run / "other").rename(run / "wake")
+        assert store.wake_sockets() == (own, (run / "wake").stat().st_ino)
+        (run / "wake").unlink()
+        assert store.wake_sockets() == (own, 0)
+
+
 def test_prepare_without_a_place_raises_os_error(run: Path) -> None:
     (run / "controllers").rmdir()
     (run / "controllers").write_text("a file")
@@ -677,6 +690,14 @@ def test_plan_has_each_field_in_its_place(run: Path, no_umask: None) -> None:
         "kept": [{"file": "f", "since": "2026-11-21 14:05", "mistake": "f:3:1: no such key"}],
     }
     assert mode(run / "plan") == 0o644
+
+
+def test_plan_tells_refusals_that_are_expected_or_only_announced(run: Path) -> None:
+    refusals = [Refusal("a", "b", "c", expected=True), Refusal("a", "b", "c", trusted=False)]
+    store.write_plan([], refusals, [], {})
+    row = {"what": "a", "source": "b", "reason": "c"}
+    told = json.loads((run / "plan").read_bytes())["refusals"]
+    assert told == [{**row, "expected": "yes"}, {**row, "trust": "announced"}]
 
 
 def test_plan_is_replaced_in_one_step(run: Path) -> None:

@@ -12,14 +12,15 @@ _RELOAD = "systemctl reload discoverd"
 
 
 def check(plan: PlanFile) -> list[Finding]:
-    """Return the faults of the files, a secret that others can read among them, and the files that discoverd takes as
-    they were before."""
+    """Return the faults of the files, a secret that others can read among them, but not what discoverd refuses, and the
+    files that it takes as they were before."""
     files = read_files()
     try:
         before = record.read().files
     except state.StateError:
         before = Files()
     diagnostics = settle(Files(files.settings, files.fabrics), before).complaints
+    refused = {one.source for one in plan.refusals}
     found = [
         Finding(
             "problem" if one.severity == "error" or "secret" in one.message else "hint",
@@ -27,6 +28,7 @@ def check(plan: PlanFile) -> list[Finding]:
             f"{one.hint}, then: {_RELOAD}" if one.hint else f"mend it, then: {_RELOAD}",
         )
         for one in diagnostics
+        if one.severity == "error" or f"{one.path}:{one.line}" not in refused
     ]
     return found + [
         problem(
