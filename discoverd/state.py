@@ -23,6 +23,9 @@ PRIVATE, PUBLIC, PUBLIC_DIRECTORY = 0o600, 0o644, 0o755
 SPEC = "discoverd-spec 1"
 REPORT = "discoverd-report 1"
 LOG = "discoverd-log 1"
+# Written by the supervisor: an owner in the registry that does not count any more, and for how long that is true.
+TAKE_BACK = "discoverd-take-back 1"
+TAKE_BACK_SECONDS = 15
 
 # What a report says of a controller, in its field ``state``: while its worker runs, and as its last word. FOREIGN is
 # one that belongs to somebody else, GONE one that was lost while the system goes down.

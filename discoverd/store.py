@@ -35,6 +35,8 @@ from discoverd.tid import TidError, TransportId
 BOOT = "discoverd-boot 1"
 WAKE = "discoverd-wake 1"
 CONFIRMATION = "discoverd-confirm 1"
+# Of nvme-cli's nvme-discoverd: a directory for each controller that it has connected, with the name of the unit.
+HOLDERS = "/run/nvme/discoverd/controllers"
 CONFIRMATION_MAX_SECONDS = 15
 _LOG_LIMIT = 1 << 25
 _KEEP_STOPPED = "stopped-by-an-administrator"
@@ -74,7 +76,7 @@ def prepare() -> socket.socket:
     os.rename(temporary, state.WAKE_SOCKET)
     with contextlib.suppress(state.StateError):  # A full /run: then it cannot be told whose the socket is.
         inode = str(os.lstat(state.WAKE_SOCKET).st_ino)
-        state.write(_wake_record(), state.encode(WAKE, [("inode", inode)]))
+        state.write(_wake_record(), state.encode(WAKE, [("inode", inode)]), state.PUBLIC)
     return wake
 
 
@@ -309,6 +311,7 @@ def read_report(instance: str) -> Report | None:
             state.number(fields.get("since", "0")),
             fields.get("detail", ""),
             fields.get("answer", ""),
+            fields.get("owner", ""),
         )
     except state.StateError:
         return None
@@ -372,6 +375,25 @@ def take_confirmation(instance: str) -> list[str]:
 
 def _confirmation(instance: str) -> str:
     return state.directory(instance) + "/confirm"
+
+
+def take_back(instance: str, device: str, owner: str) -> None:
+    """Leave word for a worker that this owner of its controller does not count any more. Raises state.StateError.
+
+    It holds for state.TAKE_BACK_SECONDS: what it says was found out in this moment.
+    """
+    now = ("milliseconds", str(int(time.clock_gettime(time.CLOCK_BOOTTIME) * 1000)))
+    fields = [now, ("device", device), ("owner", owner)]
+    state.write(f"{state.directory(instance)}/take-back", state.encode(state.TAKE_BACK, fields))
+
+
+def holder(device: str) -> str:
+    """Return the unit that holds a controller by the record of nvme-cli's nvme-discoverd, '' where there is none."""
+    try:
+        name = state.read(f"{HOLDERS}/{device}/unit", 4096).decode("utf-8", "replace").strip()
+    except state.StateError:
+        return ""
+    return name if name.isprintable() else ""
 
 
 def forget(instance: str) -> None:

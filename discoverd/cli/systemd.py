@@ -80,6 +80,13 @@ class Systemd:
         rows = self._list(b"ListUnitsByNames", b"as", [name.encode() for name in names])
         return {unit.name: unit for unit in rows}
 
+    def matching(self, patterns: Iterable[str]) -> dict[str, Unit]:
+        """Return the loaded units that fit one of some patterns, by name."""
+        asked = [pattern.encode() for pattern in patterns]
+        # None at all would stand for all units.
+        rows = self._list(b"ListUnitsByPatterns", b"asas", [], asked) if asked else []
+        return {unit.name: unit for unit in rows}
+
     def status(self, unit: Unit) -> str:
         """Return the status line of a service, '' where it has said nothing."""
         try:

@@ -12,6 +12,7 @@ from discoverd.cli.kernel_log import ATTEMPT_SECONDS, Line
 from discoverd.cli.overview import Controller, Overview
 from discoverd.cli.plan_file import Planned
 from discoverd.plan.facts import Report
+from discoverd.plan.former_owner import TOOLS
 
 _DECISIONS = {
     "start": "discoverd wants it connected, because it is {}.",
@@ -194,7 +195,8 @@ def _change(controller: Controller) -> list[str]:
     if device and device.foreign:
         return [
             f"As long as {device.owner} owns it, it is left alone. To have discoverd look after it, disconnect it with "
-            "the tool that connected it."
+            "the tool that connected it.",
+            *(["Whether that tool still runs: discoverctl doctor"] if device.owner in TOOLS else []),
         ]
     if controller.report and controller.report.state == state.FOREIGN and unit and unit.running:
         return ["It is left alone until that one lets it go, and then connected, so nothing needs to be done here."]

@@ -24,6 +24,7 @@ from discoverd.supervisor import reload
 from discoverd.supervisor.changes import Changes
 from discoverd.supervisor.configuration import Configuration
 from discoverd.supervisor.connection import Connection
+from discoverd.supervisor.former_owners import FormerOwners
 from discoverd.supervisor.inventory import Inventory
 from discoverd.supervisor.observed import Observed
 from discoverd.supervisor.plan_file import PlanFile
@@ -143,6 +144,9 @@ class Supervisor:
             tally,
             PlanFile(self._blocking),
         )
+        self._former_owners = FormerOwners(
+            self._blocking, self._connection, self._observed, self._reconciler.decisions, tally
+        )
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: self._tasks.create_task(self._reload()))
         began = reload.now()
         await self._load()
@@ -161,6 +165,7 @@ class Supervisor:
             self._tasks.create_task(source.run())
         self._tasks.create_task(addresses.follow(inventory.locate))
         self._tasks.create_task(self._connection.run(self._signalled))
+        self._tasks.create_task(self._former_owners.run())
         self._tasks.create_task(self._rounds())
         return wake
 
@@ -267,6 +272,7 @@ class Supervisor:
             # A worker that waits for it reports, and so there is a round.
             await self._configuration.abilities.look()
             await self._reconciler.round()
+            self._former_owners.notice()
             self._notifier.status(self._reconciler.status)
             if self._reconciler.settled:
                 self._become_ready()

@@ -46,6 +46,10 @@ class Tally:
         """Return the controllers that count as this."""
         return [instance for instance, now in self._states.items() if now == counted]
 
+    def has(self, counted: str) -> bool:
+        """Tell whether any controller counts as this."""
+        return self._counts[counted] > 0
+
     def count(self, instance: str, now: str) -> None:
         """Take what a controller counts as, '' for none: then nothing is wrong with it either."""
         before = self._states.pop(instance, "")

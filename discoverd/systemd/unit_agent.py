@@ -16,7 +16,7 @@ import os
 import select
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pystemd.dbusexc import DBusBaseError, DBusUnknownPropertyError
@@ -135,9 +135,18 @@ class Agent:
             rows = self._manager.call("ListUnitsByNames", [unit.encode() for unit in units])
         else:
             rows = self._manager.call("ListUnitsByPatterns", [], [PATTERN])
-        return {
-            row[0].decode(): {"load": row[2].decode(), "active": row[3].decode(), "job": bool(row[7])} for row in rows
-        }
+        return _described(rows)
+
+    def others(self, units: Sequence[str], patterns: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return what systemd knows of these units of other tools, and of those that are loaded and fit a pattern."""
+        rows = list(self._manager.call("ListUnitsByNames", [unit.encode() for unit in units]))
+        if patterns:
+            rows += self._manager.call("ListUnitsByPatterns", [], [pattern.encode() for pattern in patterns])
+        return _described(rows)
+
+
+def _described(rows: Iterable[Any]) -> dict[str, dict[str, Any]]:
+    return {row[0].decode(): {"load": row[2].decode(), "active": row[3].decode(), "job": bool(row[7])} for row in rows}
 
 
 def _native(signature: str, value: Any) -> Any:

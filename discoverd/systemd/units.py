@@ -141,6 +141,14 @@ class Units:
                 facts[instance] = UnitFact(row["load"], row["active"], row["job"])
         return facts
 
+    async def others(self, units: Iterable[str], patterns: Iterable[str]) -> dict[str, UnitFact]:
+        """Return what systemd has of other tools, by name: these units, loaded or not, and what fits a pattern.
+
+        Raises UnitError.
+        """
+        rows: dict[str, dict[str, Any]] = await self._ask("others", [*units], [*patterns])
+        return {name: UnitFact(row["load"], row["active"], row["job"]) for name, row in rows.items()}
+
     async def _ask(self, operation: str, *arguments: object) -> Any:
         number = next(self._numbers)
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

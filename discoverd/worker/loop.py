@@ -305,6 +305,9 @@ class Loop:
             if self._discovery is not None and spec.confirm:
                 seconds = self._discovery.discovery.interval(seconds)
         self._tell(Event(machine.SOONER, seconds=seconds))
+        if self._ownership.foreign:
+            # Its owner may not count any more.
+            self._look()
 
     def _start(self, function: "Callable[[], Any]") -> Call:
         return Call(function, self._wake_write)

@@ -8,10 +8,12 @@ knows is recognised by all of its options.
 """
 
 import posix
+import time
 
 from discoverd import notify, registry, state
 from discoverd.kernel import controllers
 
+_BOOTTIME = 7
 # Reasons to take a controller, from the best to the worst; with the last one it is left to somebody else.
 _BOTH_RECORDS, _REPORT, _ENTRY, _OPTIONS, _NOT_OURS = range(5)
 
@@ -109,6 +111,16 @@ def _reported(instance: str) -> tuple[str, int]:
         return "", 0
 
 
+def _does_not_count(instance: str, device: str, owner: str) -> bool:
+    """Tell whether the supervisor has just found out that nobody of this owner's name looks after the controller."""
+    try:
+        fields = dict(state.decode(state.TAKE_BACK, state.read(state.directory(instance) + "/take-back")))
+        age = time.clock_gettime(_BOOTTIME) - state.number(fields.get("milliseconds", "")) / 1000
+    except state.StateError:
+        return False
+    return (fields.get("device"), fields.get("owner")) == (device, owner) and 0 <= age <= state.TAKE_BACK_SECONDS
+
+
 def holder(instance: str, device: str) -> str:
     """Return who else has a controller by its entry, '' for nobody."""
     try:
@@ -168,6 +180,8 @@ class Ownership:
             owner = registry.retrieve(self.device, "owner")
             unit = registry.retrieve(self.device, "unit") or ""
             adopted = registry.retrieve(self.device, "adopted") is not None
+            if before and owner == before and _does_not_count(self.instance, self.device, owner):
+                owner, unit, adopted = None, "", False
         except OSError as error:
             self._complain(f"cannot read the entry of {self.device} in {registry.ROOT}: {error.strerror}")
             if not self._entered:

@@ -124,16 +124,16 @@ def test_masked_unit(host: Machine) -> None:
 def test_somebody_elses_controller_is_left_alone(host: Machine) -> None:
     host.run("lab-target up --subsystems 2 --ports 192.0.2.1:4420")
     host.run(f"modprobe nvme-tcp && nvme connect -t tcp -a 192.0.2.1 -s 4420 -n {scenario.nqn(1)}")
-    host.run("mkdir -p /run/nvme/registry/nvme0 && echo stas >/run/nvme/registry/nvme0/owner")
+    host.run("mkdir -p /run/nvme/registry/nvme0 && echo orchestrator >/run/nvme/registry/nvme0/owner")
     # One that nobody owns and that we want is adopted as it is.
     host.run(f"nvme connect -t tcp -a 192.0.2.1 -s 4420 -n {scenario.nqn(2)}")
     before = scenario.controllers(host)
     scenario.start(host)
     scenario.wait_live(host, 3)
-    scenario.wait_unit(host, unit_name(1), "left alone: nvme0 belongs to stas")
+    scenario.wait_unit(host, unit_name(1), "left alone: nvme0 belongs to orchestrator")
     scenario.wait_unit(host, unit_name(2), "live nvme1")
     scenario.wait_status(host, "3 controllers: 2 live, 1 left alone")
-    assert scenario.registry(host)["nvme0"] == {"owner": "stas"}
+    assert scenario.registry(host)["nvme0"] == {"owner": "orchestrator"}
     assert scenario.registry(host)["nvme1"]["owner"] == "nvme-ctrl"
     host.run(f"systemctl stop '{unit_name(1)}'", timeout=GENEROUS)
     assert all(scenario.controllers(host)[device] == row for device, row in before.items())

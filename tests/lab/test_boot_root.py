@@ -60,7 +60,7 @@ def test_controllers_of_the_boot_are_claimed_and_no_others(rooted: Machine) -> N
     assert machine.run(f"test -e {RECORD}", check=False).returncode == 1
     assert claimed(machine) == {unit_name(1)}
     owners = {device: entry["owner"] for device, entry in scenario.registry(machine).items()}
-    assert owners == {"nvme1": "nbft", "nvme2": "autoconnect", "nvme4": "stas"}
+    assert owners == {"nvme1": "nbft", "nvme2": "autoconnect", "nvme4": "orchestrator"}
     write(machine, "first")
     machine.reboot()
 
@@ -75,7 +75,7 @@ def test_controllers_of_the_boot_are_claimed_and_no_others(rooted: Machine) -> N
         "nvme1": "nbft",
         "nvme2": "nvme-ctrl",
         "nvme3": "nvme-ctrl",
-        "nvme4": "stas",
+        "nvme4": "orchestrator",
     }
     assert [entries[f"nvme{number}"].get("adopted") for number in range(5)] == ["yes", None, "yes", "yes", None]
     before = scenario.controllers(machine)

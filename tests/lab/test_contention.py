@@ -81,22 +81,22 @@ def test_an_entry_that_another_owner_took_over_is_given_up(host: Machine) -> Non
     connected = scenario.controllers(host)
     name = device(host, 1)
 
-    take_over(host, name, "stas")
-    scenario.wait_unit(host, unit_name(1), f"left alone: {name} belongs to stas", timeout=ONE_LOOK)
+    take_over(host, name, "orchestrator")
+    scenario.wait_unit(host, unit_name(1), f"left alone: {name} belongs to orchestrator", timeout=ONE_LOOK)
     scenario.wait_status(host, "3 controllers: 2 live, 1 left alone")
-    assert any("stas" in entry.message for entry in host.journal(unit_name(1)))
+    assert any("orchestrator" in entry.message for entry in host.journal(unit_name(1)))
     assert scenario.controllers(host) == connected
     assert set(scenario.registry(host)[name]) == {"owner", "seqnum"}
 
     # Not ours, so not ours to disconnect, whoever asks.
     host.run(f"systemctl restart '{unit_name(1)}'", timeout=GENEROUS)
-    scenario.wait_unit(host, unit_name(1), f"left alone: {name} belongs to stas")
+    scenario.wait_unit(host, unit_name(1), f"left alone: {name} belongs to orchestrator")
     host.run(f"systemctl stop '{unit_name(1)}'", timeout=GENEROUS)
     assert scenario.controllers(host) == connected
-    assert scenario.registry(host)[name]["owner"] == "stas"
+    assert scenario.registry(host)[name]["owner"] == "orchestrator"
 
     host.run(f"systemctl start '{unit_name(1)}'", timeout=GENEROUS)
-    scenario.wait_unit(host, unit_name(1), f"left alone: {name} belongs to stas")
+    scenario.wait_unit(host, unit_name(1), f"left alone: {name} belongs to orchestrator")
     # Its owner lets go of it.
     host.run(f"rm -r {REGISTRY}/{name}")
     scenario.wait_unit(host, unit_name(1), f"live {name}", timeout=ONE_LOOK)

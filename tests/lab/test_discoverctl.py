@@ -144,14 +144,14 @@ def test_the_controllers_of_others(host: Machine) -> None:
     for volume in (1, 2):
         host.run(f"nvme connect -t tcp -a 192.0.2.1 -s 4420 -n {nqn(volume)}")
     scenario.wait_live(host, 2)
-    host.run("mkdir -p /run/nvme/registry/nvme0 && echo stas >/run/nvme/registry/nvme0/owner")
+    host.run("mkdir -p /run/nvme/registry/nvme0 && echo orchestrator >/run/nvme/registry/nvme0/owner")
     scenario.start(host, ONE_PATH)
     scenario.wait_status(host, "1 controller: 1 left alone")
     found = listed(host)
-    assert (found["nvme0"]["state"], found["nvme0"]["owner"]) == ("left alone", "stas")
+    assert (found["nvme0"]["state"], found["nvme0"]["owner"]) == ("left alone", "orchestrator")
     assert (found["nvme1"]["state"], found["nvme1"]["owner"], found["nvme1"]["unit"]) == ("live", "", "")
-    assert "As long as stas owns it" in ctl(host, "why nvme0")[0]
-    assert "nvme0 belongs to stas" in ctl(host, "disconnect nvme0", REFUSED)[1]
+    assert "As long as orchestrator owns it" in ctl(host, "why nvme0")[0]
+    assert "nvme0 belongs to orchestrator" in ctl(host, "disconnect nvme0", REFUSED)[1]
     assert "discoverctl disconnect nvme1" in ctl(host, "stop nvme1", REFUSED)[1]
     ctl(host, "disconnect nvme1")
     assert set(scenario.controllers(host)) == {"nvme0"}

@@ -63,6 +63,9 @@ class Systemd:
         # What was asked for by name, and how often for everything.
         self.listed: list[set[str]] = []
         self.listed_all = 0
+        # Units of other tools, and what was asked for of these.
+        self.others: dict[str, UnitFact] = {}
+        self.asked_for_others: list[tuple[list[str], list[str]]] = []
         self.soft_reboots = 0
         # What to do wrong: refuse to start or to list, leave first attempts without an end, refuse the bus.
         self.refuses = ""
@@ -170,6 +173,12 @@ class Agent:
             return {instance: units[instance] for instance in asked if instance in units}
         self._systemd.listed_all += 1
         return dict(units)
+
+    async def others(self, units: Iterable[str], patterns: Iterable[str]) -> dict[str, UnitFact]:
+        if self._systemd.refuses_to_list:
+            raise UnitError(self._systemd.refuses_to_list)
+        self._systemd.asked_for_others.append(([*units], [*patterns]))
+        return dict(self._systemd.others)
 
     def keep_loaded(self, instances: Iterable[str]) -> None:
         self._systemd.referenced += instances

@@ -87,7 +87,7 @@ def test_a_host_in_good_health(desk: Desk) -> None:
     assert findings(desk, 0) == []
     status, output, _ = desk.run("doctor")
     assert status == 0
-    assert len(output.splitlines()) == 17
+    assert len(output.splitlines()) == 18
     assert all(line.startswith("ok ") for line in output.splitlines())
 
 
@@ -459,3 +459,61 @@ def test_option_that_the_kernel_does_not_know(desk: Desk, tmp_path: Path) -> Non
     fields.append(("option", "dhchap_secret"))
     (tmp_path / "abilities").write_bytes(state.encode(fabrics.ABILITIES_KIND, fields))
     assert findings(desk, 0) == []
+
+
+# Owners that do not run -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def theirs(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """A controller that nvme-discoverd has taken over, and that our unit leaves alone."""
+    monkeypatch.setattr(store, "HOLDERS", str(tmp_path / "holders"))
+    desk.controller(1, "nvme0", owner="discoverd", report="foreign", status="left alone: nvme0 belongs to discoverd")
+    desk.bus.units["nvme-discoverd.service"] = Unit("inactive")
+    return desk
+
+
+GONE = "nvme0 belongs to discoverd, and no daemon of nvme-cli's nvme-discoverd runs (nvme-discoverd.service)"
+
+
+def test_owner_that_does_not_run(theirs: Desk) -> None:
+    by_itself = "discoverd takes it back by itself, after 120 seconds at the latest"
+    assert findings(theirs, 1) == [("problem", f"{GONE}: nobody looks after it", by_itself)]
+    assert "Whether that tool still runs: discoverctl doctor" in theirs.run("why", "nvme0")[1]
+    theirs.bus.units["nvme-discoverd.service"].active = "active"
+    assert [text.split()[0] for _, text, _ in findings(theirs, 1)] == ["nvme-discoverd.service"]
+    theirs.bus.units["nvme-discoverd.service"].active = "inactive"
+    theirs.bus.units["discoverd.service"].active = "inactive"
+    assert "to do: systemctl start discoverd, which takes back what it asks for\n" in theirs.run("doctor")[1]
+
+
+def test_owner_that_does_not_run_and_whose_unit_would_disconnect(theirs: Desk, tmp_path: Path) -> None:
+    holder = "nvme-discoverd-0123456789ab.service"
+    (tmp_path / "holders/nvme0").mkdir(parents=True)
+    (tmp_path / "holders/nvme0/unit").write_text(holder + "\n")
+    theirs.bus.units[holder] = Unit(sub="exited")
+    ((severity, text, remedy),) = findings(theirs, 1)
+    assert severity == "problem"
+    assert text == f"{GONE}, but {holder} disconnects it when that is stopped, at shutdown under what is mounted"
+    assert remedy == (
+        f"have it forget the controller, and stop it: rm -r {tmp_path}/holders/nvme0 && systemctl stop {holder}; "
+        "then discoverd takes back what it asks for"
+    )
+
+
+def test_unit_of_another_controller_is_not_to_be_stopped(theirs: Desk, tmp_path: Path) -> None:
+    holder = "nvme-discoverd-0123456789ab.service"
+    (tmp_path / "holders/nvme7").mkdir(parents=True)
+    (tmp_path / "holders/nvme7/unit").write_text(holder + "\n")
+    theirs.bus.units[holder] = Unit(sub="exited")
+    ((_, text, remedy),) = findings(theirs, 1)
+    assert text.startswith(f"{GONE}, but one of its units disconnects it when that is stopped")
+    assert "stop" not in remedy
+    assert remedy.endswith(f"systemctl status {holder}")
+
+
+def test_owner_that_does_not_run_of_what_nobody_asks_for(desk: Desk) -> None:
+    desk.kernel(1, "nvme0", owner="stas")
+    ((_, text, remedy),) = findings(desk, 1)
+    assert "no daemon of nvme-stas runs (stafd.service, stacd.service): nobody looks after it" in text
+    assert remedy.endswith("nvme disconnect -d nvme0")

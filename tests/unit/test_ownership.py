@@ -3,10 +3,11 @@
 
 import errno
 import os
+import time
 
 import pytest
 
-from discoverd import registry, state
+from discoverd import registry, state, store
 from discoverd.plan.candidate import BOOT, CONFIGURATION, MDNS, NBFT
 from discoverd.worker.ownership import Ownership
 
@@ -201,3 +202,50 @@ def test_an_entry_stays_with_the_next_controller_of_the_same_name(kernel: Kernel
     kernel.add("nvme0")
     one.forget()
     assert entry() == OURS
+
+
+# An owner that does not count any more ---------------------------------------------------------------------
+
+
+def left_to(owner: str) -> Ownership:
+    one = taken()
+    registry.claim("nvme0", owner, "theirs")
+    assert one.check(CONFIGURATION)
+    assert one.foreign == owner
+    return one
+
+
+def test_controller_is_taken_back_upon_the_supervisors_word() -> None:
+    one = left_to("discoverd")
+    os.makedirs(state.directory(INSTANCE), exist_ok=True)
+    store.take_back(INSTANCE, "nvme0", "discoverd")
+    assert one.check(CONFIGURATION)
+    assert (one.foreign, one.protected, entry()) == ("", False, OURS)
+    # An owner that comes later is one.
+    registry.claim("nvme0", "stas", "theirs")
+    assert one.check(CONFIGURATION)
+    assert one.foreign == "stas"
+
+
+@pytest.mark.parametrize(
+    ("device", "owner", "age"), [("nvme1", "discoverd", 0), ("nvme0", "stas", 0), ("nvme0", "discoverd", 16)]
+)
+def test_word_about_another_or_of_earlier_does_not_count(
+    device: str, owner: str, age: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = left_to("discoverd")
+    os.makedirs(state.directory(INSTANCE), exist_ok=True)
+    store.take_back(INSTANCE, device, owner)
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    monkeypatch.setattr(time, "clock_gettime", lambda _: now + age)
+    assert not one.check(CONFIGURATION)
+    assert (one.foreign, registry.retrieve("nvme0", "owner")) == ("discoverd", "discoverd")
+
+
+def test_controller_that_others_connected_is_taken_back_and_protected() -> None:
+    registry.claim("nvme0", "discoverd", "theirs", adopted=True)
+    one = taken(found=True, origin=DC)
+    os.makedirs(state.directory(INSTANCE), exist_ok=True)
+    store.take_back(INSTANCE, "nvme0", "discoverd")
+    assert one.check(DC)
+    assert (one.foreign, one.protected, entry()) == ("", True, (registry.OWNER, UNIT, True))

@@ -257,6 +257,14 @@ def test_a_list_is_of_all_controllers_or_of_those_that_are_named(manager: Manage
     assert manager.calls == [everything, everything, ("ListUnitsByNames", [UNIT.encode()])]
 
 
+def test_other_tools_units_are_listed_by_name_and_by_pattern(manager: Manager, agent: Agent) -> None:
+    expected = {UNIT: {"load": "loaded", "active": "inactive", "job": True}}
+    assert agent.others(["a.service"], []) == agent.others(["a.service"], ["b-*.service"]) == expected
+    by_name: tuple[Any, ...] = ("ListUnitsByNames", [b"a.service"])
+    # No pattern at all would stand for all units.
+    assert manager.calls == [by_name, by_name, ("ListUnitsByPatterns", [], [b"b-*.service"])]
+
+
 # The connection -------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from discoverd import notify, registry, state
+from discoverd import notify, registry, state, store
 from discoverd.kernel import controllers, fabrics, locks
 from discoverd.worker import loop, machine, main
 
@@ -460,6 +460,21 @@ def test_foreign_controller_is_left_alone(kernel: Kernel) -> None:
     assert live(kernel, act) == 0
     assert kernel.deleted == []
     assert owner("nvme3") == "stas"
+
+
+def test_foreign_controller_is_taken_back_at_a_hang_up(kernel: Kernel) -> None:
+    kernel.add("nvme3")
+    registry.claim("nvme3", "discoverd", "theirs")
+
+    def act() -> None:
+        until(lambda: kernel.status == "left alone: nvme3 belongs to discoverd")
+        hang_up()
+        store.take_back(INSTANCE, "nvme3", "discoverd")
+        hang_up()
+        until(lambda: kernel.status == "live nvme3")
+        assert owner("nvme3") == registry.OWNER
+
+    assert live(kernel, act) == 0
 
 
 def test_removed_foreign_controller_is_connected(kernel: Kernel) -> None:
