@@ -30,6 +30,7 @@ def daemon(overview: Overview, systemd: Systemd, json: bool) -> Exit:
                 "controllers": dict(counts),
                 "complaints": list(plan.complaints),
                 "blocked_by": [{"path": one.path, "remedy": one.remedy} for one in overview.fragments.found.values()],
+                "kept": [{"file": one.file, "since": one.since, "mistake": one.mistake} for one in plan.kept],
                 "refusals": [refusal(one) for one in plan.refusals],
                 "fault": plan.fault,
             }

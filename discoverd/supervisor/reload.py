@@ -48,6 +48,8 @@ def ask(timeout: float = TIMEOUT_SECONDS) -> None:
     try:
         lock.check()
     except lock.HeldError as error:
+        if not error.pid:
+            raise ReloadError("discoverd runs out of sight, in another PID namespace; tell it there") from None
         os.kill(error.pid, signal.SIGHUP)
     else:
         raise ReloadError("discoverd does not run; to start it: systemctl start discoverd")

@@ -249,6 +249,8 @@ def test_status_of_the_daemon(desk: Desk) -> None:
     assert "1 controller: 1 live" in output
     assert "complaint:   /etc/nvme/nvme-fabrics.conf:7:1: the unknown key x is ignored" in output
     assert "refused:     tcp array (a.conf:3): the host name has no address" in output
+    desk.plan["kept"] = [{"file": "x.conf", "since": "2026-11-21 14:05", "mistake": "x.conf:3: bad"}]
+    assert json.loads(desk.run("status", "--json")[1])["kept"] == desk.plan["kept"]
     desk.bus.units["discoverd.service"].active = "inactive"
     status, output, errors = desk.run("status")
     assert status == 1

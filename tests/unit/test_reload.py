@@ -213,6 +213,18 @@ def test_daemon_that_does_not_run_or_answer(monkeypatch: pytest.MonkeyPatch) -> 
     assert killed == [4711]
 
 
+def test_daemon_in_another_pid_namespace_is_sent_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number would be 0 here, which stands for all of our own process group."""
+
+    def held() -> None:
+        raise lock.HeldError(0)
+
+    monkeypatch.setattr(lock, "check", held)
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a signal was sent"))
+    with pytest.raises(reload.ReloadError, match="another PID namespace"):
+        reload.ask()
+
+
 @pytest.mark.usefixtures("host")
 def test_user_who_may_not_ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def denied() -> None:

@@ -392,8 +392,22 @@ def test_a_report_is_read_whole() -> None:
         detail="4 entries",
         answer="yes",
     )
-    told = ("live", "live nvme3", "nvme3", "7", 4, 4711, 51, "x", "in use", 111, 4700, "4 entries", "yes")
-    assert given == Report(*told)
+    assert given == Report(
+        state="live",
+        status="live nvme3",
+        device="nvme3",
+        log_read="7",
+        attempt=4,
+        time=4711,
+        sysfs_inode=51,
+        cause="x",
+        kept="in use",
+        owner="stas",
+        errno=111,
+        since=4700,
+        detail="4 entries",
+        answer="yes",
+    )
 
 
 @pytest.mark.parametrize("number", NO_NUMBERS)
