@@ -135,11 +135,15 @@ def _exclusions(verbs: "_Verbs") -> None:
 
 
 def _imports(verbs: "_Verbs") -> None:
-    one = verbs.add_parser("import-stas", help="turn nvme-stas's configuration into ours, and tell what does not fit")
-    one.add_argument("--from", dest="source", metavar="DIR", help="instead of /etc/stas")
-    one.add_argument("--to", dest="target", metavar="DIR", help="instead of /etc/nvme")
-    one.add_argument("--dry-run", action="store_true", help="write nothing, show what would be written")
-    one.add_argument("--force", action="store_true", help="replace what an earlier import wrote, and keep it as .bak")
+    for verb, source, help_text in (
+        ("import-stas", "/etc/stas", "turn nvme-stas's configuration into ours, and tell what does not fit"),
+        ("import-nvme-cli", "/etc/nvme", "the same for nvme-cli 2's discovery.conf and config.json"),
+    ):
+        one = verbs.add_parser(verb, help=help_text)
+        one.add_argument("--from", dest="source", metavar="DIR", help=f"instead of {source}")
+        one.add_argument("--to", dest="target", metavar="DIR", help="instead of /etc/nvme")
+        one.add_argument("--dry-run", action="store_true", help="write nothing, show what would be written")
+        one.add_argument("--force", action="store_true", help="replace what an earlier import wrote, and keep a .bak")
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:

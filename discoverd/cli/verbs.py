@@ -208,6 +208,15 @@ def _import_stas(asked: "Namespace") -> Exit:
     return import_stas.run(source, target, asked.dry_run, asked.force)
 
 
+def _import_nvme_cli(asked: "Namespace") -> Exit:
+    from pathlib import Path
+
+    from discoverd.cli import import_nvme_cli
+
+    source, target = Path(asked.source or import_nvme_cli.SOURCE), Path(asked.target or import_nvme_cli.TARGET)
+    return import_nvme_cli.run(source, target, asked.dry_run, asked.force)
+
+
 RUN: "dict[str, Callable[[Namespace], Exit]]" = {
     "list": _list,
     "topology": _topology,
@@ -231,4 +240,5 @@ RUN: "dict[str, Callable[[Namespace], Exit]]" = {
     "exclude": _exclude,
     "unexclude": _unexclude,
     "import-stas": _import_stas,
+    "import-nvme-cli": _import_nvme_cli,
 }

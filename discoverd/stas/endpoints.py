@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 from discoverd.config.errors import did_you_mean, quote
 from discoverd.config.fabrics import parse_fabrics
+from discoverd.config.finding import Findings
 from discoverd.config.ini import key_name
 from discoverd.config.keys import DISCOVERY, SUBSYSTEM
 from discoverd.config.model import Connection
 from discoverd.config.sources import SourceFile
 from discoverd.tid import TRANSPORTS
 
-from .finding import Findings
 from .grammar import Option, fields
 from .values import QUEUES, TUNABLES, BadValueError, tunable
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from discoverd import exclusions
+from discoverd.config.finding import Findings
 from discoverd.config.ini import comment_hint, key_name
 from discoverd.tid import DISCOVERY_NQN, TransportId
 
 from .endpoints import Endpoint
-from .finding import Findings
 from .grammar import Option, fields
 
 _KEYS = {

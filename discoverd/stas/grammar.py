@@ -9,10 +9,9 @@ line continues the value above it, and each of its lines is a value of its own.
 import re
 from dataclasses import dataclass
 
+from discoverd.config.finding import Findings
 from discoverd.config.ini import COMMENT_HINT, key_name
 from discoverd.config.sources import SourceFile
-
-from .finding import Findings
 
 _HEADER = re.compile(r"\[(.+)\]")
 

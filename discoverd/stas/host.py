@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from discoverd.config.errors import printable
+from discoverd.config.finding import Findings
 from discoverd.config.identity import HostIdentity, derived_hostid
 from discoverd.config.model import Secrets
 from discoverd.config.sources import read_file
@@ -13,7 +14,6 @@ from discoverd.config.usable import security_problem
 from discoverd.kernel.controllers import canonical_nqn
 from discoverd.tid import TidError, check_hostid, check_nqn
 
-from .finding import Findings
 from .grammar import Option
 
 SECTION = "Host"

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from discoverd.config.errors import did_you_mean, printable, quote
+from discoverd.config.finding import Findings
 
-from .finding import Findings
 from .grammar import Option
 from .values import QUEUES, TUNABLES, BadValueError, choice, is_true, number, seconds, span, tunable
 

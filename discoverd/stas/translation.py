@@ -8,6 +8,7 @@ from pathlib import Path
 from discoverd import exclusions
 from discoverd.config import keys
 from discoverd.config.errors import printable
+from discoverd.config.finding import Finding, Findings
 from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
 from discoverd.config.sources import SourceFile
@@ -17,7 +18,6 @@ from discoverd.tid import TidError, check_interface
 from . import endpoints, exclude, grammar, host, service
 from .endpoints import Endpoint, Scope, section_of
 from .exclude import Exclude
-from .finding import Finding, Findings
 from .service import Service
 
 NAMES = ("sys.conf", "stafd.conf", "stacd.conf")
@@ -27,12 +27,11 @@ _TITLE = "# Made by discoverctl import-stas from nvme-stas's files. See {manual}
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """What to write, '' where there is nothing, and what to say. ``fabrics`` can hold secrets (``secret``)."""
+    """What to write, '' where there is nothing, and what to say. ``fabrics`` can hold secrets."""
 
     fabrics: str = field(repr=False)
     exclusions: str
     settings: str
-    secret: bool
     controllers: int
     entries: int
     findings: tuple[Finding, ...]
@@ -46,7 +45,7 @@ def translate(
     ``own`` is the host's identity and ``directory`` where it stands; ``existing`` the fabrics configuration there is,
     whose paths are not written twice. Blocks on the disk for values that stand in files of their own.
     """
-    findings = {name: Findings(files[name].path if name in files else name) for name in NAMES}
+    findings = {name: Findings(files[name].path if name in files else name, "nvme-stas") for name in NAMES}
     options = {name: grammar.read(files[name], findings[name]) for name in NAMES if name in files}
     identity_ = host.translate(options.get("sys.conf", []), findings["sys.conf"], own, directory)
     services = {
@@ -63,12 +62,10 @@ def translate(
                 found.append(endpoint)
     lists = _exclusions(services, found, findings)
     _defaults_reach(services, identity_, found, findings)
-    fabrics = _fabrics_text(services, identity_, found)
     return Translation(
-        fabrics,
+        _fabrics_text(services, identity_, found),
         _exclusions_text(lists),
         _settings_text(services),
-        any(f"{key.name} = " in fabrics for key in keys.SECURITY if key.secret),
         len(found),
         len(lists),
         tuple(one for name in NAMES for one in sorted(findings[name].found, key=lambda finding: finding.line)),

@@ -18,14 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discoverd import exclusions
-from discoverd.cli import import_stas
+from discoverd.cli import drop_ins, import_stas
 from discoverd.cli.main import main
 from discoverd.config.fabrics import load_fabrics
+from discoverd.config.finding import Findings
 from discoverd.config.model import Connection, FabricsConfig
 from discoverd.config.settings import Settings, load_settings
 from discoverd.config.sources import SourceFile
 from discoverd.stas import grammar
-from discoverd.stas.finding import Findings
 from discoverd.stas.host import KEYS
 from discoverd.stas.service import TABLES
 from discoverd.stas.values import BadValueError, seconds, span
@@ -241,8 +241,8 @@ def test_a_path_that_is_configured_already_stays_as_it_is(desk: Desk) -> None:
 
 def test_unreadable_stas_file_needs_root(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.put(stafd=CONTROLLERS + DC)
-    fault = SourceFile("stafd.conf", fault="cannot be opened: Permission denied")
-    monkeypatch.setattr(import_stas, "read_file", lambda _: fault)
+    fault = SourceFile("stafd.conf", fault="cannot be opened: Permission denied", denied=True)
+    monkeypatch.setattr(drop_ins, "read_file", lambda _: fault)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     status, _, errors = desk.run()
     assert status == 77
@@ -754,7 +754,7 @@ def test_files_are_read_as_configparser_reads_them(data: bytes) -> None:
         if value
     }
     ours: dict[tuple[str, str], list[str]] = {}
-    for option in grammar.read(SourceFile("f", data), Findings("f")):
+    for option in grammar.read(SourceFile("f", data), Findings("f", "nvme-stas")):
         if option.value:
             ours.setdefault((option.section, option.key), []).append(option.value)
     # A key without '=' takes the values before it away, and nvme-stas fails on it then.
