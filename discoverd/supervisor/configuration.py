@@ -16,6 +16,7 @@ from discoverd.config.identity import HostIdentity
 from discoverd.config.last_good import Kept, Settled, settle
 from discoverd.config.model import FabricsConfig
 from discoverd.config.settings import Settings
+from discoverd.nvme_cli import unserved
 from discoverd.plan.facts import Policy
 from discoverd.supervisor.abilities import Abilities
 from discoverd.systemd import journal
@@ -86,12 +87,14 @@ class Configuration:
             settled: Settled = await self._blocking(lambda: settle(read_files(), before.files))
             await self.abilities.look(ABILITIES_TIMEOUT_SECONDS)
             refused = () if first else settled.mistakes
+            in_force = self.current if refused else settled
+            told = await self._blocking(unserved.look, in_force.fabrics, in_force.host)
             if refused:
-                complaints = _refused(settled.complaints)
+                complaints = _refused((*settled.complaints, *told))
                 self.current = replace(self.current, complaints=complaints, abilities=self.abilities.known)
             else:
                 kept = tuple((one, _date(before, one.path)) for one in settled.kept)
-                complaints = _told(settled.complaints, kept)
+                complaints = _told((*settled.complaints, *told), kept)
                 self._record = record.renewed(before, settled.good, int(time.time()))
                 self.current = Snapshot(
                     settled.fabrics, settled.settings, settled.host, complaints, self.abilities.known, kept

@@ -18,6 +18,7 @@ from discoverd.config import record
 from discoverd.config.files import read_files
 from discoverd.kernel import addresses, controllers, fabrics
 from discoverd.kernel.addresses import HostAddresses
+from discoverd.nvme_cli import unserved
 from discoverd.plan.candidate import Candidate
 from discoverd.plan.facts import Decision, UnitFact
 from discoverd.sources import exclusion_files
@@ -399,6 +400,7 @@ def install(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configuration, "read_files", partial(read_files, host.etc, run / "nvme-fabrics.conf.d"))
     monkeypatch.setattr(record, "PATH", str(host.root / "lib/last-good"))
     monkeypatch.setattr(record, "MACHINE", host.root / "machine-id")
+    monkeypatch.setattr(unserved, "look", partial(unserved.look, directory=host.etc))
     monkeypatch.setattr(connection, "Units", host.systemd)
     monkeypatch.setattr(unit_signals, "watch", host.systemd.watch)
     monkeypatch.setattr(fragments, "DIRECTORIES", (str(host.root / "units"),))

@@ -12,13 +12,14 @@ from types import SimpleNamespace
 import pytest
 
 from discoverd import state, store
-from discoverd.cli.checks import code, configuration, connections, identity, tables
+from discoverd.cli.checks import code, configuration, connections, identity, nvme_cli_files, tables
 from discoverd.cli.checks.in_use import mount_unit
 from discoverd.config import record
 from discoverd.config.fabrics import load_fabrics
 from discoverd.config.files import Files, read_files
 from discoverd.config.identity import load_host_identity
 from discoverd.kernel import block, fabrics, mounts
+from discoverd.nvme_cli import unserved
 
 from .fake_ctl import Desk, Unit, install, instance
 
@@ -38,8 +39,10 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     (etc / "hostnqn").write_text(HOSTNQN + "\n")
     (etc / "hostid").write_text(UUID + "\n")
     made.bus.units["discoverd-mounts.service"] = Unit()
-    monkeypatch.setattr(identity, "load_host_identity", partial(load_host_identity, etc))
-    monkeypatch.setattr(identity, "load_fabrics", partial(load_fabrics, etc / "nvme-fabrics.conf"))
+    for module in (identity, nvme_cli_files):
+        monkeypatch.setattr(module, "load_host_identity", partial(load_host_identity, etc))
+        monkeypatch.setattr(module, "load_fabrics", partial(load_fabrics, etc / "nvme-fabrics.conf"))
+    monkeypatch.setattr(unserved, "look", partial(unserved.look, directory=etc))
     monkeypatch.setattr(configuration, "read_files", partial(read_files, etc))
     monkeypatch.setattr(record, "PATH", str(tmp_path / "last-good"))
     monkeypatch.setattr(tables, "FSTAB", str(tmp_path / "fstab"))
@@ -87,7 +90,7 @@ def test_a_host_in_good_health(desk: Desk) -> None:
     assert findings(desk, 0) == []
     status, output, _ = desk.run("doctor")
     assert status == 0
-    assert len(output.splitlines()) == 18
+    assert len(output.splitlines()) == 19
     assert all(line.startswith("ok ") for line in output.splitlines())
 
 
@@ -149,6 +152,21 @@ def test_file_that_counts_as_it_was(desk: Desk, tmp_path: Path) -> None:
     assert said[0][1].startswith(f'{conf}:2: the unknown key "controler" is ignored, and the path to tcp 192.0.2.1 in ')
     assert said[1][1].startswith(f"{conf} counts as it was on 2026-11-21 14:05, because of a mistake ")
     assert said[1][1].endswith(mistake)
+def test_files_of_nvme_cli(desk: Desk, tmp_path: Path) -> None:
+    etc = tmp_path / "etc"
+    (etc / "discovery.conf").write_text("# ours\n-t tcp -a 192.0.2.1\n-t tcp -a 192.0.2.2\n")
+    first, second = findings(desk, 1)
+    assert first[:2] == (
+        "problem",
+        f"{etc}/discovery.conf:2: nobody connects the discovery controller at tcp 192.0.2.1: nvme-cli's units stand "
+        "back while discoverd runs",
+    )
+    assert "discoverctl import-nvme-cli" in first[2]
+    assert "192.0.2.2" in second[1]
+    conf = etc / "nvme-fabrics.conf"
+    paths = "".join(f"controller = transport=tcp;traddr=192.0.2.{number}\n" for number in (1, 2))
+    conf.write_text(f"[Discovery Controller]\n{paths}")
+    assert findings(desk, 0) == []
 
 
 def test_no_identity(desk: Desk, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 """The supervisor on a made-up host."""
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -428,6 +429,32 @@ def test_a_broken_file_at_reload(host: Host, caplog: pytest.LogCaptureFixture) -
 
     assert host.play(scenario) == 0
     assert sum(text.startswith("RELOADING=1\nMONOTONIC_USEC=") for text in host.messages) == 2
+
+
+def test_entries_of_nvme_clis_files_are_warned_of_and_not_connected(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.configure(FIRST)
+    (host.etc / "discovery.conf").write_text("-t tcp -a 192.0.2.99\n")
+    warning = f"{host.etc}/discovery.conf:1:1: nobody connects the discovery controller at tcp 192.0.2.99: "
+
+    def complaints() -> list[str]:
+        found: list[str] = json.loads(state.read(f"{state.ROOT}/plan"))["complaints"]
+        return found
+
+    async def scenario() -> None:
+        await until(lambda: host.status == "1 controller: 1 live")
+        assert warning in caplog.text
+        (complaint,) = await asyncio.to_thread(complaints)
+        assert complaint.startswith(warning)
+        assert host.systemd.started == [ONE]
+        (host.etc / "discovery.conf").unlink()
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: host.told("READY=1") == 2)
+        await quiet()
+
+    assert host.play(scenario) == 0
+    assert complaints() == []
 
 
 def test_a_reload_reads_what_is_parked(host: Host) -> None:
