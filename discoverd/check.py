@@ -27,6 +27,7 @@ from discoverd.kernel import fabrics
 from discoverd.plan.candidate import check_security, refuse_tls
 from discoverd.sources.configured import configured
 from discoverd.state import StateError
+from discoverd.sources.ways import Ways
 
 _NOT_READ = "the daemon does not read a file of this name"
 # Stands for a host whose identity is not known, such as one whose configuration is checked elsewhere.
@@ -109,7 +110,8 @@ class _Check:
         for path in given:
             kinds.setdefault(_kind(path), []).append(path)
         settings = self._tree(place.directory / SETTINGS_CONF.name, kinds.get("settings", ()))
-        self.diagnostics += parse_settings(settings)[1]
+        understood, faults = parse_settings(settings)
+        self.diagnostics += faults
         host = self._identity(place.directory, complete)
         self._exclusions(place.directory, kinds.get("exclusions", ()))
         connections = self._tree(place.fabrics, kinds.get("fabrics", ()))
@@ -119,7 +121,7 @@ class _Check:
         if complete:
             self._missing(Files(tuple(settings), tuple(connections)))
         known = _abilities() if complete else None
-        self.diagnostics += (*_identity_faults(config, host), *_refused(config, host, known))
+        self.diagnostics += (*_identity_faults(config, host), *_refused(config, host, known, Ways.of(understood)))
         self.diagnostics += _unlisted(config, host, str(place.fabrics))
 
     def _tree(self, main: Path, given: Iterable[Path]) -> list[SourceFile]:
@@ -202,14 +204,16 @@ def _abilities() -> set[str] | None:
         return None
 
 
-def _refused(config: FabricsConfig, host: HostIdentity, known: set[str] | None) -> Iterator[Diagnostic]:
+def _refused(
+    config: FabricsConfig, host: HostIdentity, known: set[str] | None, ways: Ways
+) -> Iterator[Diagnostic]:
     """Yield a warning for each connection of which no unit can be made, or that has its unit already, or that has
     options that the kernel does not know."""
     seen: dict[str, Connection] = {}
     for connection in config.connections:
         if connection.problem or not _has_identity(connection, host):
             continue  # It is told already.
-        made = configured(FabricsConfig((connection,)), host, _some_address)
+        made = configured(FabricsConfig((connection,)), host, _some_address, ways)
         for refusal in made.refusals:
             yield Diagnostic(connection.file, connection.line, 1, "warning", refusal.reason)
         for candidate in made.candidates:

@@ -35,6 +35,8 @@ STOPPED, REFUSED, EXCLUDED, WITHDRAWN, GIVEN_UP = "stopped", "refused", "exclude
 # The worker has ended by itself: nobody has stopped it.
 ENDED = (EXCLUDED, WITHDRAWN, GIVEN_UP)
 STATES = (LIVE, RECONNECTING, CONNECTING, WAITING, PARKED, FOREIGN, GONE, STOPPING, STOPPED, REFUSED, *ENDED)
+# So often a controller that is parked is read, unless configured otherwise.
+PARKED_INTERVAL_SECONDS = 900
 
 # What a report says in ``answer`` of the target at the last attempt: it has answered, however that was, or it has not.
 ANSWERED, SILENT = "yes", "no"
@@ -234,6 +236,7 @@ class Spec:
     persistent, or it is read from time to time. ``symname`` is the host symbolic name to register with, and with
     ``pleo`` only entries of the port that was asked are asked for. ``confirm``: its log page is read every minute,
     because more readings are needed before something is withdrawn. With ``register`` it is told who this host is (DIM).
+    ``parked_interval`` is in how many seconds it is read again where its connection is not persistent.
     """
 
     __slots__ = (
@@ -246,6 +249,7 @@ class Spec:
         "note",
         "options",
         "origin",
+        "parked_interval",
         "persistent",
         "pleo",
         "referrers",
@@ -276,6 +280,7 @@ class Spec:
         self.pleo = False
         self.confirm = False
         self.register = self.trusted = True
+        self.parked_interval = PARKED_INTERVAL_SECONDS
 
     def asks_the_same(self, other: "Spec") -> bool:
         """Tell whether both ask for the same, whatever they say in the status and how often the log page is read."""
@@ -308,6 +313,8 @@ class Spec:
             fields.append(("attempts", str(self.attempts)))
         if self.persistent != "auto":
             fields.append(("persistent", self.persistent))
+        if self.parked_interval != PARKED_INTERVAL_SECONDS:
+            fields.append(("parked-interval", str(self.parked_interval)))
         if self.symname:
             fields.append(("symname", self.symname))
         if self.disconnect:
@@ -354,6 +361,8 @@ class Spec:
                 spec.give_up_after = number(value)
             elif key == "attempts":
                 spec.attempts = number(value)
+            elif key == "parked-interval":
+                spec.parked_interval = number(value)
             elif key in ("source-optional", "withdrawn", "pleo", "confirm"):
                 setattr(spec, key.replace("-", "_"), True)
             elif key == "no-registration":

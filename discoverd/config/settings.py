@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ..state import PARKED_INTERVAL_SECONDS
 from ..tid import TidError, check_interface
 from .errors import Diagnostic, Report, did_you_mean, quote
 from .ini import Entry, Section, comment_hint, key_name, scan
@@ -33,6 +34,7 @@ _UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": _HOUR, "hours": _HOUR, "d":
 _SHOWN = (("h", _HOUR), ("min", 60), ("s", 1))
 _SPAN = re.compile(r"([0-9]{1,9})\s*([a-z]*)")
 _SPAN_MAX = 10 * 365 * 24 * _HOUR
+_INTERVAL_MIN, _INTERVAL_MAX = 60, 7 * 24 * _HOUR
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,9 @@ class Settings:
     many as it takes. ``pleo``: ask direct discovery controllers for entries of the port that was asked only.
     ``mdns_interfaces``: only these, all if empty. ``mdns_persistence``: how long a discovery controller that is neither
     announced nor connected is kept. ``give_up``: the same for one that only a referral or a Fibre Channel event named.
+    ``address_families``: over which IP versions anything is connected that is not connected yet.
+    ``ignore_iface``: nothing is bound to an interface. ``parked_interval``: how often a parked discovery controller is
+    read.
     ``registration``: which discovery controllers are told who this host is (DIM): those that are trusted
     (discoverd.plan.candidate), all, or none.
     """
@@ -71,6 +76,9 @@ class Settings:
     disconnect_share: int = 25
     connect_attempts_on_ncc: int = 0
     follow_transports: tuple[str, ...] = AUTO
+    address_families: tuple[str, ...] = FAMILIES
+    ignore_iface: bool = False
+    parked_interval: int = PARKED_INTERVAL_SECONDS
 
 
 class _BadValueError(ValueError):
@@ -150,7 +158,7 @@ def shown(settings: Settings, key: str) -> str:
 def _shown(value: object, read: Callable[[str], Any]) -> str:
     if read is _share:
         return f"{value}%"
-    if read is _span and isinstance(value, int):
+    if read in (_span, _interval) and isinstance(value, int):
         return next((f"{value // size}{unit}" for unit, size in _SHOWN if value and not value % size), "never")
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -249,6 +257,17 @@ def _span(text: str) -> int:
     return int(match[1]) * _UNITS.get(match[2], 1)
 
 
+def _interval(text: str) -> int:
+    """Return seconds, as :func:`_span`, of a time between two readings."""
+    try:
+        seconds = _span(text)
+    except _BadValueError:
+        seconds = 0
+    if not _INTERVAL_MIN <= seconds <= _INTERVAL_MAX:
+        raise _BadValueError("a time from 1min to 7d")
+    return seconds
+
+
 KEYS: dict[str, Callable[[str], Any]] = {
     "log-level": _level,
     "max-connecting": _connecting,
@@ -268,4 +287,7 @@ KEYS: dict[str, Callable[[str], Any]] = {
     "disconnect-share": _share,
     "connect-attempts-on-ncc": _attempts,
     "follow-transports": _followed,
+    "address-families": _families,
+    "ignore-iface": _switch,
+    "parked-interval": _interval,
 }

@@ -10,6 +10,7 @@ from discoverd.config.identity import HostIdentity, identity_for
 from discoverd.config.model import Connection, FabricsConfig
 from discoverd.kernel.controllers import canonical_nqn
 from discoverd.plan.candidate import CONFIGURATION, Candidate, Refusal, discovery_terms, fabrics_options, refuse_tls
+from discoverd.sources.ways import ALL_WAYS, Ways
 from discoverd.tid import TidError, TransportId, canonical_address, unset
 
 # Which address a connection uses for a host name: the connection's key, the name, and 4 or 6 where the address must be
@@ -37,8 +38,11 @@ def host_names(config: FabricsConfig) -> set[str]:
     return {one.traddr for one in config.connections if not one.problem and _is_named(one)}
 
 
-def configured(config: FabricsConfig, host: HostIdentity, address: Address) -> Configured:
-    """Turn the configuration into candidates. ``address`` is asked for the address of each host name."""
+def configured(config: FabricsConfig, host: HostIdentity, address: Address, ways: Ways = ALL_WAYS) -> Configured:
+    """Turn the configuration into candidates. ``address`` is asked for the address of each host name.
+
+    What is not to be reached over ``ways`` is refused.
+    """
     candidates = []
     discovery: dict[str, Connection] = {}
     named: dict[str, tuple[str, str, str]] = {}
@@ -50,10 +54,10 @@ def configured(config: FabricsConfig, host: HostIdentity, address: Address) -> C
             if connection.problem:
                 raise ConfigError(connection.problem)
             refuse_tls(connection)
-            traddr = _address(connection, address) if _is_named(connection) else connection.traddr
+            traddr = _address(connection, address, ways) if _is_named(connection) else connection.traddr
             earlier = config.earlier.get(connection.file)
             source = f"configured at {where}" + (f", {earlier}" if earlier else "")
-            candidate = _candidate(connection, host, traddr, source)
+            candidate = _candidate(connection, host, traddr, source, ways)
         except (TidError, ConfigError) as error:
             target = (connection.transport, connection.traddr, connection.trsvcid, connection.subsysnqn)
             refusals.append(Refusal(what, where, str(error), target=target))
@@ -91,22 +95,25 @@ def _key(connection: Connection) -> str:
     return " ".join(text for text in given if text)
 
 
-def _address(connection: Connection, address: Address) -> str:
+def _address(connection: Connection, address: Address, ways: Ways) -> str:
     """Return the address that a connection uses for its host name; ConfigError where there is none."""
     name = connection.traddr
-    version = 0
+    version = ways.version
+    kind = f"IPv{version} address, which address-families in discoverd.conf asks for" if version else "address"
     if source := unset(connection.host_traddr):
         version = ipaddress.ip_address(canonical_address(connection.transport, source)).version
+        kind = f"IPv{version} address, as host-traddr is one"
     found = address(_key(connection), name, version)
     if found is not None:
         return found
-    kind = f"IPv{version} address, as host-traddr is one" if version else "address"
     raise ConfigError(
         f"the host name {name!r} has no {kind}; check the name, or the host's resolver; it is looked up again"
     )
 
 
-def _candidate(connection: Connection, host: HostIdentity, traddr: str, source: str) -> Candidate:
+def _candidate(
+    connection: Connection, host: HostIdentity, traddr: str, source: str, ways: Ways
+) -> Candidate:
     hostnqn, hostid = identity_for(connection, host)
     tid = TransportId.make(
         connection.role,
@@ -115,9 +122,11 @@ def _candidate(connection: Connection, host: HostIdentity, traddr: str, source: 
         connection.trsvcid,
         canonical_nqn(connection.subsysnqn),
         host_traddr=connection.host_traddr,
-        host_iface=connection.host_iface,
+        host_iface=ways.interface(connection.host_iface),
         hostnqn=hostnqn if hostnqn != host.hostnqn else "",
     )
+    if why := ways.refusal(tid.transport, tid.traddr):
+        raise ConfigError(f"{why}; change one of the two")
     spelled = replace(tid, subsysnqn=connection.subsysnqn)
     options = fabrics_options(spelled, connection.role, connection.params, connection.secrets, hostnqn, hostid)
     persistent, symname = discovery_terms(connection.role, connection)

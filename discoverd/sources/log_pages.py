@@ -26,7 +26,7 @@ class LogPages:
     has, ``listed`` how many it lists, with those that wait or went lately, and ``closed`` the discovery controllers
     that nobody leads to any more. ``whole`` are those of ``authoritative`` whose page says all about everything, and
     ``settled`` those whose page has said the same for some minutes. ``passed_over`` has by discovery controller what it
-    lists over a transport that is not followed.
+    lists over a transport that is not followed, or at an address of a family that is not connected to.
     """
 
     def __init__(self) -> None:
@@ -187,6 +187,7 @@ class LogPages:
             trusted,
             context.ncc_attempts,
             context.addresses,
+            context.ways.ignore_iface,
         )
         listing = discovery_log.candidates(read.page, about, context.host)
         self._listed[instance] = Listed(read.page, context, parent.tid, via, trusted, listing)

@@ -19,6 +19,7 @@ from discoverd.config.settings import Settings
 from discoverd.kernel.addresses import HostAddresses
 from discoverd.plan.candidate import MDNS, Announcement, Refusal, Wish
 from discoverd.sources.announcement import describe, harmless, identify
+from discoverd.sources.ways import Ways
 from discoverd.tid import DISCOVERY, TidError, TransportId
 
 log = logging.getLogger("discoverd.mdns")
@@ -139,7 +140,8 @@ class Mdns:
             bool(interface)
             and (not settings.mdns_interfaces or interface in settings.mdns_interfaces)
             and interface not in settings.mdns_ignore_interfaces
-            and _FAMILIES.get(service.protocol) in settings.mdns_families
+            and (family := _FAMILIES.get(service.protocol)) in settings.mdns_families
+            and family in settings.address_families
         )
 
     def _tell(self, news: avahi.News) -> None:
@@ -225,6 +227,7 @@ class Mdns:
                 continue
             try:
                 tid = identify(news, interface, self.unique_nqn, self._addresses)
+                tid = replace(tid, host_iface=Ways.of(self._settings).interface(tid.host_iface))
             except TidError as error:
                 where = f"announced by mDNS on {interface}"
                 what = f"discovery controller '{harmless(service.name)}'"
@@ -272,7 +275,8 @@ class Mdns:
 
 def _browsing(settings: Settings) -> tuple[object, ...]:
     """Return the settings that decide what Avahi is asked."""
-    return settings.mdns, settings.mdns_interfaces, settings.mdns_ignore_interfaces, settings.mdns_families
+    families = settings.mdns_families, settings.address_families
+    return settings.mdns, settings.mdns_interfaces, settings.mdns_ignore_interfaces, families
 
 
 def _interface_name(index: int) -> str:

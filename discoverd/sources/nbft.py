@@ -16,6 +16,7 @@ from discoverd.kernel.controllers import canonical_nqn
 from discoverd.kernel.interfaces import Link
 from discoverd.kernel.nbft import Discovery, Namespace, NbftError, Table
 from discoverd.plan.candidate import NBFT, Refusal, Target, Wish
+from discoverd.sources.ways import ALL_WAYS, Ways
 from discoverd.tid import (
     DISCOVERY,
     DISCOVERY_NQN,
@@ -71,6 +72,7 @@ class Nbft:
         self._enabled = asyncio.Event()
         self._on = False
         self._hostnqn = ""
+        self._ways = ALL_WAYS
         self._files: tuple[TableFile, ...] = ()
         self._interfaces: dict[tuple[bytes, int], str] = {}
         self.wishes: tuple[Wish, ...] = ()
@@ -81,6 +83,7 @@ class Nbft:
         """Take the settings, and the host's own NQN ('' for none)."""
         self._on = settings.nbft
         self._hostnqn = hostnqn
+        self._ways = Ways.of(settings)
         if self._on:
             self._enabled.set()
         self._update()
@@ -104,7 +107,7 @@ class Nbft:
         self._update()
 
     def _update(self) -> None:
-        found = wanted(self._files if self._on else (), self._interfaces, self._hostnqn)
+        found = wanted(self._files if self._on else (), self._interfaces, self._hostnqn, self._ways)
         news = tuple(found.wishes.values()), tuple(found.refusals), found.identities
         if news != (self.wishes, self.refusals, self.identities):
             self.wishes, self.refusals, self.identities = news
@@ -130,8 +133,10 @@ def _read(path: Path) -> TableFile:
         return TableFile(path.name, None, str(error))
 
 
-def wanted(files: Iterable[TableFile], names: Mapping[tuple[bytes, int], str], hostnqn: str) -> Found:
-    """Return what the tables ask for. Pure.
+def wanted(
+    files: Iterable[TableFile], names: Mapping[tuple[bytes, int], str], hostnqn: str, ways: Ways = ALL_WAYS
+) -> Found:
+    """Return what the tables ask for, as far as ``ways`` lead there. Pure.
 
     ``names`` has the interface of each MAC address and VLAN that there is, ``hostnqn`` is the host's own NQN.
     """
@@ -143,7 +148,7 @@ def wanted(files: Iterable[TableFile], names: Mapping[tuple[bytes, int], str], h
             found.refusals.append(Refusal("the table", where, reason))
             continue
         found.refusals += [Refusal(what, where, why) for what, why in file.table.faults]
-        reader = _Reader(file.table, where, names, _persona(file.table, where, hostnqn, found), found)
+        reader = _Reader(file.table, where, names, _persona(file.table, where, hostnqn, found), found, ways)
         # What a discovery controller is known to lead to stands in the table itself.
         known = {one.discovery for one in file.table.namespaces if one.subsysnqn != DISCOVERY_NQN}
         for namespace in file.table.namespaces:
@@ -187,6 +192,7 @@ class _Reader:
     names: Mapping[tuple[bytes, int], str]
     hostnqn: str
     found: Found
+    ways: Ways
 
     def namespace(self, one: Namespace) -> None:
         where = f"{self.where}, namespace {one.index}"
@@ -249,9 +255,11 @@ class _Reader:
                 trsvcid,
                 nqn,
                 host_traddr=_zoned(hfi.address, interface),
-                host_iface=interface,
+                host_iface=self.ways.interface(interface),
                 hostnqn=self.hostnqn,
             )
+            if why := self.ways.refusal(tid.transport, tid.traddr):
+                raise TidError(why)
         except TidError as error:
             self._refuse(what, where, str(error), target)
             return

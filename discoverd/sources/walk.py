@@ -14,6 +14,7 @@ from discoverd.plan.facts import Known
 from discoverd.plan.folding import Wanted
 from discoverd.plan.log_page import LogPage
 from discoverd.sources.discovery_log import Listing
+from discoverd.sources.ways import ALL_WAYS, Ways, version_of
 from discoverd.tid import DISCOVERY, TransportId
 
 # A log page is an order to run processes, and it comes from the network: so many for one discovery controller,
@@ -33,7 +34,8 @@ class Context:
     """What log pages are understood with. ``hostids`` has the host IDs of host NQNs that firmware brought along.
 
     ``give_up_after``, ``ncc_attempts`` and ``addresses`` as in discovery_log.Parent. ``share`` is how much of what a
-    page listed may be withdrawn at once (per cent). ``lacking`` as in discoverd.sources.transports.
+    page listed may be withdrawn at once (per cent). ``lacking`` as in discoverd.sources.transports, and ``ways`` are
+    those over which anything is connected.
     """
 
     config: FabricsConfig
@@ -45,6 +47,7 @@ class Context:
     share: int
     addresses: HostAddresses = NO_ADDRESSES
     lacking: Mapping[str, str] = field(default_factory=dict)
+    ways: Ways = ALL_WAYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,7 @@ class Walk:
     anybody on a link can announce.
 
     After it, ``used`` has the listings that were followed, ``refusals`` what is refused of all pages, ``passed_over``
-    by discovery controller what it lists over a transport that is not followed, and ``depths`` the discovery
+    by discovery controller what it lists over ways that are not followed, and ``depths`` the discovery
     controllers that are reached, with or without a page, and how many referrals away.
     """
 
@@ -183,7 +186,7 @@ class Walk:
     def _put(self, instance: str, listed: Listed) -> None:
         """Ask for what one page lists, as far as the limits allow, and follow its referrals."""
         self.refusals += listed.listing.refusals
-        candidates = self._over_followed_transports(instance, listed)
+        candidates = self._over_followed_ways(instance, listed)
         candidates = self._within_limit(instance, candidates)
         candidates = self._within_reach(instance, candidates)
         candidates = self._within_total(instance, candidates)
@@ -205,27 +208,34 @@ class Walk:
         refusal = Refusal(what, where, reason, expected=expected, trusted=self._trusted, target=target)
         self.refusals.append(refusal)
 
-    def _over_followed_transports(self, instance: str, listed: Listed) -> tuple[Candidate, ...]:
-        """Return what a page lists over its discovery controller's own transport, and over others that are followed.
+    def _over_followed_ways(self, instance: str, listed: Listed) -> tuple[Candidate, ...]:
+        """Return what a page lists over transports that are followed, its discovery controller's own among them, and at
+        addresses of families that are connected to.
 
         What has a unit is followed on: that a device is gone is no reason to let go of what was connected through it.
         """
         found = listed.listing.candidates
-        own, lacking = listed.tid.transport, self._context.lacking
-        if not any(one != own for one in lacking):
+        own, ways = listed.tid.transport, self._context.ways
+        lacking = {one: why for one, why in self._context.lacking.items() if one != own}
+        if not lacking and not ways.version:
             return found
         followed: list[Candidate] = []
         left: list[Candidate] = []
+        reasons: Counter[tuple[str, str]] = Counter()
         for one in found:
-            transport = one.tid.transport
-            lacks = transport != own and transport in lacking and one.tid.instance not in self._known
-            (left if lacks else followed).append(one)
+            transport, family = one.tid.transport, ways.refusal(one.tid.transport, one.tid.traddr)
+            if (transport not in lacking and not family) or one.tid.instance in self._known:
+                followed.append(one)
+                continue
+            left.append(one)
+            over = transport if transport in lacking else f"IPv{version_of(one.tid.traddr)}"
+            reasons[over, lacking.get(transport, family)] += 1
         if not left:
             return found
         self.passed_over[instance] = tuple(left)
-        for transport, count in Counter(one.tid.transport for one in left).items():
-            if why := lacking[transport]:
-                what = f"{count} {'entry' if count == 1 else 'entries'} over {transport}"
+        for (over, why), count in reasons.items():
+            if why:
+                what = f"{count} {'entry' if count == 1 else 'entries'} over {over}"
                 self._refuse(what, instance, why, expected=True)
         return tuple(followed)
 

@@ -28,12 +28,14 @@ _IP = ("tcp", "rdma")
 class Scope:
     """What one daemon's file says about all of its controllers.
 
-    ``families`` are the IP versions it connects to. ``secret``: the host has a secret for all controllers.
+    ``families`` are the IP versions it connects to, ``everywhere`` if the other daemon's are the same. ``secret``: the
+    host has a secret for all controllers.
     """
 
     section: str
     ignore_iface: bool
     families: frozenset[int]
+    everywhere: bool
     secret: bool
 
 
@@ -118,8 +120,9 @@ def _family_allowed(traddr: str, scope: Scope, findings: Findings, line: int) ->
     try:
         version = ipaddress.ip_address(traddr).version
     except ValueError:
-        text = "ip-family does not hold for host names here, any address of it may be used; give the address instead"
-        findings.differs(line, "traddr", text)
+        if not scope.everywhere:
+            text = "ip-family of one file does not hold for host names here, any address may be used; give the address"
+            findings.differs(line, "traddr", text)
         return True
     if version not in scope.families:
         text = f"ip-family in this file leaves out IPv{version}, so this is not connected; remove one of the two"

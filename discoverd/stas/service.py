@@ -30,13 +30,18 @@ _OBSOLETE = ("udev-rule", "sticky-connections", "blacklist", "duplicate-connect"
 
 @dataclass(slots=True)
 class Service:
-    """What one of the two files says. ``defaults`` and ``settings`` have our keys and values, in the file's order."""
+    """What one of the two files says. ``defaults`` and ``settings`` have our keys and values, in the file's order.
+
+    A ``…_line`` is where it is said, 0 where it is not.
+    """
 
     daemon: str
     defaults: dict[str, str] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
     ignore_iface: bool = False
+    ignore_iface_line: int = 0
     families: frozenset[int] = frozenset((4, 6))
+    families_line: int = 0
     mdns: bool = True
     defaults_line: int = 0
     controllers: list[Option] = field(default_factory=list)
@@ -108,28 +113,13 @@ def _zeroconf(service: Service, option: Option, _findings: Findings) -> None:
     service.mdns = service.settings["mdns"] == "yes"
 
 
-def _ignore_iface(service: Service, option: Option, findings: Findings) -> None:
-    service.ignore_iface = is_true(option.value)
-    if service.ignore_iface:
-        text = (
-            "the controllers in this file go without host-iface; what is announced by mDNS, and what is found through "
-            "it, is connected through the interface of the announcement; nothing to do unless routing has to decide"
-        )
-        findings.lost(option.line, option.key, text)
+def _ignore_iface(service: Service, option: Option, _findings: Findings) -> None:
+    service.ignore_iface, service.ignore_iface_line = is_true(option.value), option.line
 
 
-def _ip_family(service: Service, option: Option, findings: Findings) -> None:
+def _ip_family(service: Service, option: Option, _findings: Findings) -> None:
     versions = choice(option.value, _FAMILIES)
-    service.families = frozenset(versions)
-    if service.daemon == "stafd":
-        service.settings["mdns-families"] = " ".join(f"ipv{version}" for version in versions)
-    if len(versions) == 1:
-        text = (
-            f"{'' if service.daemon == 'stacd' else 'it counts for announcements and the controllers in this file; '}"
-            "what a log page lists or refers to is connected whatever its family; exclude the addresses that are not "
-            "wanted: discoverctl exclude"
-        )
-        findings.lost(option.line, option.key, text)
+    service.families, service.families_line = frozenset(versions), option.line
 
 
 def _persistent_connections(_service: Service, option: Option, findings: Findings) -> None:

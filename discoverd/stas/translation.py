@@ -52,10 +52,12 @@ def translate(
         daemon: service.translate(daemon, options.get(f"{daemon}.conf", []), findings[f"{daemon}.conf"])
         for daemon in _DEFAULTS
     }
+    _ways(services, findings)
+    everywhere = services["stafd"].families == services["stacd"].families
     seen = _paths(existing)
     found: list[Endpoint] = []
     for daemon, one in services.items():
-        scope = Scope(section_of(daemon), one.ignore_iface, one.families, bool(identity_.secret))
+        scope = Scope(section_of(daemon), one.ignore_iface, one.families, everywhere, bool(identity_.secret))
         for option in one.controllers:
             endpoint = endpoints.translate(option, scope, findings[f"{daemon}.conf"])
             if endpoint and _is_new(endpoint, identity_, own, seen, findings[f"{daemon}.conf"]):
@@ -70,6 +72,34 @@ def translate(
         len(lists),
         tuple(one for name in NAMES for one in sorted(findings[name].found, key=lambda finding: finding.line)),
     )
+
+
+def _ways(services: Mapping[str, Service], findings: Mapping[str, Findings]) -> None:
+    """Carry over which families and interfaces are used where both daemons say the same: ours hold for everything."""
+    stafd, stacd = services["stafd"], services["stacd"]
+    everywhere = stafd.families == stacd.families
+    if len(stafd.families) == 1:
+        key = "address-families" if everywhere else "mdns-families"
+        stafd.settings[key] = " ".join(f"ipv{version}" for version in sorted(stafd.families))
+    if stafd.ignore_iface and stacd.ignore_iface:
+        stafd.settings["ignore-iface"] = "yes"
+    for daemon, one in services.items():
+        told = findings[f"{daemon}.conf"]
+        announced = " and for announcements" if daemon == "stafd" else ""
+        if len(one.families) == 1 and not everywhere:
+            text = (
+                f"it counts for the controllers in this file{announced}; what a log page lists or refers to is "
+                "connected whatever its family, because the other daemon's file says otherwise; if this is to hold for "
+                "all, set address-families in discoverd.conf"
+            )
+            told.lost(one.families_line, "ip-family", text)
+        if one.ignore_iface and not (stafd.ignore_iface and stacd.ignore_iface):
+            text = (
+                "it counts for the controllers in this file; what is announced, and what is found, is bound to the "
+                "interface that leads there, because the other daemon's file says otherwise; if this is to hold for "
+                "all, set ignore-iface = yes in discoverd.conf"
+            )
+            told.lost(one.ignore_iface_line, "ignore-iface", text)
 
 
 def _paths(existing: FabricsConfig) -> dict[object, str]:

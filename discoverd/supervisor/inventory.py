@@ -38,6 +38,7 @@ from discoverd.sources.nbft import Nbft
 from discoverd.sources.transports import Transports
 from discoverd.sources.unmanaged import Unmanaged
 from discoverd.sources.walk import Context
+from discoverd.sources.ways import ALL_WAYS, Ways
 from discoverd.supervisor.held_back import held_back
 from discoverd.supervisor.loop_turn import LoopTurn
 from discoverd.supervisor.refusals import Refusals
@@ -79,6 +80,7 @@ class Inventory:
         self._boot_basis: tuple[tuple[Candidate, ...], FabricsConfig, HostIdentity] | None = None
         self._configured = Configured((), {}, (), whole=False)
         self._addresses = HostAddresses()
+        self._ways = ALL_WAYS
         self._context = Context(self.config, self.host, {}, {}, 0, 0, 0, self._addresses)
         self._exclusions = self.exclusions.exclusions
         # By origin: what the candidates were made from, and what could not be one.
@@ -103,6 +105,8 @@ class Inventory:
     ) -> None:
         """Take a new configuration. ``unique_nqn`` as in discoverd.sources.mdns.Mdns."""
         self.config, self.host, self.settings = config, host, settings
+        # The same object as long as nothing has changed: log pages are gone through again for another.
+        self._ways = self._ways if self._ways == Ways.of(settings) else Ways.of(settings)
         self._refusals.say_again()
         self.names.want(host_names(config))
         self.mdns.unique_nqn = unique_nqn
@@ -207,7 +211,7 @@ class Inventory:
 
     def _ask(self) -> None:
         """Put what all sources but the log pages ask for."""
-        found = configured(self.config, self.host, self.names.address)
+        found = configured(self.config, self.host, self.names.address, self._ways)
         if found != self._configured:
             self._configured = found
             self.wanted.put(CONFIGURATION, found.candidates)
@@ -221,6 +225,7 @@ class Inventory:
             self.settings.disconnect_share,
             self._addresses,
             self.transports.lacking,
+            self._ways,
         )
         # Equal is not enough, and comparing whole configurations not cheap: log pages are gone through again for each.
         if any(getattr(context, name) is not getattr(self._context, name) for name in Context.__slots__):

@@ -34,6 +34,7 @@ class Specifications:
         self._abilities: set[str] | None = None
         defaults = Settings()
         self._pleo, self._registration = defaults.pleo, defaults.registration
+        self._parked_interval = defaults.parked_interval
         self._lacking: set[str] = set()
 
     def take_up(self, known: Mapping[str, Known]) -> None:
@@ -49,8 +50,10 @@ class Specifications:
         for decision in self._made_from.values():
             if decision.candidate is not None:
                 self._say_lacking(decision.candidate.options)
-        if (settings.pleo, settings.registration) != (self._pleo, self._registration):
-            self._pleo, self._registration = settings.pleo, settings.registration
+        before = self._pleo, self._registration, self._parked_interval
+        self._pleo, self._registration = settings.pleo, settings.registration
+        self._parked_interval = settings.parked_interval
+        if before != (self._pleo, self._registration, self._parked_interval):
             self._made_from.clear()
 
     async def write(self, decision: Decision) -> bool:
@@ -75,6 +78,8 @@ class Specifications:
             spec.announced_on, spec.announced_until = candidate.announcement.interface, candidate.announcement.until
         spec.persistent, spec.symname = candidate.persistent, candidate.symname
         spec.pleo = self._pleo and candidate.role == DISCOVERY
+        if candidate.role == DISCOVERY:
+            spec.parked_interval = self._parked_interval
         spec.trusted = candidate.trusted
         spec.register = self._registration == "all" or (candidate.trusted and self._registration == "trusted")
         written: bool = await self._blocking(store.write_spec, instance, spec)

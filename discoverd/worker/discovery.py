@@ -25,8 +25,6 @@ EVENT_INTERVAL_SECONDS = 1
 BURST, STORM_INTERVAL_SECONDS = 20, 10
 # A page is read again after so many seconds without an event, less up to an eighth: events can be lost on their way.
 REREAD_INTERVAL_SECONDS = 900
-# So often is read, less up to an eighth, what is disconnected in between, so that hosts do not come in step.
-POLL_INTERVAL_SECONDS = 900
 # And so often while the supervisor needs more readings (discoverd.plan.evidence).
 CONFIRM_INTERVAL_SECONDS = 60
 # After so many visits in a row in which it left a question open that it could have refused, nothing but the log page is
@@ -250,7 +248,10 @@ class Discovery:
         return min(usual, CONFIRM_INTERVAL_SECONDS) if self.spec.confirm else usual
 
     def pause(self, usual: float) -> float:
-        """Return the same less up to an eighth at random, unless the readings are for confirmation."""
+        """Return the same less up to an eighth at random, unless the readings are for confirmation.
+
+        So hosts do not come in step.
+        """
         seconds = self.interval(usual)
         return seconds if seconds <= CONFIRM_INTERVAL_SECONDS else seconds * (1 - self._random() / 8)
 

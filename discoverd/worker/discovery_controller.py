@@ -127,8 +127,9 @@ class DiscoveryController:
 
         What was decided anew meanwhile is worth another look at once.
         """
-        usual = discovery.POLL_INTERVAL_SECONDS
-        often = f"{self.discovery.interval(usual) // 60:.0f} min"
+        usual = self.discovery.spec.parked_interval
+        seconds = self.discovery.interval(usual)
+        often = f"{seconds:.0f} s" if seconds % 60 else f"{seconds // 60:.0f} min"
         decided = self.discovery.persistence.persistent is False
         return self.discovery.pause(usual) if decided else 0.0, often
 

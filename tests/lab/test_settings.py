@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a section says about an NQN holds for each path to it, however that was found."""
+"""What a section says about an NQN holds for each path to it, and settings of the daemon for each source."""
 
 import pytest
 
@@ -99,3 +99,29 @@ def test_entry_over_rdma_waits_for_a_device(host: Machine) -> None:
     host.run("lab-network rdma")
     host.wait_until(lambda: RDMA_UNIT in scenario.units(host), timeout=GENEROUS, what="it is tried over RDMA")
     scenario.wait_live(host, 2)
+
+
+def test_family_that_is_left_out_and_interface_that_is_ignored(host: Machine) -> None:
+    """The discovery controller at IPv4 refers to one at IPv6, and nothing is bound to the interface in between."""
+    host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420 '[2001:db8:1::1]:4420'")
+    host.run("lab-target refer 1 '[2001:db8:1::1]:4420'")
+    host.put("/etc/nvme/discoverd.conf", "[Global]\naddress-families = ipv4\nignore-iface = yes\n")
+    text = "[Discovery Controller]\ncontroller = transport=tcp;traddr={};trsvcid=4420;host-iface=path0\n"
+    scenario.start(host, text.format("192.0.2.1"))
+    scenario.wait_live(host, 2)
+    scenario.wait_status(host, "2 controllers: 2 live")
+    assert set(scenario.units(host)) == {scenario.DISCOVERY_UNIT, scenario.unit_name(1)}
+    assert "host_iface" not in host.run("cat /sys/class/nvme/nvme*/address").stdout
+    shown = host.run("discoverctl status").stdout
+    assert "1 entry over IPv6" in shown
+    assert "address-families in discoverd.conf leaves out IPv4" not in shown
+
+    # What comes back is connected; what is left out again goes on.
+    host.put("/etc/nvme/discoverd.conf", "[Global]\nignore-iface = yes\n")
+    host.run("systemctl reload discoverd.service", timeout=GENEROUS)
+    scenario.wait_live(host, 4)
+    before = scenario.controllers(host)
+    host.put("/etc/nvme/discoverd.conf", "[Global]\naddress-families = ipv4\nignore-iface = yes\n")
+    host.run("systemctl reload discoverd.service", timeout=GENEROUS)
+    scenario.wait_status(host, "4 controllers: 4 live")
+    assert scenario.controllers(host) == before

@@ -196,6 +196,14 @@ def test_what_the_sources_refuse_is_told(etc: Path, write: Write, text: str, pla
     assert "DHHC" not in "".join(faults)
 
 
+def test_address_of_a_family_that_is_left_out_is_told(etc: Path, write: Write) -> None:
+    identity(write)
+    write("discoverd.conf", "[Global]\naddress-families = ipv6\n")
+    write("nvme-fabrics.conf", DC.format(1) + PATH.format("2001:db8::1") + PATH.format("array.example.com"))
+    (fault,) = found(etc)
+    assert fault.startswith("warning: nvme-fabrics.conf:2:1: address-families in discoverd.conf leaves out IPv4")
+
+
 def test_one_path_by_two_spellings_of_the_hosts_nqn_is_told(etc: Path, write: Write) -> None:
     identity(write)
     write("nvme-fabrics.conf", f"[Host]\nhostnqn = {HOSTNQN}\n" + DC.format(1))

@@ -10,6 +10,7 @@ from discoverd.config.identity import HostIdentity
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Secrets
 from discoverd.plan.candidate import CONFIGURATION, refuse_tls
 from discoverd.sources.configured import Configured, configured, host_names
+from discoverd.sources.ways import Ways
 from discoverd.tid import DISCOVERY_NQN
 
 NQN = "nqn.2024-08.com.example:vol1"
@@ -175,3 +176,47 @@ def test_tls_for_what_is_discovered_is_refused_too() -> None:
     with pytest.raises(ConfigError, match="TLS"):
         refuse_tls(DiscoveredScope({}, Secrets(tls=True), "", "", "", ""))
     refuse_tls(DiscoveredScope({}, Secrets(kxchap_secret="DHHC-1:00:x:"), "", "", "", ""))
+
+
+@pytest.mark.parametrize(
+    ("change", "ways", "traddr", "why"),
+    [
+        ({}, Ways(("ipv4",)), "192.0.2.1", ""),
+        ({}, Ways(("ipv6",)), "", "address-families in discoverd.conf leaves out IPv4; change one of the two"),
+        ({"traddr": "2001:db8::1"}, Ways(("ipv4",)), "", "leaves out IPv6"),
+        ({"traddr": "::ffff:192.0.2.1"}, Ways(("ipv4",)), "192.0.2.1", ""),
+        ({"traddr": "array"}, Ways(("ipv6",)), "2001:db8::1", ""),
+        ({"traddr": "array"}, Ways(("ipv4",)), "192.0.2.1", ""),
+        ({"traddr": "array", "host_traddr": "192.0.2.9"}, Ways(("ipv6",)), "", "leaves out IPv4"),
+        (
+            {"traddr": "other"},
+            Ways(("ipv6",)),
+            "",
+            "'other' has no IPv6 address, which address-families in discoverd.conf",
+        ),
+        (
+            {"transport": "fc", "traddr": "nn-0x1:pn-0x2", "host_traddr": "nn-0x3:pn-0x4"},
+            Ways(("ipv6",)),
+            "nn-0x0000000000000001:pn-0x0000000000000002",
+            "",
+        ),
+    ],
+)
+def test_families_that_are_left_out(change: dict[str, str], ways: Ways, traddr: str, why: str) -> None:
+    addresses = {("array", 0): "192.0.2.1", ("array", 4): "192.0.2.1", ("array", 6): "2001:db8::1"}
+
+    def address(_: str, name: str, version: int) -> str | None:
+        return addresses.get((name, version))
+
+    made = configured(FabricsConfig((replace(CONNECTION, **change),)), HOST, address, ways)  # type: ignore[arg-type]
+    assert [one.tid.traddr for one in made.candidates] == ([traddr] if traddr else [])
+    assert [why in one.reason for one in made.refusals] == ([True] if why else [])
+
+
+def test_interface_that_is_ignored_is_bound_to_by_nothing() -> None:
+    made = configured(
+        FabricsConfig((replace(CONNECTION, host_iface="eth0"),)), HOST, lambda *_: None, Ways(ignore_iface=True)
+    )
+    (one,) = made.candidates
+    assert one.tid.instance == f"tcp:192.0.2.1:4420:{NQN}"
+    assert "host_iface" not in dict(one.options)

@@ -310,9 +310,21 @@ def test_either_daemon_traces(desk: Desk) -> None:
         ("stafd", "hdr-digest=yes\n", 'hdr-digest: nvme-stas ignores it: "yes" is not true or false'),
         ("stafd", "hdr-digest\n", "hdr-digest: nvme-stas ignores it: it has no '=', on which nvme-stas fails"),
         ("stafd", "ip-family=IPv4\n", '"IPv4" is not ipv4 or ipv6 or'),
-        ("stafd", "ip-family=ipv4\n", "ip-family: not carried over: it counts for announcements and"),
-        ("stacd", "ip-family=ipv6\n", "ip-family: not carried over: what a log page lists"),
-        ("stacd", "ignore-iface=true\n", "ignore-iface: not carried over: the controllers in this file go without"),
+        (
+            "stafd",
+            "ip-family=ipv4\n",
+            "ip-family: not carried over: it counts for the controllers in this file and for",
+        ),
+        (
+            "stacd",
+            "ip-family=ipv6\n",
+            "ip-family: not carried over: it counts for the controllers in this file; what a log",
+        ),
+        (
+            "stacd",
+            "ignore-iface=true\n",
+            "ignore-iface: not carried over: it counts for the controllers in this file; what is",
+        ),
         ("stacd", "pleo=enabled\n", "pleo: nvme-stas ignores it: stacd knows no such option in [Global]"),
         ("stacd", "katoo=5\n", "stacd knows no such option in [Global]; did you mean kato?"),
         ("stafd", "persistent-connections=false\n", "it is of an older release; remove it"),
@@ -500,6 +512,15 @@ def test_families(desk: Desk) -> None:
     assert [one.traddr for one in desk.fabrics.connections] == ["dc.example", "2001:db8::1"]
     assert "leaves out IPv4" in desk.finding(output, "stafd", 4)
     assert "does not hold for host names" in desk.finding(output, "stafd", 5)
+
+
+def test_families_and_interfaces_of_both_daemons_hold_for_everything(desk: Desk) -> None:
+    both = f"{GLOBAL}ip-family=ipv4\nignore-iface=true\n{CONTROLLERS}"
+    desk.put(stafd=f"{both}controller=transport=tcp;traddr=dc.example\n", stacd=both)
+    status, output, _ = desk.run()
+    assert status == 0
+    assert desk.settings == Settings(address_families=("ipv4",), ignore_iface=True)
+    assert "0 not carried over, 0 with a difference, 0 that" in output
 
 
 def test_interfaces_that_are_ignored(desk: Desk) -> None:

@@ -18,6 +18,7 @@ from discoverd.sources import discovery_log, walk
 from discoverd.sources.configured import Configured, configured
 from discoverd.sources.log_pages import LogPages
 from discoverd.sources.walk import Context
+from discoverd.sources.ways import ALL_WAYS, Ways
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TransportId
 
 from .log_pages import RDMA, entry, page
@@ -97,11 +98,13 @@ class Site:
         excluded: Mapping[str, str] | None = None,
         configured_for: HostIdentity | None = None,
         lacking: Mapping[str, str] | None = None,
+        ways: Ways = ALL_WAYS,
     ) -> Found:
-        if self._basis is None or self._basis != (id(config), id(host), lacking):
-            self._basis = (id(config), id(host), lacking)
+        if self._basis is None or self._basis != (id(config), id(host), lacking, ways):
+            self._basis = (id(config), id(host), lacking, ways)
             self._configured = configured(config, configured_for or host, lambda *_: None)
-            self._context = Context(config, host, self._configured.discovery, {}, 3600, 0, 25, lacking=lacking or {})
+            context = Context(config, host, self._configured.discovery, {}, 3600, 0, 25, lacking=lacking or {})
+            self._context = replace(context, ways=ways)
             self.wanted.put(CONFIGURATION, self._configured.candidates)
         for _ in self.pages.follow(self.wanted, self._context, excluded or {}, old or {}):
             pass
@@ -647,6 +650,21 @@ def test_entry_over_a_transport_that_this_host_lacks_is_passed_over(site: Site) 
     site.ask(lacking={"tcp": "left out"})
     assert units(site) == {instance("a"), *OVER_RDMA}
     assert not site.pages.passed_over
+
+
+def test_entry_of_a_family_that_is_left_out_is_passed_over(site: Site) -> None:
+    only_v6, only_v4 = Ways(("ipv6",)), Ways(("ipv4",))
+    site.put(DC1, listing("a", "b"))
+    assert site.ask(ways=only_v4).refusals == ()
+    assert units(site) == {instance("a"), instance("b")}
+    # What has a unit is followed on.
+    found = site.ask(ways=only_v6, old=known(DC1, "a"))
+    assert units(site) == {instance("a")}
+    why = "address-families in discoverd.conf leaves out IPv4"
+    assert found.refusals == (Refusal("1 entry over IPv4", f"in the log page of {DC1}", why, expected=True),)
+    # It is nothing for this host, and no gap in what the page says.
+    assert found.authoritative == {DC1}
+    assert site.pages.whole == {DC1}
 
 
 def test_nothing_is_said_before_it_is_known(site: Site) -> None:

@@ -392,6 +392,8 @@ def test_settings_say_where_to_listen(scenario: Scenario) -> None:
             ({"mdns_interfaces": ("eth1",), "mdns_ignore_interfaces": ("eth1",)}, set()),
             ({"mdns_families": ("ipv6",)}, {"2001:db8::1 eth2"}),
             ({"mdns_families": ("ipv4",)}, {"192.0.2.1 eth0", "192.0.2.1 eth1"}),
+            ({"address_families": ("ipv6",)}, {"2001:db8::1 eth2"}),
+            ({"address_families": ("ipv6",), "mdns_families": ("ipv4",)}, set()),
         ):
             watches = source.watches
             source.mdns.configure(replace(Settings(), **changes))
@@ -403,6 +405,17 @@ def test_settings_say_where_to_listen(scenario: Scenario) -> None:
             await source.settle()
             assert {place for place, text in source.shown().items() if not until_text(text)} == places
         assert len(source.shown()) == 3
+
+    scenario(story)
+
+
+def test_interface_that_is_ignored_makes_no_other_path(scenario: Scenario) -> None:
+    async def story(source: Source) -> None:
+        source.mdns.configure(Settings(ignore_iface=True))
+        source.hear(announced(), announced(interface=3))
+        await source.settle()
+        (wish,) = source.mdns.wishes
+        assert (wish.tid.host_iface, wish.announcement) == ("", Announcement("eth0"))
 
     scenario(story)
 

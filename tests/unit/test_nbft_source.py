@@ -17,6 +17,7 @@ from discoverd.kernel.nbft import parse
 from discoverd.plan.candidate import NBFT
 from discoverd.sources import nbft
 from discoverd.sources.nbft import Found, Nbft, TableFile, wanted
+from discoverd.sources.ways import Ways
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO
 
 from . import virtual_time
@@ -380,3 +381,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert [one.name for one in read] == ["NBFT", "NBFT1", "NBFT2", "NBFT3"]
     assert [one.table is None for one in read] == [False, True, True, True]
     assert [one.error.partition(":")[0] for one in read[1:]] == ["it cannot be read", "its size", "its length"]
+
+
+def test_families_and_interfaces_that_are_left_out() -> None:
+    files = [TableFile("NBFT", parse(table(TWO, [Namespace(secondary=(2,))])))]
+    result = wanted(files, NAMES, HOSTNQN, Ways(ignore_iface=True))
+    assert [(tid.host_traddr, tid.host_iface) for tid in result.wishes] == [("192.0.2.2", ""), ("198.51.100.2", "")]
+    result = wanted(files, NAMES, HOSTNQN, Ways(("ipv6",)))
+    assert not result.wishes
+    assert reasons(result) == ["address-families in discoverd.conf leaves out IPv4"] * 2

@@ -12,7 +12,7 @@ import pytest
 from discoverd import registry, state
 from discoverd.kernel import block, usage
 from discoverd.kernel.usage import User
-from discoverd.worker import discovery, loop, machine
+from discoverd.worker import loop, machine
 
 from .fake_kernel import Kernel, Links, identity, leave_spec, play, until
 from .log_pages import entry, page
@@ -64,8 +64,19 @@ def test_parked_controller_is_read_and_disconnected(kernel: Kernel, capsys: pyte
     assert "nvme0: disconnected until it is read again in 15 min: persistent = no\n" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("seconds", "often"), [(3600, "60 min"), (90, "90 s")])
+def test_interval_of_the_configuration_counts(
+    kernel: Kernel, capsys: pytest.CaptureFixture[str], seconds: int, often: str
+) -> None:
+    def act() -> None:
+        until(lambda: is_parked(kernel))
+
+    assert play(INSTANCE, kernel, act, specify(persistent="no", parked_interval=seconds)) == 0
+    assert f"disconnected until it is read again in {often}: persistent = no\n" in capsys.readouterr().err
+
+
 def test_parked_controller_is_read_again_and_again(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "POLL_INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(state, "PARKED_INTERVAL_SECONDS", 0.05)
 
     def act() -> None:
         until(lambda: "generation 3" in kernel.status)

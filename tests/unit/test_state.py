@@ -57,6 +57,13 @@ def test_specification_survives_encoding(give_up_after: int, source_optional: bo
     assert (again.give_up_after, again.source_optional, again.withdrawn) == (give_up_after, source_optional, withdrawn)
 
 
+def test_parked_interval_survives_encoding_and_its_default_is_not_written() -> None:
+    spec = Spec("discovery", [("nqn", "nqn.x"), ("transport", "tcp")])
+    assert b"parked-interval" not in spec.encode()
+    spec.parked_interval = 60
+    assert Spec.decode(spec.encode()).parked_interval == 60
+
+
 # What int() takes, or chokes on, and no state file has.
 NO_NUMBERS = ["", "-1", "+1", " 1", "1_0", "x", "0x10", "1.5", "\u00b2", "\u0663", "9" * 21, "9" * 5000]
 

@@ -457,6 +457,21 @@ def test_entries_of_nvme_clis_files_are_warned_of_and_not_connected(
     assert complaints() == []
 
 
+def test_parked_interval_reaches_workers_at_a_reload(host: Host) -> None:
+    host.configure(DISCOVERY + FIRST)
+
+    async def scenario() -> None:
+        await until(lambda: "2 live" in host.status)
+        assert spec_of(DC).parked_interval == state.PARKED_INTERVAL_SECONDS
+        (host.etc / "discoverd.conf").write_text("[Global]\nparked-interval = 1h\n")
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: spec_of(DC).parked_interval == 3600)
+        assert DC in host.systemd.hung_up
+        assert ONE not in host.systemd.hung_up
+
+    assert host.play(scenario) == 0
+
+
 def test_a_reload_reads_what_is_parked(host: Host) -> None:
     host.configure(DISCOVERY + FIRST)
 

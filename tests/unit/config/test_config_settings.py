@@ -34,6 +34,9 @@ GOOD: dict[str, dict[str, Any]] = {
     "disconnect-share": {"10%": 10, "0": 0, "100 %": 100},
     "connect-attempts-on-ncc": {"1": 1, "0": 0, "1000": 1000},
     "follow-transports": {"Auto": ("auto",), "none": (), "rdma  TCP": ("tcp", "rdma"), "rdma": ("rdma",)},
+    "address-families": {"IPv4": ("ipv4",), "ipv6": ("ipv6",), "ipv6 ipv4": ("ipv4", "ipv6")},
+    "ignore-iface": {"yes": True, "no": False},
+    "parked-interval": {"1min": 60, "90": 90, "7d": 168 * HOUR},
 }
 BAD: dict[str, tuple[list[str], str]] = {
     "log-level": (["loud", "info # all"], "one of err, warning, info, debug"),
@@ -54,6 +57,9 @@ BAD: dict[str, tuple[list[str], str]] = {
     "disconnect-share": (["101%", "-1", "half", "%"], "a share from 0%"),
     "connect-attempts-on-ncc": (["-1", "1001", "two"], "a whole number from 0 (no limit) to 1000"),
     "follow-transports": (["fc", "auto tcp", "none rdma", "tcp, rdma"], "auto, none, or a list of tcp rdma"),
+    "address-families": (["ipx", "ipv4+ipv6", "4"], "ipv4, ipv6 or both"),
+    "ignore-iface": (["true false", "eth0"], "yes or no"),
+    "parked-interval": (["never", "0", "59s", "8d", "often"], "a time from 1min to 7d"),
 }
 
 
