@@ -96,7 +96,8 @@ class Names:
         ``connection`` is any text that tells it from others. ``version`` 4 or 6 asks for an address of that family.
         """
         choice = self._choices.get((connection, name))
-        if choice and choice.version == version:
+        if choice and version in (0, choice.version, ipaddress.ip_address(choice.address).version):
+            choice.version = version
             return choice.address
         answer = self._answer(name, version)
         if not answer:

@@ -274,6 +274,22 @@ def test_the_family(resolver: Resolver, source: int, expected: str) -> None:
     play(scenario)
 
 
+def test_connection_keeps_an_address_of_the_family_that_is_asked_for_from_now_on(resolver: Resolver) -> None:
+    resolver.answers["array"] = [A, B, SIX]
+
+    async def scenario(made: Watched) -> None:
+        await settle(made, "array")
+        assert made.address("one", "array") == A
+        made.refused("one", "array", A)
+        assert [made.address("one", "array", version) for version in (0, 4, 0)] == [B, B, B]
+        assert made.address("one", "array", 6) == SIX
+        # From now on it has its turns among those.
+        made.refused("one", "array", SIX)
+        assert made.address("one", "array", 6) == SIX
+
+    play(scenario)
+
+
 def test_a_family_that_a_name_does_not_have_yet(resolver: Resolver, quick: None) -> None:
     resolver.answers["array"] = [A, B]
 
