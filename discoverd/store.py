@@ -290,7 +290,15 @@ def read_spec(instance: str) -> state.Spec | None:
 def read_report(instance: str) -> Report | None:
     """Return a worker's report, None where there is no usable one."""
     try:
-        fields = dict(state.decode(state.REPORT, state.read(state.directory(instance) + "/report")))
+        return parse_report(state.read(state.directory(instance) + "/report"))
+    except state.StateError:
+        return None
+
+
+def parse_report(data: bytes) -> Report | None:
+    """Return the report that a file has in it, None for one that is not usable."""
+    try:
+        fields = dict(state.decode(state.REPORT, data))
         if fields.get("state") not in state.STATES:
             return None
         return Report(

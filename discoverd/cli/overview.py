@@ -3,19 +3,24 @@
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from discoverd import registry, state, store
 from discoverd.cli import plan_file
 from discoverd.cli.plan_file import PlanFile, Planned
-from discoverd.cli.systemd import Systemd, Unit
+from discoverd.cli.unit import Unit
 from discoverd.kernel import controllers
 from discoverd.kernel.controllers import Controller as KernelController
 from discoverd.plan.facts import Report
 from discoverd.systemd import fragments
 from discoverd.systemd.fragments import Fragment, Fragments
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TRANSPORTS, TidError, TransportId, unit_instance, unit_name
+
+if TYPE_CHECKING:
+    # Not for the D-Bus API, which asks systemd over the bus.
+    from discoverd.cli.systemd import Systemd
 
 # What a controller is beside the states of its worker (discoverd.state).
 LEFT_ALONE, BLOCKED = "left alone", "blocked"
@@ -238,7 +243,7 @@ def _beside(report: Report) -> str:
     return text.removeprefix(report.device).lstrip(" ,:;")
 
 
-def look(systemd: Systemd | None) -> Overview:
+def look(systemd: "Systemd | None") -> Overview:
     """Gather everything, with None all but the units, for who looks again and again.
 
     Raises CliError where systemd cannot be asked, PermissionError without the privilege.
@@ -249,12 +254,23 @@ def look(systemd: Systemd | None) -> Overview:
         if instance := unit_instance(unit.name):
             units[instance] = unit
     specs = {instance: store.read_spec(instance) for instance in state_directories()}
-    devices = _devices()
+    reports = {name: store.read_report(name) for name in plan.controllers.keys() | units.keys() | specs.keys()}
+    return assemble(plan, units, specs, reports, devices(), fragments.find())
+
+
+def assemble(
+    plan: PlanFile,
+    units: Mapping[str, Unit],
+    specs: Mapping[str, state.Spec | None],
+    reports: Mapping[str, Report | None],
+    found_devices: Sequence[Device],
+    files: Fragments,
+) -> Overview:
+    """Return the overview that these facts make, by instance; it asks nobody for anything."""
     waiting = {name: origin for origin, pending in plan.pending.items() for name in pending}
     names = [*plan.controllers, *sorted((units.keys() | specs.keys()) - plan.controllers.keys())]
-    reports = {name: store.read_report(name) for name in names}
-    assigned = _assigned(reports, specs, devices)
-    files = fragments.find()
+    reports = {name: reports.get(name) for name in names}
+    assigned = _assigned(reports, specs, found_devices)
     found = []
     for name in names:
         planned, waits_for = plan.controllers.get(name), waiting.get(name, "")
@@ -263,11 +279,11 @@ def look(systemd: Systemd | None) -> Overview:
     claimed = {device.name for device in assigned.values()}
     # A directory without a specification that can be read, and without a unit, is nothing.
     found = [one for one in found if one.known]
-    found += [Controller(_name(one.kernel), device=one) for one in devices if one.name not in claimed]
+    found += [Controller(_name(one.kernel), device=one) for one in found_devices if one.name not in claimed]
     return Overview(tuple(found), plan, files)
 
 
-def refreshed(controller: Controller, systemd: Systemd) -> Controller:
+def refreshed(controller: Controller, systemd: "Systemd") -> Controller:
     """Return the controller as it is now, as far as unit, report and kernel go."""
     shown = None
     if controller.known:
@@ -277,9 +293,9 @@ def refreshed(controller: Controller, systemd: Systemd) -> Controller:
     device = controller.device
     if device is None or controllers.sysfs_inode(device.name) != device.sysfs_inode:
         name = controller.name
-        device = _assigned({name: report}, {name: controller.spec}, _devices()).get(name)
+        device = _assigned({name: report}, {name: controller.spec}, devices()).get(name)
     else:
-        device = _device(device.name)
+        device = read_device(device.name)
     return replace(controller, unit=shown, report=report, device=device)
 
 
@@ -291,12 +307,13 @@ def state_directories() -> Iterable[str]:
         return ()
 
 
-def _devices() -> list[Device]:
-    found = [_device(name) for name in sorted(controllers.names(), key=lambda name: (len(name), name))]
+def devices() -> list[Device]:
+    """Return the fabrics controllers in the kernel, by number."""
+    found = [read_device(name) for name in sorted(controllers.names(), key=lambda name: (len(name), name))]
     return [device for device in found if device is not None]
 
 
-def _device(name: str) -> Device | None:
+def read_device(name: str) -> Device | None:
     """Return a fabrics controller; None for one on PCIe, and for one that is gone."""
     sysfs_inode = controllers.sysfs_inode(name)
     kernel = KernelController(name)
@@ -310,7 +327,7 @@ def _device(name: str) -> Device | None:
 
 
 def _assigned(
-    reports: Mapping[str, Report | None], specs: Mapping[str, state.Spec | None], devices: list[Device]
+    reports: Mapping[str, Report | None], specs: Mapping[str, state.Spec | None], devices: Sequence[Device]
 ) -> dict[str, Device]:
     """Return the kernel's controller of each unit that has one, as its worker finds it (discoverd.worker.ownership).
 

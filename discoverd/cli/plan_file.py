@@ -12,7 +12,8 @@ from discoverd.config.errors import printable
 
 PATH = state.ROOT + "/plan"
 VERSION = 1
-_LIMIT = 1 << 26
+LIMIT = 1 << 26
+MISSING = "discoverd has left no plan; if it does not run: systemctl start discoverd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +98,16 @@ def read() -> PlanFile:
     All texts in it are printable.
     """
     try:
-        data = state.read(PATH, _LIMIT)
+        data = state.read(PATH, LIMIT)
     except state.StateError as error:
         if not os.path.exists(PATH):
-            return PlanFile(fault="discoverd has left no plan; if it does not run: systemctl start discoverd")
+            return PlanFile(fault=MISSING)
         return PlanFile(fault=f"the plan cannot be read ({error}); see: systemctl status discoverd")
+    return parse(data)
+
+
+def parse(data: bytes) -> PlanFile:
+    """Return the plan that a file has in it, as :func:`read`."""
     try:
         return _understand(json.loads(data))
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -7,11 +7,12 @@ Each call blocks until PID 1 has answered, for up to the 25 seconds of sd-bus.
 import errno
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from discoverd import packages
 from discoverd.cli.exits import CliError, Exit
+from discoverd.cli.unit import Unit
 from discoverd.systemd import failure
 from discoverd.tid import UNIT_PREFIX, UNIT_SUFFIX
 
@@ -37,24 +38,6 @@ class UnitNotLoaded(Exception):  # noqa: N818  # It is a state of things as much
 
 class UnitMasked(Exception):  # noqa: N818
     """The unit is masked, so it cannot be started."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """A unit as systemd lists it. ``status`` is what its main process said last; ``path`` its object on the bus."""
-
-    name: str
-    load: str
-    active: str
-    sub: str
-    job: bool
-    path: str
-    status: str = ""
-
-    @property
-    def running(self) -> bool:
-        """Tell whether there is, or is about to be, a process."""
-        return self.active in ("active", "activating", "reloading", "deactivating") or self.job
 
 
 class Systemd:

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A controller's unit, as systemd lists it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A unit as systemd lists it. ``status`` is what its main process said last; ``path`` its object on the bus."""
+
+    name: str
+    load: str
+    active: str
+    sub: str
+    job: bool
+    path: str
+    status: str = ""
+
+    @property
+    def running(self) -> bool:
+        """Tell whether there is, or is about to be, a process."""
+        return self.active in ("active", "activating", "reloading", "deactivating") or self.job
