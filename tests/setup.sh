@@ -6,7 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(
-    iproute2 python3 python3-dbus-next python3-pystemd python3-pyudev python3-sdnotify python3-venv
+    dbus-daemon iproute2 python3 python3-dbus-next python3-jeepney python3-pystemd python3-pyudev python3-sdnotify
+    python3-venv
 )
 if [ "${1-}" != unit ]; then
     packages+=(

@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The service on the bus: calls are checked against interfaces.py, and answered in turn.
+
+What reads is answered one caller after the other, and only while the bus takes what it is sent. What acts has nothing
+to do with that: it is handed on at once, so that nobody who asks for all in a loop keeps a stop waiting.
+"""
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from discoverd import exclusions
+from discoverd.api import interfaces, log_page, properties, wire
+from discoverd.api.actions import Actions, RefusalError
+from discoverd.api.callers import Callers
+from discoverd.api.connection import Connection
+from discoverd.api.feed import FeedError
+from discoverd.api.host import TURN_SECONDS, Host
+from discoverd.api.interfaces import (
+    DISCOVERY,
+    INTROSPECTABLE,
+    MANAGER,
+    NO_OBJECT,
+    OBJECT_MANAGER,
+    OURS,
+    PEER,
+    PROPERTIES,
+    ROOT,
+    STANDARD,
+    Interface,
+    Method,
+)
+from discoverd.api.tree import Tree
+from discoverd.api.wire import Frame
+from discoverd.cli.choose import matches
+from discoverd.cli.overview import Controller
+from discoverd.kernel.controllers import DISCOVERY_NQN, canonical_nqn, same_address
+from discoverd.supervisor.loop_turn import LoopTurn
+
+# Of one caller so many actions and log pages are under way; log pages of all together so many.
+UNDER_WAY_MAX = 64
+PAGES_AT_ONCE = 2
+PAGES_KEPT = 4
+# So many callers are told in so many seconds that they ask for too much; others notice.
+_REFUSALS_MAX = 64
+_REFUSALS_SECONDS = 0.25
+_WORD_MAX = 512
+# What says which controller an exclusion is about, and nothing of this host's identity.
+_EXCLUSION = ("transport", "traddr", "trsvcid", "nqn", "host-iface")
+
+
+class Service:
+    """Answers calls about the ``tree`` and what the ``host`` knows; ``page`` reads a log page's file."""
+
+    def __init__(self, tree: Tree, host: Host, page: Callable[[str], Awaitable[bytes]]) -> None:
+        self._tree = tree
+        self._host = host
+        self._page = page
+        self._callers = Callers()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way: Counter[str] = Counter()
+        self._pages = asyncio.Semaphore(PAGES_AT_ONCE)
+        # By instance, what answers were made from, and their bodies.
+        self._kept: OrderedDict[str, tuple[bytes, object, bytes]] = OrderedDict()
+        self._plan: tuple[object, bytes] = (None, b"")
+        self._refused, self._refused_since = 0, 0.0
+
+    def connect(self, connection: Connection) -> None:
+        """Use this connection; before the first call is heard."""
+        self._connection = connection
+        self._actions = Actions(connection)
+
+    def hear(self, call: Frame) -> None:
+        """Take a call."""
+        found = self._lookup(call)
+        if found and found[1].acts:
+            self._begin(call, self._act(call, found[1]))
+        elif not self._callers.put(call):
+            self._refuse_some(call, "wait for the answers to what you have asked before")
+
+    def _refuse_some(self, call: Frame, text: str) -> None:
+        """Say that it was too much, unless that itself becomes too much."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._refused_since + _REFUSALS_SECONDS:
+            self._refused, self._refused_since = 0, now
+        self._refused += 1
+        if self._refused <= _REFUSALS_MAX:
+            self._connection.refuse(call, interfaces.LIMITS_EXCEEDED, text)
+
+    def _begin(self, call: Frame, work: Coroutine[Any, Any, None]) -> None:
+        """Have something done beside the calls that are answered at once, within each caller's limit."""
+        sender = call.text(wire.SENDER)
+        if self._under_way[sender] >= UNDER_WAY_MAX:
+            work.close()
+            self._refuse_some(call, f"{UNDER_WAY_MAX} of your calls are under way; wait for these")
+            return
+        self._under_way[sender] += 1
+        task = asyncio.ensure_future(self._finish(call, sender, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _finish(self, call: Frame, sender: str, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except RefusalError as error:
+            self._connection.refuse(call, error.name, str(error))
+        except ConnectionError:
+            pass  # The bus has gone, and whoever asked with it.
+        finally:
+            self._under_way[sender] -= 1
+            if not self._under_way[sender]:
+                del self._under_way[sender]
+
+    async def end(self) -> None:
+        """Give up what is under way; what was handed on goes on."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def run(self) -> None:
+        """Answer what waits, for ever. Raises ConnectionError when the bus has gone."""
+        while True:
+            await self._callers.wait()
+            turn = LoopTurn(TURN_SECONDS)
+            while call := self._callers.take():
+                await self._connection.room()
+                self._answer(call)
+                await turn.end_if_long()
+
+    # Calls that are answered at once -----------------------------------------------------------------------
+
+    def _lookup(self, call: Frame) -> tuple[Interface, Method] | None:
+        """Return what a call is of, None for what the object does not have."""
+        path, wanted, member = call.text(wire.PATH), call.text(wire.INTERFACE), call.text(wire.MEMBER)
+        for one in (wanted,) if wanted else (*STANDARD, *self._tree.get(path)):
+            interface = STANDARD.get(one) or OURS.get(one)
+            if interface is None or (one in OURS and one not in self._tree.get(path)):
+                continue
+            if one == OBJECT_MANAGER and path != ROOT:
+                continue
+            if method := interface.method(member):
+                return interface, method
+        return None
+
+    def _answer(self, call: Frame) -> None:
+        path = call.text(wire.PATH)
+        found = self._lookup(call)
+        try:
+            if found is None or (path not in self._tree and found[0].name != PEER):
+                raise self._unknown(call)
+            interface, method = found
+            if call.text(wire.SIGNATURE) != method.signature:
+                text = f"{method.name} takes {method.signature or 'nothing'!r}"
+                raise RefusalError(interfaces.INVALID_ARGUMENTS, text)
+            if interface.name == DISCOVERY:
+                self._begin(call, self._log_page(call))
+                return
+            body = self._answers[interface.name, method.name](self, call, path)
+        except wire.WireError as error:
+            self._connection.refuse(call, interfaces.INVALID_ARGUMENTS, str(error))
+        except RefusalError as error:
+            self._connection.refuse(call, error.name, str(error))
+        else:
+            self._connection.answer(call, method.answer, body)
+
+    def _unknown(self, call: Frame) -> RefusalError:
+        path, wanted, member = call.text(wire.PATH), call.text(wire.INTERFACE), call.text(wire.MEMBER)
+        if path not in self._tree:
+            return RefusalError(interfaces.UNKNOWN_OBJECT, f"there is no object {path}")
+        if wanted and wanted not in STANDARD and wanted not in self._tree.get(path):
+            return RefusalError(interfaces.UNKNOWN_INTERFACE, f"{path} has no interface {wanted}")
+        return RefusalError(interfaces.UNKNOWN_METHOD, f"{path} has no method {member}")
+
+    def _introspect(self, _: Frame, path: str) -> bytes:
+        return wire.marshal("s", self._tree.introspect(path))
+
+    def _ping(self, _call: Frame, _path: str) -> bytes:
+        return b""
+
+    def _machine_id(self, _call: Frame, _path: str) -> bytes:
+        return wire.marshal("s", MACHINE_ID)
+
+    def _get(self, call: Frame, path: str) -> bytes:
+        interface, name = call.values("ss")
+        if name not in self._properties(path, interface):
+            raise RefusalError(interfaces.UNKNOWN_PROPERTY, f"{path} has no property {name}")
+        return self._tree.one_of(path, interface, name)
+
+    def _get_all(self, call: Frame, path: str) -> bytes:
+        (interface,) = call.values("s")
+        self._properties(path, interface)
+        return self._tree.all_of(path, interface)
+
+    def _set(self, _call: Frame, path: str) -> bytes:
+        raise RefusalError(interfaces.READ_ONLY, f"{path} has no property that can be set")
+
+    def _properties(self, path: str, interface: str) -> Mapping[str, Any]:
+        """Return the properties of an interface that an object has. Raises RefusalError."""
+        found = self._tree.get(path)
+        if interface not in found and interface not in STANDARD:
+            raise RefusalError(interfaces.UNKNOWN_INTERFACE, f"{path} has no interface {interface}")
+        return found.get(interface, {})
+
+    def _managed(self, _call: Frame, _path: str) -> bytes:
+        return self._tree.managed()
+
+    def _decisions(self, _call: Frame, _path: str) -> bytes:
+        plan = self._host.plan
+        if self._plan[0] is not plan:
+            rows = [wire.element("(sssss)", row) for row in properties.decisions(plan)]
+            self._plan = (plan, wire.array(rows))
+        return self._plan[1]
+
+    def _find(self, call: Frame, _path: str) -> bytes:
+        (word,) = call.values("s")
+        found = self._host.controllers
+        meant = {id(one) for one in matches(word[:_WORD_MAX], list(found.values()))} if word else set()
+        return wire.marshal("ao", [path for path, one in found.items() if id(one) in meant])
+
+    _answers: ClassVar[dict[tuple[str, str], Callable[["Service", Frame, str], bytes]]] = {
+        (INTROSPECTABLE, "Introspect"): _introspect,
+        (PEER, "Ping"): _ping,
+        (PEER, "GetMachineId"): _machine_id,
+        (PROPERTIES, "Get"): _get,
+        (PROPERTIES, "GetAll"): _get_all,
+        (PROPERTIES, "Set"): _set,
+        (OBJECT_MANAGER, "GetManagedObjects"): _managed,
+        (MANAGER, "Plan"): _decisions,
+        (MANAGER, "Find"): _find,
+    }
+
+    # Calls that take longer --------------------------------------------------------------------------------
+
+    async def _log_page(self, call: Frame) -> None:
+        """Answer LogPage."""
+        one = self._controller(call)
+        async with self._pages:
+            try:
+                data = await self._page(one.name)
+            except FeedError as error:
+                raise RefusalError(interfaces.FAILED, str(error)) from None
+            head, page = log_page.split(data)
+            if head.fault:
+                raise RefusalError(interfaces.NO_PAGE, head.fault)
+            found = self._host.controllers
+            known = self._kept.get(one.name)
+            if known and known[0] == data and known[1] is found:
+                body = known[2]
+            else:
+                body = await self._page_body(head, page, found)
+                self._kept[one.name] = (data, found, body)
+                if len(self._kept) > PAGES_KEPT:
+                    self._kept.popitem(last=False)
+            await self._connection.room()
+            method = OURS[DISCOVERY].methods[0]
+            self._connection.answer(call, method.answer, body)
+
+    async def _page_body(self, head: log_page.Head, page: bytes, found: Mapping[str, Controller]) -> bytes:
+        at: dict[tuple[str, str, str], list[tuple[str, Controller]]] = {}
+        for path, one in found.items():
+            transport, _, service, nqn, _, _ = properties.target(one)
+            at.setdefault((transport, service, canonical_nqn(nqn)), []).append((path, one))
+
+        def find(transport: str, address: str, service: str, nqn: str) -> str:
+            for path, one in at.get((transport, service, canonical_nqn(nqn)), ()):
+                if same_address(transport, properties.target(one)[1], address):
+                    return path
+            return NO_OBJECT
+
+        turn = LoopTurn(TURN_SECONDS)
+        entries = []
+        for number in range(log_page.count(page)):
+            entries.append(wire.element(interfaces.LOG_ENTRIES[1:], log_page.entry(page, number, find)))
+            await turn.end_if_long()
+        return wire.array(entries, wire.marshal("tts", head.generation, head.time, head.asked))
+
+    def _controller(self, call: Frame) -> Controller:
+        one = self._host.controllers.get(call.text(wire.PATH))
+        if one is None:
+            raise RefusalError(interfaces.UNKNOWN_OBJECT, f"{call.text(wire.PATH)} is no more")
+        return one
+
+    async def _act(self, call: Frame, method: Method) -> None:
+        """Hand on a call that has something done, and answer with what came of it."""
+        try:
+            values = call.values(method.signature)
+        except wire.WireError as error:
+            raise RefusalError(interfaces.INVALID_ARGUMENTS, str(error)) from None
+        interactive = bool(call.flags & wire.INTERACTIVE)
+        sender = call.text(wire.SENDER)
+        if method.name in ("Exclude", "Unexclude"):
+            entries = [self._exclusion(word) for word in values[0]]
+            done = await self._actions.ask(sender, interactive, method.name.lower(), entries=entries)
+            body = wire.marshal("as", [str(place) for place in done.get("places", ())])
+        else:
+            what = self._unit_verb(call, method) if method.name != "Reload" else {"verb": "reload"}
+            done = await self._actions.ask(sender, interactive, **what)
+            body = wire.marshal("o", str(done.get("job", NO_OBJECT)))
+        self._connection.answer(call, method.answer, body)
+
+    def _unit_verb(self, call: Frame, method: Method) -> dict[str, Any]:
+        """Return what is to be done with a controller's unit. Raises RefusalError where there is none."""
+        one = self._controller(call)
+        verb = method.name.lower()
+        if verb == "disconnect":
+            # Without a device there is a worker to be stopped, at most.
+            verb = "disconnect" if one.device else "stop"
+        if verb != "disconnect" and one.unit is None:
+            raise RefusalError(
+                interfaces.NO_UNIT,
+                f"{one.name} has no unit at the moment, because discoverd makes it; see: systemctl status discoverd",
+            )
+        return {"verb": verb, "instance": one.name}
+
+    def _exclusion(self, word: str) -> str:
+        """Return the exclusion that a word means: one as it is, an NQN, or a controller's instance. Raises
+        RefusalError."""
+        for one in self._host.controllers.values():
+            if one.name == word:
+                transport, address, service, nqn, interface, _ = properties.target(one)
+                fields = zip(_EXCLUSION, (transport, address, service, nqn, interface), strict=True)
+                return ";".join(f"{key}={value}" for key, value in fields if value)
+        if word.startswith("nqn.") and word != DISCOVERY_NQN and "=" not in word:
+            word = f"nqn={word}"
+        fields_of, sentence = exclusions.understand(word)
+        if sentence or not fields_of:
+            raise RefusalError(interfaces.INVALID_ARGUMENTS, f"{exclusions.printable(word)}: {sentence}")
+        return word
+
+
+def _machine() -> str:
+    try:
+        return Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        return ""
+
+
+# Read when the process starts, before there is a loop.
+MACHINE_ID = _machine()
