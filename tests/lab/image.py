@@ -82,7 +82,7 @@ LEFT_OUT = (
     ),
 )
 # What meson.build installs from.
-INSTALLED = ("discoverd", "docs/man", "docs/samples", "meson.build", "packaging", "udev", "units")
+INSTALLED = ("dbus", "discoverd", "docs/man", "docs/samples", "meson.build", "packaging", "udev", "units")
 
 
 class ImageError(Exception):
@@ -244,6 +244,8 @@ def install(tree: Path, sources: Iterable[Path]) -> None:
         *("/usr/src/discoverd.build", "/usr/src/discoverd"),
     )
     in_tree("install", tree, "meson", "install", "--no-rebuild", "-C", "/usr/src/discoverd.build")
+    # As a package does after its files are there.
+    in_tree("install", tree, "systemd-sysusers")
     shutil.rmtree(tree / "usr/src")
     (tree / "usr/src").mkdir()
 

@@ -10,7 +10,11 @@ from tests.lab.scenario import DISCOVERY_UNIT, unit_name
 # In tenths. A worker has 0.5 for the two capabilities that it takes to see who has a device open.
 LIMITS = {
     "discoverd.service": 40,
+    "discoverd-api.service": 40,
+    "discoverd-api-action@1.service": 40,
+    "discoverd-api-reader@1.service": 40,
     "discoverd-boot.service": 40,
+    "discoverd-disconnect@1.service": 40,
     "discoverd-fork-server.service": 40,
     "discoverd-identity.service": 40,
     "discoverd-metrics.service": 40,
