@@ -26,8 +26,8 @@ from discoverd.config.sources import SourceFile, read_file, read_tree
 from discoverd.kernel import fabrics
 from discoverd.plan.candidate import check_security, refuse_tls
 from discoverd.sources.configured import configured
-from discoverd.state import StateError
 from discoverd.sources.ways import Ways
+from discoverd.state import StateError
 
 _NOT_READ = "the daemon does not read a file of this name"
 # Stands for a host whose identity is not known, such as one whose configuration is checked elsewhere.
@@ -204,9 +204,7 @@ def _abilities() -> set[str] | None:
         return None
 
 
-def _refused(
-    config: FabricsConfig, host: HostIdentity, known: set[str] | None, ways: Ways
-) -> Iterator[Diagnostic]:
+def _refused(config: FabricsConfig, host: HostIdentity, known: set[str] | None, ways: Ways) -> Iterator[Diagnostic]:
     """Yield a warning for each connection of which no unit can be made, or that has its unit already, or that has
     options that the kernel does not know."""
     seen: dict[str, Connection] = {}

@@ -155,8 +155,10 @@ def read(path: str, limit: int = 1 << 20) -> bytes:
 def write(path: str, data: bytes, mode: int = PRIVATE, lasting: bool = False) -> None:
     """Replace a file in one step, so that a reader sees the old or the new content, never a part.
 
-    With PUBLIC for a ``mode`` everybody may read it: nothing that can hold a secret. ``lasting``: also after a loss of power. Raises StateError, with the old content left as it was, when the file
-    system is full or the directory is gone.
+    With PUBLIC for a ``mode`` everybody may read it: nothing that can hold a secret. ``lasting``: also after a loss of
+    power.
+
+    Raises StateError, with the old content left as it was, when the file system is full or the directory is gone.
     """
     temporary = f"{path}.tmp.{posix.getpid()}"
     try:

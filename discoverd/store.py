@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 from discoverd import registry, state
 from discoverd.config.errors import Diagnostic
-from discoverd.config.last_good import Kept
 from discoverd.kernel import fabrics
 from discoverd.plan.candidate import (
     CONFIGURATION,
@@ -31,6 +30,11 @@ from discoverd.plan.evidence import Asked
 from discoverd.plan.facts import Decision, Known, Report
 from discoverd.plan.log_page import LogPageError, PageRead, parse
 from discoverd.tid import TidError, TransportId
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # It brings along what reads the configuration, which a look does without.
+    from discoverd.config.last_good import Kept
 
 BOOT = "discoverd-boot 1"
 WAKE = "discoverd-wake 1"
@@ -90,6 +94,8 @@ def _open_up() -> None:
         for name in ("report", "log"):
             with contextlib.suppress(FileNotFoundError):
                 os.chmod(f"{directory}/{name}", state.PUBLIC)
+
+
 def wake_sockets() -> tuple[int, int]:
     """Return the inodes of the wake socket that the supervisor has made, and of the one that is there, 0 for none.
 
@@ -207,7 +213,7 @@ def write_plan(
     refusals: Iterable[Refusal],
     complaints: Iterable[Diagnostic],
     pending: Mapping[str, Iterable[str]],
-    kept: Iterable[tuple[Kept, str]] = (),
+    kept: Iterable["tuple[Kept, str]"] = (),
 ) -> None:
     """Write what was decided, and why, for discoverctl; ``rows`` are :func:`plan_row`'s. Raises state.StateError.
 
@@ -302,24 +308,24 @@ def parse_report(data: bytes) -> Report | None:
         if fields.get("state") not in state.STATES:
             return None
         return Report(
-            fields["state"],
-            fields.get("status", ""),
-            fields.get("device", ""),
-            fields.get("log-read", ""),
-            state.number(fields.get("attempt", "0")),
-            state.number(fields.get("time", "0")),
-            state.number(fields.get("kernel-instance", "0")),
-            fields.get("cause", ""),
-            fields.get("kept", ""),
-            state.number(fields.get("attempts-made", "0")),
-            state.number(fields.get("losses", "0")),
-            state.number(fields.get("reconnects", "0")),
-            fields.get("registered", ""),
-            state.number(fields.get("errno", "0")),
-            state.number(fields.get("since", "0")),
-            fields.get("detail", ""),
-            fields.get("answer", ""),
-            fields.get("owner", ""),
+            state=fields["state"],
+            status=fields.get("status", ""),
+            device=fields.get("device", ""),
+            log_read=fields.get("log-read", ""),
+            attempt=state.number(fields.get("attempt", "0")),
+            time=state.number(fields.get("time", "0")),
+            sysfs_inode=state.number(fields.get("kernel-instance", "0")),
+            cause=fields.get("cause", ""),
+            kept=fields.get("kept", ""),
+            attempts_made=state.number(fields.get("attempts-made", "0")),
+            losses=state.number(fields.get("losses", "0")),
+            reconnects=state.number(fields.get("reconnects", "0")),
+            registered=fields.get("registered", ""),
+            errno=state.number(fields.get("errno", "0")),
+            since=state.number(fields.get("since", "0")),
+            detail=fields.get("detail", ""),
+            answer=fields.get("answer", ""),
+            owner=fields.get("owner", ""),
         )
     except state.StateError:
         return None

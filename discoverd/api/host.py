@@ -26,6 +26,7 @@ from discoverd.config.identity import load_host_identity
 from discoverd.kernel import controllers
 from discoverd.plan.facts import Report
 from discoverd.supervisor.loop_turn import LoopTurn
+from discoverd.systemd import fragments
 
 # News come in bursts; and all rounds together cost a fifth of a processor at most.
 DEBOUNCE_SECONDS = 0.1
@@ -188,8 +189,9 @@ class Host:
         if stale is None or stale:
             self._devices, self._identified = await asyncio.to_thread(_look, self._devices, self._identified, stale)
         facts = (dict(self._units), dict(self._specs), dict(self._reports), list(self._devices.values()))
+        files = await asyncio.to_thread(fragments.find)
         # Beside the loop: it is one piece of work, and grows with the host.
-        now = await asyncio.to_thread(overview.assemble, self._plan, *facts)
+        now = await asyncio.to_thread(overview.assemble, self._plan, *facts, files)
         found = await asyncio.to_thread(properties.paths, now)
         await self._show(now, found)
 

@@ -131,7 +131,7 @@ def controller(one: Controller, head: Head | None, extra: Identify) -> dict[str,
             "HostInterface": host_interface,
             "HostAddress": host_address,
             "Subsystem": object_path(SUBSYSTEMS, subsystem) if subsystem else NO_OBJECT,
-            "Why": [printable(sentence) for sentence in why.sentences(one)],
+            "Why": [printable(sentence) for sentence in why.sentences(one, [], (), alone=False)],
         }
     }
     if role(one) == DISCOVERY_ROLE and one.known:

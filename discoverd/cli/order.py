@@ -49,7 +49,7 @@ _KEYS: dict[str, Callable[[Controller], object]] = {
 
 
 def ordered(controllers: Iterable[Controller], name: str = "subsystem") -> list[Controller]:
-    """Return the controllers in an order of command_line.ORDERS; discovery controllers come first among what is equal."""
+    """Return the controllers in an order of command_line.ORDERS, discovery controllers first among what is equal."""
 
     def key(one: Controller) -> tuple[object, ...]:
         return _KEYS[name](one), _by_subsystem(one)

@@ -12,10 +12,10 @@ from discoverd.cli import text
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.plan_file import PlanFile, Planned
 from discoverd.cli.systemd import Systemd
-from discoverd.config import fabrics, identity
+from discoverd.config import identity, record
 from discoverd.config.errors import Diagnostic
-from discoverd.config.fabrics import FABRICS_CONF
-from discoverd.config.settings import SETTINGS_CONF, load_settings
+from discoverd.config.files import Files, read_files
+from discoverd.config.last_good import settle
 from discoverd.kernel import addresses
 from discoverd.plan.candidate import UNMANAGED
 from discoverd.plan.facts import Action, Decision, UnitFact
@@ -73,16 +73,18 @@ def show(directory: Path, in_force: PlanFile, systemd: Systemd, json: bool) -> E
 
 def read(directory: Path) -> tuple[forecast.Basis, tuple[Diagnostic, ...]]:
     """Read a configuration, and what is wrong with it. Connections until the next boot go with each."""
-    config = fabrics.load_fabrics(directory / FABRICS_CONF.name)
-    settings, complaints = load_settings(directory / SETTINGS_CONF.name)
-    host = identity.load_host_identity(directory)
+    try:
+        before = record.read().files
+    except state.StateError:
+        before = Files()
+    settled = settle(read_files(directory), before)
+    host = settled.host
     if not host.hostnqn and not host.hostid:
         # A configuration that is tried out elsewhere comes without the files that say who this host is.
         host = identity.load_host_identity()
     lists = exclusions.load(str(directory))
-    found = (*config.diagnostics, *complaints, *host.diagnostics)
-    found += tuple(Diagnostic(file, line, min(line, 1), "error", what) for file, line, what in lists.problems)
-    return forecast.Basis(config, settings, host, lists), found
+    problems = tuple(Diagnostic(file, line, min(line, 1), "error", what) for file, line, what in lists.problems)
+    return forecast.Basis(settled.fabrics, settled.settings, host, lists), (*settled.complaints, *problems)
 
 
 def difference(

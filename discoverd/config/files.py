@@ -28,7 +28,10 @@ class Files:
 
 
 def read_files(directory: Path = DIRECTORY, runtime: Path = RUNTIME_DROP_INS) -> Files:
-    """Read everything in a directory such as /etc/nvme, and the drop-ins in ``runtime``. Blocks on the disk; raises nothing."""
+    """Read everything in a directory such as /etc/nvme, and the drop-ins in ``runtime``.
+
+    Blocks on the disk; raises nothing.
+    """
     return Files(
         read_tree(directory / SETTINGS_CONF.name),
         (*read_tree(directory / FABRICS_CONF.name), *read_drop_ins(runtime)),

@@ -41,8 +41,8 @@ class Report:
     ``time`` is that of the report (seconds, CLOCK_BOOTTIME), ``attempt`` counts since the last connection. ``cause`` is
     why it is in that state: why the last attempt failed, the file and line that exclude it, who uses it. ``errno`` and
     ``answer`` (discoverd.state) are those of the last attempt, if that is the cause. ``kept`` is why it was not
-    disconnected though nobody asks for it, and ``owner`` who else has it, '' for nobody. ``since`` is when the state began (as ``time``, 0 where that is not told),
-    and ``detail`` what ``status`` says beside state and device.
+    disconnected though nobody asks for it, and ``owner`` who else has it, '' for nobody. ``since`` is when the state
+    began (as ``time``, 0 where that is not told), and ``detail`` what ``status`` says beside state and device.
     ``sysfs_inode`` tells ``device`` from another controller of that name (discoverd.kernel.controllers).
     ``attempts_made``, ``losses`` and ``reconnects`` count since the worker began. ``registered`` is yes or no for a
     discovery controller that was told who this host is, or could not be, and else ''.

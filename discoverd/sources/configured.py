@@ -111,9 +111,7 @@ def _address(connection: Connection, address: Address, ways: Ways) -> str:
     )
 
 
-def _candidate(
-    connection: Connection, host: HostIdentity, traddr: str, source: str, ways: Ways
-) -> Candidate:
+def _candidate(connection: Connection, host: HostIdentity, traddr: str, source: str, ways: Ways) -> Candidate:
     hostnqn, hostid = identity_for(connection, host)
     tid = TransportId.make(
         connection.role,

@@ -3,14 +3,14 @@
 # what bash has built in. tests/unit/test_completions.py holds verbs and options to those of the command.
 
 _discoverctl_verbs() {
-    printf '%s ' list status why doctor log-page monitor wait metrics plan config identity log connect restart start \
-        stop disconnect confirm exclude unexclude import-stas
+    printf '%s ' list topology status why doctor log-page monitor wait metrics plan config identity log connect restart start \
+        stop disconnect confirm exclude unexclude import-stas import-nvme-cli
 }
 
 _discoverctl_options() {
     case $1 in
-    list) printf '%s' '--no-legend --json' ;;
-    status | why | doctor | log-page | monitor) printf '%s' '--json' ;;
+    list) printf '%s' '--output --json --sort --state --watch --no-legend' ;;
+    topology | status | why | doctor | log-page | monitor) printf '%s' '--json' ;;
     wait) printf '%s' '--for --timeout' ;;
     metrics) printf '%s' '--output' ;;
     plan | 'config show') printf '%s' '--config --json' ;;
@@ -19,7 +19,7 @@ _discoverctl_options() {
     disconnect) printf '%s' '--force' ;;
     confirm) printf '%s' '--dry-run' ;;
     exclude) printf '%s' '--dry-run --list --json' ;;
-    import-stas) printf '%s' '--from --to --dry-run --force' ;;
+    import-stas | import-nvme-cli) printf '%s' '--from --to --dry-run --force' ;;
     '') printf '%s' '--version' ;;
     esac
 }
@@ -67,7 +67,7 @@ _discoverctl() {
             continue
         fi
         case $option in
-        --for | --timeout | --output | --config | --transport | --host-iface | --host-traddr | --list | --from | --to)
+        --for | --timeout | -o | --output | --sort | --state | --config | --transport | --host-iface | --host-traddr | --list | --from | --to)
             option=''
             continue
             ;;
@@ -87,6 +87,7 @@ _discoverctl() {
     fi
     case $option in
     --for) known='live any-path gone' ;;
+    --sort) known='subsystem state device address since' ;;
     --transport) known='tcp rdma fc' ;;
     --host-iface)
         for word in "${_discoverctl_root-}"/sys/class/net/*/; do
@@ -94,12 +95,17 @@ _discoverctl() {
             known+="${word##*/} "
         done
         ;;
+    -o) known='wide json name' ;;
     --output | --config | --from | --to)
-        compopt -o filenames 2>/dev/null
-        mapfile -t COMPREPLY < <(compgen -f -- "$cur")
-        return
+        if [[ $verb == list ]]; then
+            known='wide json name'
+        else
+            compopt -o filenames 2>/dev/null
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+            return
+        fi
         ;;
-    --timeout | --list | --host-traddr) return ;;
+    --timeout | --list | --host-traddr | --state) return ;;
     *)
         if [[ $cur == -* ]]; then
             known="$(_discoverctl_options "$verb${part:+ $part}") --help"
@@ -110,7 +116,7 @@ _discoverctl() {
             'config ') known=show ;;
             'identity ') known='show init set-symname' ;;
             'log ') known='err warning info debug default' ;;
-            'status ' | 'why ' | 'log-page ' | 'wait ' | 'restart ' | 'start ' | 'stop ' | 'disconnect ' | 'confirm ' | \
+            'list ' | 'status ' | 'why ' | 'log-page ' | 'wait ' | 'restart ' | 'start ' | 'stop ' | 'disconnect ' | 'confirm ' | \
                 'exclude ' | 'unexclude ') _discoverctl_controllers "$cur" ;;
             esac
         fi

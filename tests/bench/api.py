@@ -26,6 +26,7 @@ from discoverd.api.interfaces import CONTROLLER, CONTROLLERS, NAME, OBJECT_MANAG
 from discoverd.api.tree import Tree
 from discoverd.cli import overview, plan_file
 from discoverd.cli.unit import Unit
+from discoverd.systemd.fragments import Fragments
 from discoverd.tid import unit_name
 from tests.unit import private_bus
 from tests.unit.private_bus import Bus, Client, client, instance, populate, report
@@ -53,7 +54,7 @@ def marshalling(names: list[str], rounds: int) -> None:
     specs = {name: store.read_spec(name) for name in names}
     reports = {name: store.read_report(name) for name in names}
     began = time.process_time()
-    now = overview.assemble(plan_file.read(), units, specs, reports, [])
+    now = overview.assemble(plan_file.read(), units, specs, reports, [], Fragments())
     print(f"facts to controllers:              {(time.process_time() - began) * 1000:8.1f} ms")
     tree = Tree(lambda *_: None)
     began = time.process_time()

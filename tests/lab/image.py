@@ -82,7 +82,7 @@ LEFT_OUT = (
     ),
 )
 # What meson.build installs from.
-INSTALLED = ("dbus", "discoverd", "docs/man", "docs/samples", "meson.build", "packaging", "udev", "units")
+INSTALLED = ("discoverd", "docs/man", "docs/samples", "meson.build", "packaging", "udev", "units")
 
 
 class ImageError(Exception):

@@ -23,7 +23,7 @@ controller = transport=tcp;traddr=192.0.2.1;trsvcid=8009
 nr-io-queues = 1
 """
 DISCOVERY_UNIT = f"nvme-ctrl@tcp:192.0.2.1:8009:{scenario.DISCOVERY}.service"
-CONNECTED = 64
+CONNECTED = 16
 LISTED = 512
 EVENTS = 3
 SUBSYSTEMS = CONNECTED + 2 * EVENTS
@@ -44,7 +44,7 @@ def monitor(host: Machine) -> Iterator[Machine]:
 
 
 def test_an_event_among_many_controllers_and_entries(monitor: Machine) -> None:
-    """With 64 controllers connected; then with 512 entries in the log page besides.
+    """With 16 controllers connected; then with 512 entries in the log page besides.
 
     Most of the 512 are for subsystems that an exclusion keeps from being connected: each is read, understood,
     decided about and shown by discoverctl like the others, and there is a limit to what one emulated machine connects.

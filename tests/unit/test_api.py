@@ -253,7 +253,7 @@ def test_plan_and_find(bus: Bus) -> None:
 
 def test_introspection_is_the_file_that_is_installed(bus: Bus) -> None:
     populate(bus, 2)
-    installed = (PROJECT / "dbus/org.nvmexpress.discoverd1.xml").read_text()
+    installed = (PROJECT / "units/dbus/org.nvmexpress.discoverd1.xml").read_text()
     assert installed == interfaces.installed()
 
     async def test(one: Client) -> None:

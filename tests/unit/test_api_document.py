@@ -59,7 +59,7 @@ def test_units_sockets_and_user_are_those_of_the_code() -> None:
     assert f"BusName={interfaces.NAME}\n" in service
     user = re.findall(r"^User=(.*)$", service, re.MULTILINE)[0]
     for file in ("org.nvmexpress.discoverd1.conf", "org.nvmexpress.discoverd1.service", "discoverd-api.sysusers.conf"):
-        assert user in (PROJECT / "dbus" / file).read_text()
+        assert user in (PROJECT / "units/dbus" / file).read_text()
     for socket in ("discoverd-api-reader.socket", "discoverd-api-action.socket"):
         text = (units / socket).read_text()
         assert f"SocketUser={user}\n" in text

@@ -3,6 +3,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from discoverd import state
 from discoverd.cli import plan as command
 from discoverd.cli import plan_file
 from discoverd.cli.exits import CliError, Exit
-from discoverd.cli.systemd import Unit
-from discoverd.config import fabrics
+from discoverd.cli.unit import Unit
+from discoverd.config.files import read_files
 from discoverd.kernel import addresses
 from discoverd.kernel.addresses import HostAddresses
 from discoverd.tid import unit_name
@@ -40,9 +41,8 @@ class Units:
 def etc(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory for another configuration than the one in force."""
     monkeypatch.setattr(plan_file, "PATH", str(host.root / "run/plan"))
-    monkeypatch.setattr(fabrics, "RUNTIME_DROP_INS", host.root / "run/nvme-fabrics.conf.d")
+    monkeypatch.setattr(command, "read_files", partial(read_files, runtime=host.root / "run/nvme-fabrics.conf.d"))
     monkeypatch.setattr(addresses, "read", HostAddresses)
-    monkeypatch.setattr(fabrics.load_fabrics, "__defaults__", (fabrics.FABRICS_CONF, tmp_path / "none"))
     return tmp_path / "other"
 
 
@@ -135,6 +135,14 @@ def test_errors_are_told_and_fail(host: Host, etc: Path, capsys: pytest.CaptureF
     output = capsys.readouterr()
     assert json.loads(output.out)["complaints"]
     assert "discoverd keeps the configuration that is in force" in output.err
+
+
+def test_line_without_effect_by_which_a_path_is_lost_is_an_error_as_in_a_reload(host: Host, etc: Path) -> None:
+    live(host, FIRST)
+    (host.etc / "nvme-fabrics.conf").write_text(FIRST.replace("controller =", "controler ="))
+    _, complaints = command.read(host.etc)
+    assert [one.severity for one in complaints] == ["error"]
+    assert "controler" in complaints[0].message
 
 
 def test_without_a_plan_there_is_nothing_to_compare_with(etc: Path) -> None:

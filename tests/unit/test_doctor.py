@@ -152,6 +152,8 @@ def test_file_that_counts_as_it_was(desk: Desk, tmp_path: Path) -> None:
     assert said[0][1].startswith(f'{conf}:2: the unknown key "controler" is ignored, and the path to tcp 192.0.2.1 in ')
     assert said[1][1].startswith(f"{conf} counts as it was on 2026-11-21 14:05, because of a mistake ")
     assert said[1][1].endswith(mistake)
+
+
 def test_files_of_nvme_cli(desk: Desk, tmp_path: Path) -> None:
     etc = tmp_path / "etc"
     (etc / "discovery.conf").write_text("# ours\n-t tcp -a 192.0.2.1\n-t tcp -a 192.0.2.2\n")

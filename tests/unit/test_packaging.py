@@ -32,9 +32,9 @@ def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_all_units_are_installed() -> None:
-    for path in (ROOT / "units").iterdir():
+    for path in (ROOT / "units").rglob("*.*"):
         name = path.name.removesuffix(".in").removesuffix(".service")
-        assert f"'{name}'" in MESON or f"'units/{path.name}'" in MESON, path.name
+        assert f"'{name}'" in MESON or f"'{path.relative_to(ROOT)}'" in MESON, path.name
 
 
 def test_all_files_of_packaging_are_installed() -> None:

@@ -12,7 +12,7 @@ import pytest
 from discoverd import registry, state
 from discoverd.kernel import block, usage
 from discoverd.kernel.usage import User
-from discoverd.worker import loop, machine
+from discoverd.worker import discovery, loop, machine
 
 from .fake_kernel import Kernel, Links, identity, leave_spec, play, until
 from .log_pages import entry, page
