@@ -3,8 +3,9 @@
 
 import difflib
 import fnmatch
+import ipaddress
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from discoverd.cli import place
 from discoverd.cli.exits import CliError, Exit
@@ -17,6 +18,9 @@ _SHOWN = 5
 # A shorter part of an NQN is more likely a slip.
 _PART_LENGTH = 3
 _WILDCARDS = re.compile(r"[*?\[]")
+# What has the form of a controller, a path or a namespace of it, or a device on one.
+_DEVICE = re.compile(r"(nvme[0-9]+(c[0-9]+)?|ng[0-9]+(c[0-9]+)?|dm-[0-9]+)(n[0-9]+)?(p[0-9]+)?")
+_FOUR_NUMBERS = re.compile(r"[0-9]+(\.[0-9]+){3}")
 
 
 def choose(words: Iterable[str], overview: Overview) -> list[Controller]:
@@ -38,8 +42,8 @@ def matches(word: str, controllers: Sequence[Controller]) -> list[Controller]:
 
     A word is, and the first that fits counts: a kernel device; an instance, or a unit's name; a subsystem's NQN, which
     means all its paths; an address, or address and port; a namespace or what lies on one (discoverd.cli.place); a
-    pattern of the shell for the names of a controller; a part of one subsystem's NQN. Raises CliError for a part of
-    several.
+    pattern of the shell for the names of a controller; a part of one subsystem's NQN (:func:`is_part`). Raises CliError
+    for a part of several.
     """
     return _whole(word, controllers) or _by_part(word, controllers)
 
@@ -132,28 +136,54 @@ def _names(controller: Controller) -> Iterator[str]:
 
 
 def _by_part(word: str, controllers: Sequence[Controller]) -> list[Controller]:
-    """One subsystem counts before others whose NQN only has the word in it: vol1 before vol10."""
-    if len(word) < _PART_LENGTH:
-        return []
-    nqns = sorted({one.subsysnqn for one in controllers if one.subsysnqn})
-    whole = re.compile(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])")
-    kinds: tuple[Callable[[str], object], ...] = (
-        lambda nqn: nqn.endswith(":" + word),
-        whole.search,
-        lambda nqn: word in nqn,
-    )
-    for fits in kinds:
-        found = [nqn for nqn in nqns if fits(nqn)]
-        if len(found) > 1:
-            raise CliError(
-                f"{word} is a part of {len(found)} NQNs; say more of the one that is meant, or use a pattern, as in "
-                f"'*{word}*', for all:",
-                Exit.USAGE,
-                [*found[:_SHOWN], *(["…"] if len(found) > _SHOWN else [])],
-            )
-        if found:
-            return [one for one in controllers if one.subsysnqn == found[0]]
-    return []
+    nqns = sorted({one.subsysnqn for one in controllers if is_part(word, one.subsysnqn)})
+    # The name that a subsystem has in its domain counts before others in whose NQN the word stands somewhere.
+    found = [nqn for nqn in nqns if nqn.endswith(":" + word)] or nqns
+    if len(found) > 1:
+        raise CliError(
+            f"{word} is a part of {len(found)} NQNs; say more of the one that is meant, or use a pattern, as in "
+            f"'*{word}*', for all:",
+            Exit.USAGE,
+            [*found[:_SHOWN], *(["…"] if len(found) > _SHOWN else [])],
+        )
+    return [one for one in controllers if found and one.subsysnqn == found[0]]
+
+
+def is_part(word: str, nqn: str) -> bool:
+    """Tell whether a word can mean an NQN as a part of it.
+
+    The part is made of whole components, which colons and dots separate: ``vol1``, ``example:vol1`` or ``com.example``
+    of ``nqn.2024-08.com.example:vol1``, and never ``vol1`` of one that ends in ``vol10`` or ``old-vol1``. What has the
+    form of another name means that or nothing: a device, an address, a path, a unit, a whole NQN. It might be gone by
+    now, and something else must not stand in for it.
+    """
+    if len(word) < _PART_LENGTH or _is_of_another_form(word):
+        return False
+    return any(nqn[end : end + 1] in ("", ":", ".") for end in _ends(word, nqn))
+
+
+def _ends(word: str, nqn: str) -> Iterator[int]:
+    """Give where the word ends in an NQN, wherever it begins a component."""
+    for start in range(len(nqn) - len(word) + 1):
+        if nqn.startswith(word, start) and (not start or nqn[start - 1] in ":."):
+            yield start + len(word)
+
+
+def _is_of_another_form(word: str) -> bool:
+    if word.startswith(("/", "[", UNIT_PREFIX)) or _DEVICE.fullmatch(word) or _is_address(_split(word)[0]):
+        return True
+    return word.startswith("nqn.") and ":" in word
+
+
+def _is_address(word: str) -> bool:
+    """Tell whether a word has the form of an address of IP or Fibre Channel, even if it cannot be one."""
+    if _FOUR_NUMBERS.fullmatch(word) or word.lower().startswith(("nn-0x", "pn-0x")):
+        return True
+    try:
+        ipaddress.ip_address(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _key(controller: Controller) -> str:
