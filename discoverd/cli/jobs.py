@@ -91,7 +91,10 @@ def _started(controller: Controller) -> Exit:
 
 
 def stop(chosen: list[Controller], systemd: Systemd) -> Exit:
-    """Stop the units and wait for it. Returns REFUSED if a worker did not want to disconnect what is in use."""
+    """Stop the units and wait for it.
+
+    Returns REFUSED if one stays connected: a worker did not want to disconnect what is in use, or somebody else has it.
+    """
     for one in chosen:
         if one.unit is None and one.device:
             raise CliError(
@@ -118,6 +121,14 @@ def queue_stop(chosen: list[Controller], systemd: Systemd) -> None:
 def _stopped(controller: Controller) -> Exit:
     unit = controller.unit
     if unit is None or unit.active == "inactive":
+        device = controller.device
+        if device and not device.kernel.state.startswith("deleting"):
+            whose = f", and belongs to {device.owner}" if device.foreign else ""
+            text.remark(
+                f"{controller.name}: stopped, but {device.name} is still connected{whose}; to disconnect it: "
+                f"discoverctl disconnect {device.name}"
+            )
+            return Exit.REFUSED
         text.line(f"{controller.name}: {controller.status or 'stopped'}")
         return Exit.OK
     if controller.state == state.REFUSED:

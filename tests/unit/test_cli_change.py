@@ -143,6 +143,13 @@ def test_stop(desk: Desk) -> None:
     assert desk.bus.called == []
 
 
+def test_stopping_what_somebody_has_connected_again_says_that_it_stays(desk: Desk) -> None:
+    name = desk.controller(1, "nvme0", unit=Unit("inactive", sub="dead"), owner="")
+    status, output, errors = desk.run("stop", name)
+    assert (status, output) == (5, "")
+    assert f"{name}: stopped, but nvme0 is still connected; to disconnect it: discoverctl disconnect nvme0" in errors
+
+
 def test_stop_of_all_paths(desk: Desk) -> None:
     first = desk.controller(1, "nvme0")
     second = desk.controller(1, "nvme1", address="198.51.100.1")

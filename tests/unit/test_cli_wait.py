@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from discoverd import state
 from discoverd.cli import command_line, wait
 from discoverd.cli.exits import Exit
-from discoverd.tid import unit_name
+from discoverd.tid import DISCOVERY_NQN, unit_name
 
 from .fake_ctl import NQN, Desk, Unit, install, instance
 
@@ -77,6 +78,59 @@ def test_wait_until_it_is_gone(desk: Desk) -> None:
     thread.join()
     # What nobody knows is gone.
     assert desk.run("wait", "--for=gone", "nvme0", "--timeout", "0.05")[0] == 0
+
+
+def test_another_subsystem_with_a_longer_name_is_not_what_is_waited_for(desk: Desk) -> None:
+    desk.controller(10, "nvme0")
+    status, _, errors = desk.run("wait", "vol1", "--timeout", "0.05")
+    assert status == Exit.UNKNOWN
+    assert "there is no controller vol1" in errors
+
+
+def test_what_comes_meanwhile_need_not_be_gone(desk: Desk) -> None:
+    desk.controller(1, "nvme0")
+
+    def replaced() -> None:
+        desk.kernel(2, "nvme1")
+        desk.vanish("nvme0")
+
+    thread = meanwhile(replaced)
+    assert desk.run("wait", "--for=gone", "*:vol?", "--timeout", "5") == (0, "", "")
+    thread.join()
+
+
+def discovery(desk: Desk, address: str) -> str:
+    """Make a discovery controller that is wanted and live, and return its instance."""
+    name = desk.controller(9, f"nvme{len(desk.plan['controllers'])}", address=address)
+    spec = state.Spec("discovery", [("nqn", DISCOVERY_NQN), ("transport", "tcp"), ("traddr", address)])
+    spec.options.append(("trsvcid", "4420"))
+    (Path(state.directory(name)) / "spec").write_bytes(spec.encode())
+    desk.set(f"nvme{len(desk.plan['controllers']) - 1}", "subsysnqn", DISCOVERY_NQN)
+    return name
+
+
+@pytest.mark.parametrize("goal", ["live", "any-path"])
+def test_a_discovery_controller_counts_once_its_log_page_has_been_read(desk: Desk, goal: str) -> None:
+    name = discovery(desk, "192.0.2.1")
+    status, _, errors = desk.run("wait", f"--for={goal}", "--timeout", "0.05")
+    assert (status, name in errors) == (Exit.TIMED_OUT, True)
+    assert desk.run("wait", "nvme0", "--timeout", "0.05")[0] == 0
+    desk.report(name, "live", "live nvme0", "nvme0", **{"log-read": "1234"})
+    assert desk.run("wait", f"--for={goal}", "--timeout", "0.05") == (0, "", "")
+    # The worker has read it of a controller that is another one by now.
+    desk.report(name, "live", "live nvme0", "nvme0", **{"log-read": "1234", "kernel-instance": "1"})
+    assert desk.run("wait", f"--for={goal}", "--timeout", "0.05")[0] == Exit.TIMED_OUT
+
+
+def test_one_discovery_controller_does_not_stand_for_another(desk: Desk) -> None:
+    first = discovery(desk, "192.0.2.1")
+    second = discovery(desk, "192.0.2.2")
+    for name in (first, second):
+        desk.report(name, "live", "live", **{"log-read": "1234"})
+    assert desk.run("wait", "--for=any-path", "--timeout", "0.05") == (0, "", "")
+    desk.set("nvme1", "state", "connecting")
+    status, _, errors = desk.run("wait", "--for=any-path", "--timeout", "0.05")
+    assert (status, second in errors, first in errors) == (Exit.TIMED_OUT, True, False)
 
 
 def test_what_is_not_known_may_come(desk: Desk) -> None:
