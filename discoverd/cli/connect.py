@@ -5,6 +5,7 @@ It is written into a drop-in of the configuration below /run, which discoverd re
 restarts of discoverd, and all that holds for configured controllers holds for it.
 """
 
+import contextlib
 import hashlib
 import os
 import time
@@ -12,23 +13,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from discoverd import state
-from discoverd.cli import files, jobs, text
+from discoverd import exclusions, state, store
+from discoverd.cli import files, jobs, plan_file, text
 from discoverd.cli import overview as overviews
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.overview import Controller, Overview
 from discoverd.cli.systemd import Systemd, UnitNotLoaded
 from discoverd.config import fabrics
+from discoverd.config.identity import load_host_identity
 from discoverd.config.model import Connection
 from discoverd.config.sources import SourceFile
 from discoverd.kernel.controllers import canonical_nqn
+from discoverd.supervisor import reload
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TidError, TransportId, check_nqn
 
 DAEMON = "discoverd.service"
 RELOAD_TIMEOUT_SECONDS = 90
 # A first attempt ends, in success or in a scheduled retry, within so many seconds.
 FIRST_ATTEMPT_TIMEOUT_SECONDS = 45.0
-_POLL_SECONDS = 0.1
+# Seconds between two looks at a report.
+_POLL_FIRST, _POLL_MOST = 0.1, 1.0
 _TEMPORARY = ".connect."
 _HEAD = """\
 # Written by discoverctl connect, until the next boot. To end it before: discoverctl disconnect, or remove this file
@@ -71,31 +75,45 @@ class Request:
 def connect(request: Request, systemd: Systemd, look: Callable[[], Overview], directory: Path | None = None) -> Exit:
     """Have it connected, and wait until its first attempt has ended. Returns NOT_LIVE if it is neither live nor parked.
 
-    Raises CliError.
+    Raises CliError, and then nothing is left of what discoverd has not taken up.
     """
-    name = _instance(request)
-    overview = look()
-    present = _find(name, overview)
+    tid = _identity(request)
+    name = tid.instance
+    present = _find(name, look())
     if present is not None and present.device and present.device.foreign:
         what = f"{present.device.name} belongs to {present.device.owner}, which has it connected already"
         raise CliError(f"{what}; disconnect it with that tool first", Exit.REFUSED)
-    if present is not None and present.excluded:
+    if where := present.excluded if present is not None and present.excluded else _exclusion(tid):
         remedy = f"discoverctl unexclude {text.quoted(name)}"
-        raise CliError(f"{name} is excluded by {present.excluded}; to have it connected: {remedy}", Exit.REFUSED)
-    if present is None or not present.known:
-        path = _write(request, directory or fabrics.RUNTIME_DROP_INS, name)
-        _reload(systemd, path)
-    elif present.unit is not None and not present.unit.running:
-        return jobs.start([present], systemd)
+        raise CliError(f"{name} is excluded by {where}; to have it connected: {remedy}", Exit.REFUSED)
+    if present is not None and present.known:
+        if present.unit is not None and not present.unit.running:
+            return jobs.start([present], systemd)
+        return _settled(name, systemd, look)
+    path = _path(directory or fabrics.RUNTIME_DROP_INS, name)
+    asked = reload.now()
+    try:
+        _write(request, path)
+        _reload(systemd, asked)
+    except BaseException:
+        # Nothing must come of it later that was not wanted any more; it may have been interrupted too late for that.
+        answer = reload.answered(asked)
+        if answer is None or answer:
+            path.unlink(missing_ok=True)
+        if answer is None:
+            # It may have read it already, and not said so yet.
+            with contextlib.suppress(CliError):
+                _queue_reload(systemd)
+        raise
     return _settled(name, systemd, look)
 
 
-def _instance(request: Request) -> str:
-    """Return the instance that the unit will have. Raises CliError for what cannot be connected."""
+def _identity(request: Request) -> TransportId:
+    """Return which controller is meant. Raises CliError for what cannot be connected."""
     traddr, service = request.target()
     try:
         nqn = check_nqn(request.nqn) if request.nqn else DISCOVERY_NQN
-        tid = TransportId.make(
+        return TransportId.make(
             request.role,
             request.transport,
             traddr,
@@ -106,7 +124,22 @@ def _instance(request: Request) -> str:
         )
     except TidError as error:
         raise CliError(str(error), Exit.USAGE) from None
-    return tid.instance
+
+
+def _exclusion(tid: TransportId) -> str:
+    """Return where the exclusion stands that would keep it away (``file:line``), '' for none."""
+    host = load_host_identity()
+    options = {
+        "transport": tid.transport,
+        "traddr": tid.traddr,
+        "trsvcid": tid.trsvcid,
+        "nqn": tid.subsysnqn,
+        "host_traddr": tid.host_traddr,
+        "host_iface": tid.host_iface,
+        "hostnqn": host.hostnqn,
+        "hostid": host.hostid,
+    }
+    return exclusions.load(exclusions.ROOT).match(options)
 
 
 def _find(name: str, overview: Overview) -> Controller | None:
@@ -131,8 +164,11 @@ def content(request: Request) -> str:
     return f"{_HEAD}\n[{section}]\n{nqn}controller = {line}\n"
 
 
-def _write(request: Request, directory: Path, name: str) -> Path:
-    path = directory / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.conf"
+def _path(directory: Path, name: str) -> Path:
+    return directory / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.conf"
+
+
+def _write(request: Request, path: Path) -> None:
     data = content(request).encode()
     # The addresses have passed the grammar of their own; this holds all the rest to that of the file.
     found = fabrics.parse_fabrics([SourceFile(str(path), data, drop_in=True)])
@@ -141,42 +177,59 @@ def _write(request: Request, directory: Path, name: str) -> Path:
         raise CliError(f"this cannot be connected: {'; '.join(faults) or 'a part of it is no address'}", Exit.USAGE)
     if not os.path.isdir(state.ROOT):
         raise CliError(f"discoverd does not run; start it: systemctl start {DAEMON}")
-    directory.mkdir(mode=0o700, exist_ok=True)
-    files.replace(path, data, state.PRIVATE, _TEMPORARY)
-    return path
+    # Everybody may read it: there is no option with a secret among what it can say, and the plan shows the rest.
+    path.parent.mkdir(exist_ok=True)
+    path.parent.chmod(state.PUBLIC_DIRECTORY)
+    files.replace(path, data, state.PUBLIC, _TEMPORARY)
 
 
 def _asked(connection: Connection) -> tuple[str, str, str]:
     return connection.traddr, connection.trsvcid, connection.host_iface
 
 
-def _reload(systemd: Systemd, path: Path) -> None:
-    try:
-        if systemd.units([DAEMON])[DAEMON].active not in ("active", "reloading", "activating"):
-            raise CliError(f"discoverd does not run; start it: systemctl start {DAEMON}")
-        jobs.wait_for_jobs({systemd.reload(DAEMON): _daemon()}, systemd, RELOAD_TIMEOUT_SECONDS)
-    except (CliError, UnitNotLoaded):
-        # Nothing must come of it later that was not wanted any more.
-        path.unlink(missing_ok=True)
-        raise
+def _reload(systemd: Systemd, asked: int) -> None:
+    """Have discoverd read it. Raises CliError, also where it has not taken it."""
+    # The controller only stands for the daemon, where jobs are waited for.
+    jobs.wait_for_jobs({_queue_reload(systemd): Controller(DAEMON)}, systemd, RELOAD_TIMEOUT_SECONDS)
+    mistakes = reload.answered(asked)
+    if mistakes is None:
+        raise CliError(f"discoverd has not taken it up; see: systemctl status {DAEMON}")
+    if mistakes:
+        raise CliError(f"discoverd takes up nothing new while there is a mistake; mend it: {reload.first(mistakes)}")
 
 
-def _daemon() -> Controller:
-    """Return what stands for the daemon where jobs are waited for."""
-    return Controller(DAEMON)
+def _queue_reload(systemd: Systemd) -> int:
+    with contextlib.suppress(UnitNotLoaded):
+        if systemd.units([DAEMON])[DAEMON].active in ("active", "reloading", "activating"):
+            return systemd.reload(DAEMON)
+    raise CliError(f"discoverd does not run; start it: systemctl start {DAEMON}")
 
 
 def _settled(name: str, systemd: Systemd, look: Callable[[], Overview]) -> Exit:
+    """Wait until an attempt has ended, and say how. Only then is systemd asked, which a host may have much to ask."""
     deadline = time.monotonic() + FIRST_ATTEMPT_TIMEOUT_SECONDS
+    pause = _POLL_FIRST
     while True:
-        found = _find(name, look())
-        one = overviews.refreshed(found, systemd) if found else None
-        if one is not None and one.excluded:
-            raise CliError(f"{name} is excluded by {one.excluded}; it is not connected", Exit.REFUSED)
-        if one is not None and one.report and one.report.state != state.CONNECTING:
+        instance, excluded = _unit_for(name)
+        report = store.read_report(instance) if instance else None
+        if excluded:
+            raise CliError(f"{name} is excluded by {excluded}; it is not connected", Exit.REFUSED)
+        if report and report.state != state.CONNECTING and (found := _find(name, look())):
+            one = overviews.refreshed(found, systemd)
             text.line(f"{one.name}: {one.status}")
             return Exit.OK if one.in_order else Exit.NOT_LIVE
         if time.monotonic() > deadline:
-            why = f"see: discoverctl why {text.quoted(name)}" if one else f"see: journalctl -u {DAEMON}"
+            why = f"see: discoverctl why {text.quoted(name)}" if instance else f"see: journalctl -u {DAEMON}"
             raise CliError(f"{name}: no attempt to connect has ended yet; {why}", Exit.TIMED_OUT)
-        time.sleep(_POLL_SECONDS)
+        time.sleep(pause)
+        pause = min(_POLL_MOST, pause * 1.5)
+
+
+def _unit_for(name: str) -> tuple[str, str]:
+    """Return the instance that is this one or stands for it, '' for none yet, and where it is excluded."""
+    planned = plan_file.read().controllers
+    alike = [one for one in planned if one == name or one.startswith(f"{name}::")]
+    instance = min(alike, key=len, default="")
+    if instance:
+        return instance, planned[instance].excluded_by
+    return (name if os.path.isdir(state.directory(name)) else ""), ""

@@ -54,17 +54,21 @@ def ask(timeout: float = TIMEOUT_SECONDS) -> None:
     else:
         raise ReloadError("discoverd does not run; to start it: systemctl start discoverd")
     end = time.monotonic() + timeout
-    while (mistakes := _answered(asked)) is None:
+    while (mistakes := answered(asked)) is None:
         if time.monotonic() >= end:
             raise ReloadError(f"discoverd has not answered for {timeout:.0f} s; see: systemctl status discoverd")
         time.sleep(_POLL_INTERVAL_SECONDS)
     if mistakes:
-        more = f" (and {len(mistakes) - 1} more; see all: discoverd --check)" if mistakes[1:] else ""
-        raise ReloadError(f"not reloaded, and the configuration from before stays in force: {mistakes[0]}{more}")
+        raise ReloadError(f"not reloaded, and the configuration from before stays in force: {first(mistakes)}")
 
 
-def _answered(asked: int) -> list[str] | None:
-    """Return the mistakes in what was read after that time, None if there is no answer yet."""
+def first(mistakes: Sequence[str]) -> str:
+    """Return the first mistake, and how many more there are."""
+    return mistakes[0] + (f" (and {len(mistakes) - 1} more; see all: discoverd --check)" if mistakes[1:] else "")
+
+
+def answered(asked: int) -> list[str] | None:
+    """Return the mistakes in what was read after that time (:func:`now`), None if there is no answer yet."""
     try:
         fields = state.decode(_KIND, state.read(path()))
         began = state.number(dict(fields).get("began", "0"))

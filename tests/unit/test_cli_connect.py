@@ -12,7 +12,9 @@ from discoverd.cli import connect
 from discoverd.cli.connect import Request
 from discoverd.cli.exits import CliError, Exit
 from discoverd.config import fabrics
+from discoverd.config.errors import Diagnostic
 from discoverd.config.fabrics import load_fabrics
+from discoverd.supervisor import reload
 from discoverd.tid import unit_name
 
 from .fake_ctl import NQN, Desk, Unit, install, instance
@@ -36,11 +38,13 @@ def drop_ins(desk: Desk) -> list[Path]:
 def daemon(desk: Desk, act: Callable[[], object]) -> None:
     """Have the daemon do something at a reload, and write its plan."""
 
-    def reload(_: str) -> None:
+    def take_up(_: str) -> None:
+        began = reload.now()
         act()
         desk.write_plan()
+        reload.answer(began, ())
 
-    desk.bus.on_reload = reload
+    desk.bus.on_reload = take_up
 
 
 def test_it_is_configured_reloaded_and_waited_for(desk: Desk) -> None:
@@ -49,7 +53,8 @@ def test_it_is_configured_reloaded_and_waited_for(desk: Desk) -> None:
     assert (status, output, errors) == (0, f"{instance(1)}: live nvme0\n", "")
     assert ("ReloadUnit", "discoverd.service", "replace") in desk.bus.called
     (path,) = drop_ins(desk)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    # Nothing in it is a secret, and the doctor of an ordinary user reads the configuration.
+    assert [stat.S_IMODE(one.stat().st_mode) for one in (path, path.parent)] == [0o644, 0o755]
     found = load_fabrics(desk.root / "none.conf", path.parent)
     (one,) = found.connections
     assert found.diagnostics == ()
@@ -80,6 +85,7 @@ def test_another_unit_stands_for_it(desk: Desk) -> None:
 
 
 def test_nothing_comes_of_it(desk: Desk) -> None:
+    daemon(desk, lambda: None)
     status, _, errors = desk.run("connect", "192.0.2.1:4420", NQN.format(1))
     assert status == Exit.TIMED_OUT
     assert "journalctl -u discoverd.service" in errors
@@ -91,6 +97,55 @@ def test_without_the_daemon_nothing_is_left(desk: Desk) -> None:
     assert status == Exit.FAILED
     assert "systemctl start discoverd" in errors
     assert drop_ins(desk) == []
+
+
+def test_nothing_is_left_of_what_discoverd_has_not_taken_up(desk: Desk) -> None:
+    mistake = Diagnostic("/etc/nvme/nvme-fabrics.conf", 3, 1, "error", "no such key", "remove it")
+    desk.bus.on_reload = lambda _: reload.answer(reload.now(), [mistake])
+    status, _, errors = desk.run("connect", "192.0.2.1:4420", NQN.format(1))
+    assert (status, drop_ins(desk)) == (Exit.FAILED, [])
+    assert "/etc/nvme/nvme-fabrics.conf:3" in errors
+    desk.bus.on_reload = lambda _: None
+    Path(reload.path()).unlink()
+    status, _, errors = desk.run("connect", "192.0.2.1:4420", NQN.format(1))
+    assert (status, drop_ins(desk)) == (Exit.FAILED, [])
+    assert "systemctl status discoverd" in errors
+
+
+@pytest.mark.parametrize("taken_up", [False, True])
+def test_an_interrupt_leaves_only_what_discoverd_has_taken_up(desk: Desk, taken_up: bool) -> None:
+    def interrupted(_: str) -> None:
+        if taken_up:
+            reload.answer(reload.now(), ())
+        raise KeyboardInterrupt
+
+    desk.bus.on_reload = interrupted
+    assert desk.run("connect", "192.0.2.1:4420", NQN.format(1))[0] == 130
+    assert len(drop_ins(desk)) == taken_up
+
+
+def test_an_exclusion_of_what_is_not_known_yet_counts_before_anything_is_written(desk: Desk) -> None:
+    lists = desk.root / "etc/nvme"
+    lists.mkdir(parents=True)
+    (lists / "exclusions.conf").write_text("[exclusions]\nexclusion = transport=tcp;traddr=192.0.2.1\n")
+    status, _, errors = desk.run("connect", "192.0.2.1:4420", NQN.format(1))
+    assert (status, "exclusions.conf:2" in errors) == (Exit.REFUSED, True)
+    assert drop_ins(desk) == []
+    assert desk.bus.called == []
+
+
+def test_waiting_for_an_attempt_asks_systemd_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def none(pattern: str) -> list[object]:
+        asked.append(pattern)
+        return []
+
+    monkeypatch.setattr(desk.bus, "_ListUnitsByPatterns", none)
+    daemon(desk, lambda: desk.controller(1, "nvme0", report="connecting", status="connecting"))
+    assert desk.run("connect", "192.0.2.1:4420", NQN.format(1))[0] == Exit.TIMED_OUT
+    # Before it is written, to see what is there.
+    assert len(asked) == 1
 
 
 def test_what_is_there_is_shown_or_started(desk: Desk) -> None:
@@ -141,8 +196,12 @@ def test_addresses(words: list[str], expected: tuple[str, str]) -> None:
     ],
 )
 def test_what_makes_no_sense_is_not_written(desk: Desk, request_: Request) -> None:
+    def write() -> None:
+        name = connect._identity(request_).instance
+        connect._write(request_, connect._path(desk.root / "run/nvme-fabrics.conf.d", name))
+
     with pytest.raises(CliError) as raised:
-        connect._write(request_, desk.root / "run/nvme-fabrics.conf.d", connect._instance(request_))
+        write()
     assert raised.value.exit_status is Exit.USAGE
     assert drop_ins(desk) == []
 
