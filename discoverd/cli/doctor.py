@@ -10,6 +10,7 @@ from discoverd.cli.checks import (
     code,
     configuration,
     connections,
+    decisions,
     exclusion_lists,
     identity,
     in_use,
@@ -25,9 +26,7 @@ from discoverd.cli.checks.finding import Finding, hint, problem
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.overview import Overview
 from discoverd.cli.systemd import Systemd
-from discoverd.config.fabrics import FABRICS_CONF
-from discoverd.config.settings import SETTINGS_CONF
-from discoverd.config.sources import read_tree
+from discoverd.config.files import read_files
 
 
 def examine(overview: Overview, systemd: Systemd, json: bool) -> Exit:
@@ -44,17 +43,22 @@ def examine(overview: Overview, systemd: Systemd, json: bool) -> Exit:
 
 def _checks(overview: Overview, systemd: Systemd) -> list[tuple[str, Callable[[], list[Finding]]]]:
     runs = systemd.units(["discoverd.service"])["discoverd.service"].active in units.RUNNING
+    # Without a plan nothing speaks against these, which proves nothing.
+    by_the_plan: list[tuple[str, Callable[[], list[Finding]]]] = [
+        ("nothing that is asked for is refused", lambda: refusals.check(overview.plan.refusals)),
+        ("what is wanted is connected", lambda: connections.unconnected(overview.controllers)),
+        ("no subsystem is on its last path", lambda: connections.last_paths(overview.controllers)),
+    ]
     return [
         ("discoverd's services run", lambda: units.services(systemd)),
+        ("discoverd's decisions can be read", lambda: decisions.check(overview.plan)),
         ("the controllers' units can be made", lambda: units.template(systemd)),
         ("no controller's unit has failed", lambda: units.failed(overview.controllers)),
         ("workers reach discoverd", lambda: wake_socket.check(runs)),
         ("what runs is what is installed", lambda: code.check(overview.controllers, systemd)),
         ("the configuration is sound", lambda: _with_files(lambda: configuration.check(overview.plan))),
         ("the kernel knows all options that are asked for", lambda: abilities.check(overview.controllers)),
-        ("nothing that is asked for is refused", lambda: refusals.check(overview.plan.refusals)),
-        ("what is wanted is connected", lambda: connections.unconnected(overview.controllers)),
-        ("no subsystem is on its last path", lambda: connections.last_paths(overview.controllers)),
+        *([] if overview.plan.fault else by_the_plan),
         ("the exclusion lists are sound", exclusion_lists.check),
         ("the host's identity is its own", lambda: _with_files(lambda: identity.check(overview.controllers))),
         ("nvme-cli's files ask for nothing more", lambda: _with_files(nvme_cli_files.check)),
@@ -69,7 +73,7 @@ def _checks(overview: Overview, systemd: Systemd) -> list[tuple[str, Callable[[]
 
 def _with_files(check: Callable[[], list[Finding]]) -> list[Finding]:
     """Make a check that needs the whole configuration. Raises PermissionError where this user may not read it."""
-    for source in (*read_tree(FABRICS_CONF), *read_tree(SETTINGS_CONF)):
+    for source in read_files().all:
         if source.denied:
             raise PermissionError(f"{source.path} {source.fault}")
     return check()

@@ -23,23 +23,37 @@ from .served import Served
 
 DIRECTORY = Path(exclusions.ROOT)
 HINT = "take it over with discoverctl import-nvme-cli, or take it out of the file"
+UNREADABLE_HINT = "mend that, or move it away"
 
 
 def look(config: FabricsConfig, own: HostIdentity, directory: Path = DIRECTORY) -> tuple[Diagnostic, ...]:
-    """Read nvme-cli's files and the exclusions in ``directory``; see :func:`unserved`. Blocks; raises nothing."""
-    found, _ = files.entries(read(directory))
-    return unserved(found, config, own, exclusions.load(str(directory))) if found else ()
+    """Read nvme-cli's files and the exclusions in ``directory``; see :func:`unserved`. Blocks; raises nothing.
+
+    A file that cannot be read is a warning of its own.
+    """
+    sources = read(directory)
+    reports = [_unreadable(file) for file in sources.values() if file.fault]
+    found, _ = files.entries({name: file for name, file in sources.items() if not file.fault})
+    told = unserved(found, config, own, exclusions.load(str(directory))) if found else ()
+    return (*(one for report in reports for one in report.diagnostics), *told)
+
+
+def _unreadable(file: SourceFile) -> Report:
+    report = Report(file.path)
+    report.warn(0, 0, f"{file.fault}, so it is not known whether nobody connects what it asks for", UNREADABLE_HINT)
+    return report
 
 
 def read(directory: Path) -> dict[str, SourceFile]:
-    """Return nvme-cli's files in ``directory`` that count, by their names. Blocks; raises nothing.
+    """Return nvme-cli's files in ``directory`` that count, by their names, also what cannot be read. Blocks; raises
+    nothing.
 
     One that nvme-cli 3 has turned into nvme-fabrics.conf, which a link beside it says, does not count for it either.
     """
     found = {}
     for name in files.NAMES:
         path = directory / name
-        if not os.path.lexists(f"{path}.converted") and (file := read_file(path)) and not file.fault:
+        if not os.path.lexists(f"{path}.converted") and (file := read_file(path)):
             found[name] = file
     return found
 

@@ -562,7 +562,12 @@ def test_what_is_for_root_says_so_before_anything_is_done(user: Desk, words: lis
 
 def test_polkit_decides_who_may_act(user: Desk) -> None:
     name = user.controller(1, "nvme0")
-    user.bus.on_stop = lambda unit: setattr(user.bus.units[unit], "active", "inactive")
+
+    def stop(unit: str) -> None:
+        user.bus.units[unit].active = "inactive"
+        user.vanish("nvme0")
+
+    user.bus.on_stop = stop
     assert user.run("stop", "nvme0")[0] == 0
     what = b"Interactive authentication required."
     denied = DBusBaseError(-errno.EACCES, b"org.freedesktop.DBus.Error.InteractiveAuthorizationRequired", what)

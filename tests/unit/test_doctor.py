@@ -3,6 +3,7 @@
 
 import json
 import os
+import posix
 import stat
 import time
 from functools import partial
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from discoverd import state, store
+from discoverd.cli import doctor, plan_file
 from discoverd.cli.checks import code, configuration, connections, identity, nvme_cli_files, tables
 from discoverd.cli.checks.in_use import mount_unit
 from discoverd.config import record
@@ -28,6 +30,11 @@ HOSTNQN = f"nqn.2014-08.org.nvmexpress:uuid:{UUID}"
 STAND_BACK = "/usr/lib/systemd/system/nvmf-autoconnect.service.d/50-discoverd.conf"
 # Device numbers of made-up block devices, and the transports of the namespace under each.
 TRANSPORTS = {"259:1": "tcp", "259:2": "fc", "259:3": "pcie", "8:1": ""}
+BY_THE_FILES = [
+    "the configuration is sound",
+    "the host's identity is its own",
+    "nvme-cli's files ask for nothing more",
+]
 
 
 @pytest.fixture
@@ -43,7 +50,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         monkeypatch.setattr(module, "load_host_identity", partial(load_host_identity, etc))
         monkeypatch.setattr(module, "load_fabrics", partial(load_fabrics, etc / "nvme-fabrics.conf"))
     monkeypatch.setattr(unserved, "look", partial(unserved.look, directory=etc))
-    monkeypatch.setattr(configuration, "read_files", partial(read_files, etc))
+    monkeypatch.setattr(unserved, "DIRECTORY", etc)
+    for module in (configuration, doctor):
+        monkeypatch.setattr(module, "read_files", partial(read_files, etc, etc / "runtime"))
     monkeypatch.setattr(record, "PATH", str(tmp_path / "last-good"))
     monkeypatch.setattr(tables, "FSTAB", str(tmp_path / "fstab"))
     monkeypatch.setattr(tables, "CRYPTTAB", str(tmp_path / "crypttab"))
@@ -81,7 +90,7 @@ def findings(desk: Desk, status: int) -> list[tuple[str, str, str]]:
     assert (ended, errors) == (status, "")
     checks = json.loads(output)["checks"]
     found = [one for check in checks for one in check["findings"]]
-    assert [check["ok"] for check in checks].count(False) == bool(found)
+    assert all(check["ok"] == (not check["findings"]) for check in checks)
     return [(one["severity"], one["text"], one["remedy"]) for one in found]
 
 
@@ -90,7 +99,7 @@ def test_a_host_in_good_health(desk: Desk) -> None:
     assert findings(desk, 0) == []
     status, output, _ = desk.run("doctor")
     assert status == 0
-    assert len(output.splitlines()) == 19
+    assert len(output.splitlines()) == 20
     assert all(line.startswith("ok ") for line in output.splitlines())
 
 
@@ -124,6 +133,63 @@ def test_units_that_failed(desk: Desk) -> None:
     assert severity == "problem"
     assert text == f"{instance(1)} was stopped while in use: it is still connected, and nobody looks after it"
     assert remedy.startswith(f"discoverctl start {instance(1)}")
+
+
+@pytest.fixture
+def user(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """An ordinary user, who may read no file that only root may."""
+    real, real_access = os.open, os.access
+
+    def opened(path: str, flags: int, mode: int = 0o777, **more: int) -> int:
+        if not flags & os.O_CREAT and Path(path).is_file() and not os.stat(path).st_mode & 0o004:
+            raise PermissionError(13, "Permission denied", path)
+        return real(path, flags, mode, **more)
+
+    for module in (os, posix):
+        monkeypatch.setattr(module, "open", opened)
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: real_access(path, mode) and bool(os.stat(path).st_mode & 0o004)
+    )
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    return desk
+
+
+@pytest.mark.parametrize(
+    ("path", "titles"),
+    [
+        ("etc/nvme-fabrics.conf", BY_THE_FILES),
+        ("etc/discoverd.conf", BY_THE_FILES),
+        ("etc/runtime/1.conf", BY_THE_FILES),
+        ("etc/hostid", BY_THE_FILES),
+        ("etc/config.json", BY_THE_FILES[-1:]),
+        ("etc/discovery.conf", BY_THE_FILES[-1:]),
+    ],
+)
+def test_what_only_root_may_read_only_root_can_tell(user: Desk, tmp_path: Path, path: str, titles: list[str]) -> None:
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    (tmp_path / path).touch()
+    (tmp_path / path).chmod(0o600)
+    found = findings(user, 0)
+    assert [text.removeprefix("only root can tell whether ") for _, text, _ in found] == titles
+    assert {(severity, remedy) for severity, _, remedy in found} == {("hint", "run it as root: discoverctl doctor")}
+
+
+def test_options_that_the_kernel_does_not_know_are_in_specifications_of_root(user: Desk, tmp_path: Path) -> None:
+    name = user.controller(1, "nvme0")
+    Path(state.directory(name), "spec").chmod(0o600)
+    assert [text for _, text, _ in findings(user, 0)] == [
+        "only root can tell whether the kernel knows all options that are asked for"
+    ]
+
+
+def test_without_a_plan_what_goes_by_it_is_not_checked(desk: Desk) -> None:
+    Path(plan_file.PATH).write_text("{")
+    status, output, _ = desk.run_as_it_is("doctor")
+    assert status == 1
+    assert "problem  " + plan_file.PATH + " is truncated or makes no sense; what is refused" in output
+    assert "to do: to have it written again: systemctl restart discoverd" in output
+    for title in ("refused", "what is wanted is connected", "last path"):
+        assert not [line for line in output.splitlines() if line.startswith("ok ") and title in line]
 
 
 def test_configuration(desk: Desk, tmp_path: Path) -> None:

@@ -99,10 +99,13 @@ def test_file_that_nvme_cli_3_has_converted_does_not_count(tmp_path: Path) -> No
     assert look(parse_fabrics([]), OWN, tmp_path) == ()
 
 
-def test_files_that_are_not_there_or_not_readable_say_nothing(tmp_path: Path) -> None:
+def test_files_that_are_not_there_say_nothing_and_one_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert look(load_fabrics(tmp_path / "nvme-fabrics.conf"), OWN, tmp_path) == ()
     (tmp_path / "config.json").mkdir()
-    assert look(load_fabrics(tmp_path / "nvme-fabrics.conf"), OWN, tmp_path) == ()
+    (tmp_path / "discovery.conf").write_text("-t tcp -a 192.0.2.1\n")
+    unreadable, entry = look(load_fabrics(tmp_path / "nvme-fabrics.conf"), OWN, tmp_path)
+    assert str(unreadable).startswith(f"{tmp_path}/config.json: is not a regular file, so it is not known")
+    assert "192.0.2.1" in entry.message
 
 
 @given(st.binary(max_size=300), st.binary(max_size=300))

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options that controllers are to be connected with, and that this kernel does not know."""
 
+import errno
+import os
 from collections.abc import Iterable
 
+from discoverd import state
 from discoverd.cli.checks.finding import Finding, hint, problem
 from discoverd.cli.overview import Controller
 from discoverd.cli.text import count
@@ -10,7 +13,15 @@ from discoverd.kernel import fabrics
 
 
 def check(controllers: Iterable[Controller]) -> list[Finding]:
-    """Return the options: a problem where it is not connected without one, a hint where it is."""
+    """Return the options: a problem where it is not connected without one, a hint where it is.
+
+    Raises PermissionError for who may not read the specifications of workers.
+    """
+    controllers = list(controllers)
+    for one in controllers:
+        specification = state.directory(one.name) + "/spec"
+        if one.spec is None and os.path.exists(specification) and not os.access(specification, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), specification)
     try:
         known = fabrics.abilities()
     except OSError:
