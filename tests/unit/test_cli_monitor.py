@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """discoverctl monitor: a line for each thing that happens to a controller."""
 
+import errno
 import json
 import re
+import select
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +16,7 @@ import pytest
 from discoverd import state
 from discoverd.cli import monitor
 from discoverd.cli.exits import CliError
+from discoverd.kernel.inotify import Inotify
 
 from .fake_ctl import Desk, install, instance
 
@@ -78,12 +82,68 @@ def test_decision_that_changes(desk: Desk, capsys: pytest.CaptureFixture[str]) -
     assert watched(capsys, decide)[1].endswith(f"decided {name}: keep: configured, but excluded by x:1")
 
 
+def test_a_loss_that_is_over_by_the_next_look_is_told(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    name = desk.controller(1, "nvme0", losses="1", reconnects="1")
+    desk.write_plan()
+    more = {"losses": "2", "reconnects": "2"}
+    lines = watched(capsys, lambda: desk.report(name, "live", "live nvme0", "nvme0", **more))
+    assert lines[1].endswith(f"changed {name}: live nvme0; its connection was lost and made again")
+    # A worker that was started anew counts from 0.
+    assert watched(capsys, lambda: desk.report(name, "live", "live nvme0", "nvme0"))[1:] == []
+
+
+def anew(directory: Path) -> None:
+    """Take a directory away, and make another one of that name."""
+    directory.rename(directory.parent.parent / "gone")
+    directory.mkdir()
+
+
+def test_a_directory_that_is_made_anew_is_watched_again(desk: Desk) -> None:
+    name = desk.controller(1, "nvme0")
+    changes = monitor._Changes()
+    acts: list[Callable[[], None]] = [lambda: anew(Path(state.directory(name))), lambda: desk.report(name, "live", "")]
+    for act in acts:
+        act()
+        assert select.select([changes._inotify], [], [], 0)[0]
+        changes.wait()
+        changes.follow()
+    shutil.rmtree(state.CONTROLLERS)
+    changes.wait()
+    changes.follow()
+    Path(state.directory(name)).mkdir(parents=True)
+    changes.wait()
+    changes.follow()
+    desk.report(name, "live", "live")
+    assert select.select([changes._inotify], [], [], 0)[0]
+
+
+def test_what_could_not_be_watched_is_tried_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [desk.controller(number, f"nvme{number}") for number in (1, 2)]
+    real = Inotify.watch
+    full = [True]
+
+    def watch(self: Inotify, directory: str) -> bool:
+        if full[0] and directory.startswith(state.CONTROLLERS + "/"):
+            raise OSError(errno.ENOSPC, "No space left on device", directory)
+        return real(self, directory)
+
+    monkeypatch.setattr(Inotify, "watch", watch)
+    changes = monitor._Changes()
+    full[0] = False
+    changes.follow()
+    for name in names:
+        desk.report(name, "live", "live")
+        assert select.select([changes._inotify], [], [], 0)[0]
+        changes.wait()
+
+
 def test_for_programs_each_line_is_an_object(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     name = desk.controller(1, "nvme0")
     desk.write_plan()
     (line,) = watched(capsys, lambda: desk.report(name, "waiting", "waiting 1 s"), as_json=True)
     found = json.loads(line)
     assert (found["controller"], found["event"], found["state"]) == (name, "changed", "waiting")
+    assert (found["version"], found["losses"], found["reconnects"]) == (1, 0, 0)
     assert abs(found["time"] - time.time()) < 60
 
 
