@@ -25,28 +25,54 @@ _REFUSALS = 5
 _Namespaces = Mapping[str, Sequence[Namespace]]
 
 
-def run(asked: Arguments, overview: Overview, systemd: Systemd) -> Exit:
-    """List the controllers, once or again and again. Raises CliError."""
+def run(asked: Arguments, overview: Overview) -> Exit:
+    """List the controllers, once or again and again. Raises CliError for words and states that mean nothing."""
+    states = _states(asked.state)
+    chosen = choose.choose(asked.controller, overview) if asked.controller else overview.controllers
     if asked.watch:
         try:
-            watch.follow(lambda: _lines(asked, overviews.look(systemd), complain=True))
+            watch.follow(lambda: _again(asked, states))
         except KeyboardInterrupt:
             return Exit.OK
-    for line in _lines(asked, overview, complain=False):
+    for line in _lines(asked, overview, chosen, states):
         text.raw(line)
     if overview.plan.fault:
         text.remark(overview.plan.fault)
     return Exit.OK
 
 
-def _lines(asked: Arguments, overview: Overview, complain: bool) -> list[str]:
-    """Return all lines; with ``complain`` what is wrong with the plan is among them."""
-    chosen = choose.choose(asked.controller, overview) if asked.controller else list(overview.controllers)
-    if states := {word.strip().lower() for word in asked.state.split(",") if word.strip()}:
-        # The kernel has some of its own, for what is nobody's.
-        if unknown := states - {one.state for one in overview.controllers}.union(order.STATES):
-            raise CliError(f"{min(unknown)} is no state; these are:", Exit.USAGE, order.STATES)
-        chosen = [one for one in chosen if one.state in states]
+def _states(asked: str) -> frozenset[str]:
+    """Return the states that are asked for, in lower case, none for all. Raises CliError."""
+    states = frozenset(word.strip().lower() for word in asked.split(",") if word.strip())
+    if unknown := states - {one.lower() for one in order.STATES}:
+        raise CliError(f"{min(unknown)} is no state; these are: {', '.join(order.STATES)}", Exit.USAGE)
+    return states
+
+
+def _again(asked: Arguments, states: frozenset[str]) -> list[str]:
+    """Return the lines of a later look: what a word means may be gone by now, and what is wrong is a line."""
+    try:
+        # A connection to systemd ends when that starts anew.
+        overview = overviews.look(Systemd())
+        means = [choose.matches(word, overview.controllers) for word in asked.controller]
+        meant = {id(one) for some in means for one in some}
+        chosen = [one for one in overview.controllers if id(one) in meant or not asked.controller]
+        lines = _lines(asked, overview, chosen, states)
+        fault = overview.plan.fault
+    except CliError as error:
+        lines, fault = [], " ".join([str(error), *error.lines])
+    except OSError as error:
+        lines, fault = [], f"{error.filename or 'controllers'}: {error.strerror or error}"
+    if asked.output in ("json", "name"):
+        # A program takes each line for one of these; a document has the fault of the plan in it.
+        if fault and not lines:
+            text.remark(fault)
+        return lines
+    return lines + (_folded(printable(fault)) if fault else [])
+
+
+def _lines(asked: Arguments, overview: Overview, chosen: Sequence[Controller], states: frozenset[str]) -> list[str]:
+    chosen = [one for one in chosen if not states or one.state.lower() in states]
     controllers = order.ordered(chosen, asked.sort)
     refused = [] if asked.controller or states else [one for one in overview.plan.refusals if not one.expected]
     if asked.output == "name":
@@ -55,11 +81,14 @@ def _lines(asked: Arguments, overview: Overview, complain: bool) -> list[str]:
         return [json.dumps(_document(controllers, refused, overview.plan.fault), indent=2)]
     legend = not asked.no_legend
     found = _table(controllers, legend, asked.sort, wide=asked.output == "wide")
-    if legend:
-        found += _legend(controllers, refused)
-    if complain and overview.plan.fault:
-        found.append(printable(overview.plan.fault))
-    return found
+    return found + (_legend(controllers, refused) if legend else [])
+
+
+def _folded(line: str, indent: str = "") -> list[str]:
+    """Return a line as wide as the terminal is, with all of it behind an indentation."""
+    width = terminal.columns()
+    folded = terminal.fold(line, width - len(indent), "  ") if width else [line]
+    return [indent + part for part in folded]
 
 
 def _table(controllers: Sequence[Controller], legend: bool, sort: str, *, wide: bool) -> list[str]:
@@ -77,20 +106,17 @@ def _table(controllers: Sequence[Controller], legend: bool, sort: str, *, wide: 
 def _legend(controllers: Sequence[Controller], refused: Sequence[Refused]) -> list[str]:
     """Return how many there are, and what is asked for and cannot be connected."""
     live = sum(one.live for one in controllers)
-    lines = [f"{text.count(len(controllers), 'controller')}, {live} live"]
+    count = f"{text.count(len(controllers), 'controller')}, {live} live"
     # Each path of a subsystem, and each log page that lists it, is refused by itself.
     grouped: dict[str, list[Refused]] = {}
     for one in refused:
         grouped.setdefault(one.subsysnqn or one.what, []).append(one)
-    if refused:
-        lines[0] += f"; {len(grouped)} cannot be connected:"
-    width = terminal.columns()
+    lines = _folded(count + (f"; {len(grouped)} cannot be connected:" if refused else ""))
     for name, found in list(grouped.items())[:_REFUSALS]:
         more = f", and {len(found) - 1} more" if found[1:] else ""
-        line = printable(f"{name} ({found[0].source}{more}): {found[0].reason}")
-        lines += [f"  {part}" for part in (terminal.fold(line, width - 2, "  ") if width else [line])]
+        lines += _folded(printable(f"{name} ({found[0].source}{more}): {found[0].reason}"), "  ")
     if len(grouped) > _REFUSALS:
-        lines.append("  and more, see: discoverctl status")
+        lines += _folded("and more, see: discoverctl status", "  ")
     return lines
 
 

@@ -14,7 +14,12 @@ _WORST = (
     *("starting", state.STOPPING, state.GONE, LEFT_ALONE, "masked", state.EXCLUDED, state.STOPPED),
 )
 _BEST = (state.PARKED, state.LIVE)
-STATES = (*_BEST, *_WORST)
+# Of a worker that ends, of systemd while a unit has not reported, and of the kernel for what has no unit.
+_PASSING = (
+    *(state.WITHDRAWN, "activating", "active", "reloading", "refreshing", "deactivating", "inactive", "maintenance"),
+    *("new", "resetting", "deleting", "deleting (no IO)"),
+)
+STATES = (*_BEST, *_WORST, *_PASSING)
 
 
 def natural(text: str) -> list[tuple[int, str]]:

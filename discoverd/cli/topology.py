@@ -31,7 +31,9 @@ def show(json: bool) -> Exit:
     for one in found:
         for line in _lines(one, _ana(one), known, width):
             text.raw(line)
-    text.line(f"{text.count(len(found), 'subsystem')}, {text.count(sum(len(one.paths) for one in found), 'path')}")
+    count = f"{text.count(len(found), 'subsystem')}, {text.count(sum(len(one.paths) for one in found), 'path')}"
+    for line in terminal.fold(count, width) if width else [count]:
+        text.line(line)
     return Exit.OK
 
 

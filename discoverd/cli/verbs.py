@@ -36,8 +36,8 @@ def _need_root(why: str) -> None:
 def _list(asked: "Namespace") -> Exit:
     from discoverd.cli import listing
 
-    overview, systemd = _look()
-    return listing.run(asked, overview, systemd)
+    overview, _ = _look()
+    return listing.run(asked, overview)
 
 
 def _topology(asked: "Namespace") -> Exit:

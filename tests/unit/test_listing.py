@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """discoverctl list: what it shows on terminals of any width and for programs, in which order, and again and again."""
 
+import errno
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from pystemd.dbusexc import DBusBaseError
 
 from discoverd import state
 from discoverd.cli import terminal, watch
@@ -126,7 +128,13 @@ def test_only_some_states(some: Desk) -> None:
     status, _, errors = some.run("list", "--state", "wating")
     assert status == Exit.USAGE
     assert "wating is no state" in errors
-    assert "  waiting" in errors.splitlines()
+    # Whatever a controller can be in, also when none is.
+    kernel = ("new", "live", "resetting", "connecting", "deleting", "deleting (no IO)", "dead")
+    systemd = ("active", "reloading", "inactive", "failed", "activating", "deactivating", "maintenance", "refreshing")
+    own = ("starting", "left alone", "blocked", "masked", *(one for one in state.STATES if one != state.FOREIGN))
+    for word in (*kernel, *systemd, *own):
+        assert some.run("list", "--state", word)[0] == 0, word
+        assert word in errors
 
 
 def test_only_some_controllers(some: Desk) -> None:
@@ -175,8 +183,8 @@ def test_list_fits_any_terminal_and_loses_nothing(
 ) -> None:
     on_terminal(monkeypatch, columns)
     lines = listed(some, *words)
-    # Count and titles are as short as they are.
-    assert max(map(len, lines[1:-1])) <= max(columns, 12)
+    # The titles are as short as they are.
+    assert max(map(len, lines[1:])) <= max(columns, 12)
     text = "".join("".join(lines).split())
     assert "".join(WAITING.split()) in text or columns > 33
     for word in ("waiting", "nvme10", "198.51.100.1:4420"):
@@ -290,7 +298,9 @@ def test_earlier_worker_says_no_more_in_the_status(desk: Desk) -> None:
 # Again and again -------------------------------------------------------------------------------------------
 
 
-def watched(desk: Desk, monkeypatch: pytest.MonkeyPatch, *acts: object) -> tuple[int, str, str]:
+def watched(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, *acts: object, words: tuple[str, ...] = ()
+) -> tuple[int, str, str]:
     """Watch, with these acts between the looks."""
     left = list(acts)
 
@@ -302,7 +312,7 @@ def watched(desk: Desk, monkeypatch: pytest.MonkeyPatch, *acts: object) -> tuple
             act()
 
     monkeypatch.setattr(watch, "time", type("", (), {"sleep": staticmethod(sleep)}))
-    return desk.run("list", "--watch")
+    return desk.run("list", "--watch", *words)
 
 
 def test_watch_shows_changes_in_a_pipe(some: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,6 +332,32 @@ def test_watch_takes_the_place_of_the_last_look_on_a_terminal(some: Desk, monkey
     first = output.split("\x1b[J")[0]
     assert first.count("\n") == 4
     assert "more lines" in first
+
+
+def test_watch_of_one_that_is_lost_goes_on_with_an_empty_list(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.kernel(1, "nvme3", owner="stas")
+    acts = (lambda: desk.vanish("nvme3"), lambda: desk.kernel(1, "nvme3", owner=""), None)
+    status, output, errors = watched(desk, monkeypatch, *acts, words=("nvme3",))
+    assert (status, errors) == (0, "")
+    counts = [line for line in output.splitlines() if line.endswith(" live")]
+    assert counts == ["1 controller, 1 live", "0 controllers, 0 live", "1 controller, 1 live"]
+
+
+def test_watch_goes_on_when_a_look_fails(some: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = DBusBaseError(-errno.ECONNRESET, b"org.freedesktop.DBus.Error.Disconnected", b"Connection reset by peer")
+    acts = (lambda: some.bus.refuses.update(open=gone), some.bus.refuses.clear, None)
+    status, output, errors = watched(some, monkeypatch, *acts)
+    assert (status, errors) == (0, "")
+    assert output.count("5 controllers, 3 live") == 2
+    assert output.count("cannot talk to systemd: Connection reset by peer") == 1
+
+
+@pytest.mark.parametrize("words", [("nvme9",), ("--state", "wating")])
+def test_watch_begins_with_words_and_states_that_mean_something(
+    some: Desk, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, output, errors = watched(some, monkeypatch, None, words=words)
+    assert (status in (Exit.UNKNOWN, Exit.USAGE), output, words[-1] in errors) == (True, "", True)
 
 
 def test_watch_says_what_is_wrong_with_the_plan(some: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
