@@ -12,12 +12,12 @@ from pathlib import Path
 from discoverd import exclusions
 from discoverd.cli import text
 from discoverd.cli.exits import CliError, Exit
-from discoverd.config import keys, settings
+from discoverd.config import fabrics, identity, keys, settings
 from discoverd.config.errors import Report
 from discoverd.config.fabrics import FABRICS_CONF
 from discoverd.config.ini import Entry, Section, key_name, scan
 from discoverd.config.settings import SETTINGS_CONF
-from discoverd.config.sources import SourceFile, read_file, read_tree
+from discoverd.config.sources import SourceFile, read_drop_ins, read_file, read_tree
 
 SECRET, UNKNOWN = "<secret>", "<not shown: the key is unknown>"
 _DEFAULT = "default"
@@ -53,6 +53,9 @@ def values(directory: Path) -> Iterator[Value]:
             yield Value("", name, first, f"{source.path}:1")
     yield from _settings(_readable(read_tree(directory / SETTINGS_CONF.name)))
     yield from _fabrics(_readable(read_tree(directory / FABRICS_CONF.name)))
+    if directory.resolve() == identity.DIRECTORY.resolve():
+        # What discoverctl connect has written is read beside this directory only.
+        yield from _fabrics(_readable(read_drop_ins(fabrics.RUNTIME_DROP_INS)))
     for entry in exclusions.load(str(directory)).entries:
         written = ";".join(f"{key}={value}" for key, value in entry.fields.items())
         yield Value(exclusions.SECTION, exclusions.KEY, written, entry.text)

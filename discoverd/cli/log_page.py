@@ -2,6 +2,7 @@
 """``discoverctl log-page``: what a discovery controller lists, and what became of each entry."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from discoverd import store
@@ -18,14 +19,18 @@ _KINDS = {NVM: "subsystem", REFERRAL: "referral", SELF: "itself"}
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """An entry, and what became of it: ``result`` is one word or two, ``detail`` says why or where."""
+    """An entry, and what became of it: ``result`` is one word or two, ``detail`` says why or where.
+
+    ``controllers`` are all that lead to what it lists, through several interfaces perhaps, and ``result`` is that of
+    the best of them.
+    """
 
     entry: Entry
     kind: str
     transport: str
     result: str
     detail: str
-    controller: str = ""
+    controllers: tuple[str, ...] = ()
 
 
 def show(chosen: list[Controller], overview: Overview, json: bool) -> Exit:
@@ -83,7 +88,10 @@ def _age(read: PageRead) -> float:
 
 
 def _rows(controller: Controller, read: PageRead, overview: Overview) -> list[_Row]:
-    known = {target: one for one in overview.controllers if (target := _target_of(one))}
+    known: dict[Target, list[Controller]] = {}
+    for one in overview.controllers:
+        if target := _target_of(one):
+            known.setdefault(target, []).append(one)
     refused = {
         one.what: one.reason for one in overview.plan.refusals if one.source.endswith(f"log page of {controller.name}")
     }
@@ -102,7 +110,7 @@ def _target_of(controller: Controller) -> Target | None:
     return None
 
 
-def _row(entry: Entry, known: dict[Target, Controller], refused: dict[str, str]) -> _Row:
+def _row(entry: Entry, known: Mapping[Target, Sequence[Controller]], refused: dict[str, str]) -> _Row:
     kind, transport = _KINDS.get(entry.subtype, f"type {entry.subtype}"), TRTYPES.get(entry.trtype, f"{entry.trtype}")
     if entry.subtype == SELF:
         return _Row(entry, kind, transport, "-", "the discovery controller that was asked")
@@ -116,15 +124,24 @@ def _row(entry: Entry, known: dict[Target, Controller], refused: dict[str, str])
         tid = TransportId.make(role, transport, entry.traddr, service, entry.subnqn)
     except TidError as error:
         return _Row(entry, kind, transport, "refused", str(error))
-    one = known.get(target_of(role, tid.transport, tid.traddr, tid.trsvcid, tid.subsysnqn))
-    if one is None:
+    some = known.get(target_of(role, tid.transport, tid.traddr, tid.trsvcid, tid.subsysnqn), ())
+    if not some:
         return _Row(entry, kind, transport, "left out", "discoverd does not ask for it; see: discoverctl status")
+    best, *others = sorted(some, key=lambda one: (not one.live, bool(one.excluded)))
+    result, detail = _became(best)
+    also = [f"{one.name}: {one.device.name if one.live and one.device else one.state}" for one in others]
+    names = tuple(one.name for one in (best, *others))
+    return _Row(entry, kind, transport, result, "; ".join([detail, *also]), names)
+
+
+def _became(one: Controller) -> tuple[str, str]:
+    """Return the result of a controller, and why or where."""
     if one.excluded:
         connected = f"{one.device.name} stays connected, " if one.device else ""
-        return _Row(entry, kind, transport, "excluded", f"{connected}excluded by {one.excluded}", one.name)
+        return "excluded", f"{connected}excluded by {one.excluded}"
     if one.live and one.device:
-        return _Row(entry, kind, transport, "connected", one.device.name, one.name)
-    return _Row(entry, kind, transport, one.state, one.status, one.name)
+        return "connected", one.device.name
+    return one.state, one.status
 
 
 def _document(controller: Controller, read: PageRead, overview: Overview) -> dict[str, object]:
@@ -144,7 +161,8 @@ def _document(controller: Controller, read: PageRead, overview: Overview) -> dic
                 "subsysnqn": row.entry.subnqn,
                 "result": row.result,
                 "detail": row.detail,
-                "controller": row.controller,
+                "controller": row.controllers[0] if row.controllers else "",
+                "controllers": list(row.controllers),
             }
             for row in _rows(controller, read, overview)
         ],

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``discoverctl metrics``: how things are as OpenMetrics text, for node_exporter's textfile collector and others.
+"""``discoverctl metrics``: how things are, for node_exporter's textfile collector and for what reads OpenMetrics.
 
-https://prometheus.io/docs/specs/om/open_metrics_spec/ is the format. node_exporter reads an older one, which knows no
-type ``info``, and for which the rest is the same or a comment. What node_exporter tells of NVMe by itself, such as the
-states of paths, is left to it. The counters are those of the workers: they begin anew when one does.
+https://prometheus.io/docs/specs/om/open_metrics_spec/ is the format. The collector reads files that end in ``.prom``,
+and in these an older one, https://prometheus.io/docs/instrumenting/exposition_formats/ (0.0.4): it names a counter as
+its samples are named, where OpenMetrics leaves ``_total`` to the samples, and has no type ``info`` and no end. What
+node_exporter tells of NVMe by itself, such as the states of paths, is left to it. The counters are those of the
+workers: they begin anew when one does.
 """
 
 import sys
@@ -23,6 +25,8 @@ from discoverd.version import VERSION
 
 _DAEMON = "discoverd.service"
 _TEMPORARY = ".discoverd."
+# What the textfile collector of node_exporter reads ends like this.
+_TEXTFILE = ".prom"
 _WANTED = ("start", "keep")
 
 Labels = tuple[tuple[str, str], ...]
@@ -41,11 +45,12 @@ class Family:
 def show(overview: Overview, systemd: Systemd, output: str) -> Exit:
     """Print the metrics, or write them to a file in one step. Raises CliError."""
     unit = systemd.units([_DAEMON])[_DAEMON]
-    found = document(families(overview, unit.active in ("active", "reloading")))
+    path = Path(output)
+    textfile = output != "" and path.suffix == _TEXTFILE
+    found = document(families(overview, unit.active in ("active", "reloading")), textfile=textfile)
     if not output:
         sys.stdout.write(found)
         return Exit.OK
-    path = Path(output)
     if not path.parent.is_dir():
         raise CliError(f"{path.parent} is no directory; make it, or name another one: --output FILE")
     files.replace(path, found.encode(), 0o644, _TEMPORARY)
@@ -135,16 +140,17 @@ def _described(controller: Controller) -> Labels:
     return (*_labels(controller), *said)
 
 
-def document(found: Iterable[Family]) -> str:
-    """Return the text of these metrics. A metric without a sample is left out."""
+def document(found: Iterable[Family], *, textfile: bool = False) -> str:
+    """Return these metrics as OpenMetrics text, or as the older one. A metric without a sample is left out."""
     lines = []
     for one in found:
         if not one.samples:
             continue
-        lines += [f"# HELP {one.name} {one.about}", f"# TYPE {one.name} {one.kind}"]
-        suffix = "_total" if one.kind == "counter" else ""
-        lines += [f"{one.name}{suffix}{_braced(labels)} {_number(value)}" for labels, value in one.samples]
-    return "\n".join([*lines, "# EOF", ""])
+        sample = f"{one.name}_total" if one.kind == "counter" else one.name
+        family = sample if textfile else one.name
+        lines += [f"# HELP {family} {one.about}", f"# TYPE {family} {one.kind}"]
+        lines += [f"{sample}{_braced(labels)} {_number(value)}" for labels, value in one.samples]
+    return "\n".join([*lines, *([] if textfile else ["# EOF"]), ""])
 
 
 def _braced(labels: Labels) -> str:

@@ -30,11 +30,15 @@ ADDED, REMOVED, CHANGED = "+", "-", "~"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A difference: ``kind`` is ADDED, REMOVED or CHANGED, ``text`` says what would happen and why."""
+    """A difference: ``kind`` is ADDED, REMOVED or CHANGED, ``text`` says what would happen and why.
+
+    ``stopped``: it would be asked for, and an administrator has stopped it.
+    """
 
     kind: str
     controller: str
     text: str
+    stopped: bool = False
 
 
 def show(directory: Path, in_force: PlanFile, systemd: Systemd, json: bool) -> Exit:
@@ -104,6 +108,8 @@ def difference(
 def _changes(instance: str, was: Planned | None, spec: state.Spec | None, now: Decision) -> list[Change]:
     was_wanted = was is not None and was.action in _WANTED and not was.excluded_by and bool(was.sources)
     is_wanted = now.candidate is not None and now.action is not Action.LEAVE and not now.excluded_by
+    if is_wanted and not was_wanted and now.action is Action.KEEP_STOPPED:
+        return [Change(ADDED, instance, f"asked for, and kept stopped: it is {now.reason}", stopped=True)]
     if is_wanted and not was_wanted:
         return [Change(ADDED, instance, f"connected: it is {now.reason}")]
     if was_wanted and not is_wanted:
@@ -141,6 +147,9 @@ def _summary(changes: list[Change]) -> str:
     numbers = {kind: sum(one.kind == kind for one in changes) for kind in (ADDED, REMOVED, CHANGED)}
     if not changes:
         return "nothing would change"
+    stopped = sum(one.stopped for one in changes)
+    kept = f"{stopped} asked for and kept stopped, " if stopped else ""
+    connected = numbers[ADDED] - stopped
     return (
-        f"{numbers[ADDED]} connected, {numbers[REMOVED]} not connected any more, {numbers[CHANGED]} with other options"
+        f"{connected} connected, {kept}{numbers[REMOVED]} not connected any more, {numbers[CHANGED]} with other options"
     )

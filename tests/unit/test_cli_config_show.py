@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from discoverd.cli import config_show
 from discoverd.cli.config_show import values
 from discoverd.cli.exits import Exit
-from discoverd.config import keys
+from discoverd.config import fabrics, identity, keys
 from discoverd.config.sources import SourceFile
 
 from .fake_ctl import Desk, install
@@ -55,6 +55,17 @@ def test_each_value_has_its_place(desk: Desk) -> None:
     assert found["exclusions", "exclusion"] == ("transport=tcp;traddr=192.0.2.7", f"{lists}:2")
     table = desk.run("config", "show", "--config", str(desk.root / "etc/nvme"))[1]
     assert f"{settings}:3" in table
+
+
+def test_what_connect_wrote_counts_with_the_configuration_in_force(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = desk.root / "run/nvme-fabrics.conf.d"
+    runtime.mkdir()
+    (runtime / "1.conf").write_text("[Subsystem]\ncontroller = transport=tcp;traddr=192.0.2.1\n")
+    monkeypatch.setattr(fabrics, "RUNTIME_DROP_INS", runtime)
+    monkeypatch.setattr(identity, "DIRECTORY", desk.root / "etc/nvme")
+    assert f"{runtime}/1.conf:2" in desk.run("config", "show")[1]
+    (desk.root / "draft").mkdir()
+    assert f"{runtime}/1.conf:2" not in desk.run("config", "show", "--config", str(desk.root / "draft"))[1]
 
 
 def test_file_that_may_not_be_read(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,25 @@ def test_log_page_for_programs(desk: Desk) -> None:
     assert (one["result"], one["detail"], one["controller"]) == ("connected", "nvme0", instance(1))
 
 
+@pytest.mark.parametrize("live", [1, 2])
+def test_of_several_paths_to_one_target_the_live_one_tells_the_result(desk: Desk, live: int) -> None:
+    """Through two interfaces, whichever comes last."""
+    names = []
+    for number in (1, 2):
+        device = f"nvme{number}" if number == live else ""
+        name = desk.controller(1, device, address=f"198.51.100.{number}", report="live" if device else "waiting")
+        locate(desk, name, 1, subsysnqn=NQN.format(1))
+        names.append(name)
+        if device:
+            desk.set(device, "address", f"traddr=198.51.100.{number},trsvcid=4420")
+    leave(entry(NQN.format(1)))
+    (one,) = json.loads(desk.run("log-page", "--json", DC)[1])["log_pages"][0]["entries"]
+    other = names[2 - live]
+    assert (one["result"], one["controller"]) == ("connected", names[live - 1])
+    assert one["detail"] == f"nvme{live}; {other}: waiting"
+    assert sorted(one["controllers"]) == names
+
+
 def test_control_characters_of_a_peer_move_no_cursor(desk: Desk) -> None:
     leave(entry("nqn.2024-08.com.example:\x1b[2J"))
     output = desk.run("log-page", DC)[1]

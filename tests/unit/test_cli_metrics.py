@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""discoverctl metrics: OpenMetrics text, which node_exporter's older parser takes as well."""
+"""discoverctl metrics: OpenMetrics text, and the older one for node_exporter's textfile collector."""
 
 import re
 import stat
@@ -17,7 +17,7 @@ from discoverd.version import VERSION
 from .fake_ctl import NQN, Desk, install, instance
 from .log_pages import page
 
-# A line of the older format (text 0.0.4): a comment, or name, labels and number.
+# A line of either format: a comment, or name, labels and number.
 SAMPLE = re.compile(r'[a-z_]+(\{[a-z_]+="([^"\\\n]|\\[\\"n])*"(,[a-z_]+="([^"\\\n]|\\[\\"n])*")*\})? -?[0-9.]+')
 HELP = re.compile(r"# HELP [a-z_]+ .+")
 TYPE = re.compile(r"# TYPE [a-z_]+ (gauge|counter)")
@@ -35,11 +35,29 @@ def report(name: str, word: str, **fields: str) -> None:
     (Path(state.directory(name)) / "report").write_bytes(state.encode(state.REPORT, list(given.items())))
 
 
-def samples(text: str) -> dict[str, str]:
+def samples(text: str, textfile: bool = False) -> dict[str, str]:
+    """Return the samples of a text that keeps the rules of its format."""
     lines = text.splitlines()
-    assert lines[-1] == "# EOF"
-    for line in lines[:-1]:
-        assert SAMPLE.fullmatch(line) or HELP.fullmatch(line) or TYPE.fullmatch(line), line
+    assert text.endswith("\n")
+    assert ("# EOF" in lines) == (not textfile)
+    assert textfile or lines[-1] == "# EOF"
+    family, kind = "", ""
+    seen = set()
+    for line in lines if textfile else lines[:-1]:
+        if HELP.fullmatch(line):
+            family = line.split()[2]
+            # All about one metric is in one group.
+            assert family not in seen
+            seen.add(family)
+        elif TYPE.fullmatch(line):
+            _, _, name, kind = line.split()
+            assert name == family
+            # OpenMetrics has the suffix at the samples alone; for the older format they have the name of the metric.
+            assert (kind == "counter" and textfile) == name.endswith("_total")
+        else:
+            assert SAMPLE.fullmatch(line), line
+            suffix = "_total" if kind == "counter" and not textfile else ""
+            assert re.split("[ {]", line)[0] == family + suffix
     return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
 
 
@@ -89,6 +107,21 @@ def test_counters_have_the_name_of_their_family(desk: Desk) -> None:
     assert lines[place + 1].startswith("discoverd_controller_losses_total{")
 
 
+def test_textfile_collector_gets_counters_as_counters(desk: Desk) -> None:
+    report(desk.controller(1, "nvme0"), "live", losses="2")
+    path = desk.root / "discoverd.prom"
+    assert desk.run("metrics", "--output", str(path))[0] == 0
+    lines = path.read_text().splitlines()
+    place = lines.index("# TYPE discoverd_controller_losses_total counter")
+    assert lines[place - 1].startswith("# HELP discoverd_controller_losses_total ")
+    assert lines[place + 1].startswith("discoverd_controller_losses_total{")
+    printed = samples(desk.run("metrics")[1])
+    assert samples(path.read_text(), textfile=True).keys() == printed.keys()
+    other = desk.root / "discoverd.txt"
+    assert desk.run("metrics", "--output", str(other))[0] == 0
+    assert samples(other.read_text()).keys() == printed.keys()
+
+
 def test_without_a_plan_nothing_is_said_of_the_configuration(desk: Desk) -> None:
     status, output, _ = desk.run_as_it_is("metrics")
     assert status == 0
@@ -107,7 +140,7 @@ def test_label_cannot_forge_a_sample() -> None:
 def test_file_is_written_in_one_step(desk: Desk) -> None:
     path = desk.root / "discoverd.prom"
     assert desk.run("metrics", "--output", str(path)) == (0, "", "")
-    samples(path.read_text())
+    samples(path.read_text(), textfile=True)
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     status, _, errors = desk.run("metrics", "--output", "/none/discoverd.prom")
     assert (status, "is no directory" in errors) == (Exit.FAILED, True)

@@ -17,7 +17,9 @@ from discoverd.cli.unit import Unit
 from discoverd.config.files import read_files
 from discoverd.kernel import addresses
 from discoverd.kernel.addresses import HostAddresses
-from discoverd.tid import unit_name
+from discoverd.plan.candidate import CONFIGURATION, Candidate
+from discoverd.plan.facts import Action, Decision
+from discoverd.tid import IO, TransportId, unit_name
 
 from .dhchap_secrets import secret
 from .fake_host import DC, DISCOVERY, FIRST, NQN, ONE, SECOND, SUBSYSTEM, TWO, Host, leave_log, quiet, until
@@ -100,6 +102,15 @@ def test_what_is_added_and_taken_out(host: Host, etc: Path) -> None:
         ("-", ONE, f"not connected any more: it is no longer configured at {host.etc}/nvme-fabrics.conf:3;"
          " what runs is left as it is; what is connected stays"),
     ]  # fmt: skip
+
+
+def test_what_is_asked_for_and_was_stopped_is_not_said_to_be_connected() -> None:
+    tid = TransportId.make(IO, "tcp", "192.0.2.1", "4420", NQN.format(1))
+    wanted = Candidate(tid, IO, "configured", CONFIGURATION, ())
+    decision = Decision(ONE, Action.KEEP_STOPPED, "configured, but an administrator stopped its unit", wanted)
+    (change,) = command.difference({}, {}, {ONE: decision})
+    assert change.text == "asked for, and kept stopped: it is configured, but an administrator stopped its unit"
+    assert command._summary([change]).startswith("0 connected, 1 asked for and kept stopped, ")
 
 
 def test_what_is_excluded(host: Host, etc: Path) -> None:
