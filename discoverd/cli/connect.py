@@ -215,7 +215,7 @@ def _settled(name: str, systemd: Systemd, look: Callable[[], Overview]) -> Exit:
         if excluded:
             raise CliError(f"{name} is excluded by {excluded}; it is not connected", Exit.REFUSED)
         if report and report.state != state.CONNECTING and (found := _find(name, look())):
-            one = overviews.refreshed(found, systemd)
+            (one,) = overviews.refreshed([found], systemd)
             text.line(f"{one.name}: {one.status}")
             return Exit.OK if one.in_order else Exit.NOT_LIVE
         if time.monotonic() > deadline:

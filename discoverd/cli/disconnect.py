@@ -27,9 +27,9 @@ def disconnect(chosen: list[Controller], systemd: Systemd, force: bool) -> Exit:
                 raise CliError(_foreign(one.device), Exit.REFUSED)
     jobs.queue_stop(chosen, systemd)
     worst = Exit.OK
-    for one in chosen:
+    for one, now in zip(chosen, overviews.refreshed(chosen, systemd), strict=True):
         try:
-            worst = max(worst, _finish(one, overviews.refreshed(one, systemd), systemd, force))
+            worst = max(worst, _finish(one, now, systemd, force))
         except CliError as error:
             # The workers of the others have ended too, so that those cannot be left half done.
             text.remark(f"{one.name}: {error}")

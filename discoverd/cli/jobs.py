@@ -49,7 +49,7 @@ def _run(chosen: list[Controller], systemd: Systemd, order: Callable[[str], int]
             text.remark(str(error))
             worst = max(worst, error.exit_status)
     wait_for_jobs(queued, systemd, limit)
-    return max([worst, *(_started(overviews.refreshed(one, systemd)) for one in queued.values())])
+    return max([worst, *map(_started, overviews.refreshed(list(queued.values()), systemd))])
 
 
 def _queue(controller: Controller, order: Callable[[str], int]) -> int:
@@ -103,7 +103,7 @@ def stop(chosen: list[Controller], systemd: Systemd) -> Exit:
                 Exit.REFUSED,
             )
     queue_stop(chosen, systemd)
-    return max(_stopped(overviews.refreshed(one, systemd)) for one in chosen)
+    return max(map(_stopped, overviews.refreshed(chosen, systemd)))
 
 
 def queue_stop(chosen: list[Controller], systemd: Systemd) -> None:

@@ -283,20 +283,29 @@ def assemble(
     return Overview(tuple(found), plan, files)
 
 
-def refreshed(controller: Controller, systemd: "Systemd") -> Controller:
-    """Return the controller as it is now, as far as unit, report and kernel go."""
-    shown = None
-    if controller.known:
-        unit = systemd.units([controller.unit_name])[controller.unit_name]
-        shown = replace(unit, status=systemd.status(unit)) if unit.load != "not-found" else None
-    report = store.read_report(controller.name)
-    device = controller.device
+def refreshed(chosen: Sequence[Controller], systemd: "Systemd") -> list[Controller]:
+    """Return controllers as they are now, as far as units, reports and kernel go; the kernel is looked through once."""
+    known = {one.unit_name for one in chosen if one.known}
+    units = systemd.units(known) if known else {}
+    reports = {one.name: store.read_report(one.name) for one in chosen}
+    same = [_still(one.device) for one in chosen]
+    gone = {one.name: one.spec for one, device in zip(chosen, same, strict=True) if device is None}
+    taken = {device.name for device in same if device}
+    left = [device for device in devices() if device.name not in taken] if gone else []
+    anew = _assigned({name: reports[name] for name in gone}, gone, left)
+    found = []
+    for one, device in zip(chosen, same, strict=True):
+        unit = units.get(one.unit_name) if one.known else None
+        shown = replace(unit, status=systemd.status(unit)) if unit and unit.load != "not-found" else None
+        found.append(replace(one, unit=shown, report=reports[one.name], device=device or anew.get(one.name)))
+    return found
+
+
+def _still(device: Device | None) -> Device | None:
+    """Return a device as it is now, None if it is gone."""
     if device is None or controllers.sysfs_inode(device.name) != device.sysfs_inode:
-        name = controller.name
-        device = _assigned({name: report}, {name: controller.spec}, devices()).get(name)
-    else:
-        device = read_device(device.name)
-    return replace(controller, unit=shown, report=report, device=device)
+        return None
+    return read_device(device.name)
 
 
 def state_directories() -> Iterable[str]:

@@ -9,7 +9,8 @@ import pytest
 from pystemd.dbusexc import DBusBaseError
 
 from discoverd import registry
-from discoverd.cli import jobs
+from discoverd.cli import jobs, overview
+from discoverd.cli.overview import Device
 from discoverd.kernel import controllers, fabrics, usage
 from discoverd.kernel.openers import UnknownError
 from discoverd.kernel.usage import User
@@ -344,3 +345,25 @@ def test_the_kernel_refuses(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(fabrics, "delete", delete)
     status, _, errors = desk.run("disconnect", "nvme0")
     assert (status, "cannot disconnect nvme0: Device or resource busy" in errors) == (1, True)
+
+
+def test_kernel_is_looked_through_once_however_many_are_stopped(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [desk.controller(number, f"nvme{number}") for number in range(5)]
+    devices = {unit_name(name): f"nvme{number}" for number, name in enumerate(names)}
+
+    def stop(unit: str) -> None:
+        desk.bus.units[unit].active = "inactive"
+        desk.vanish(devices[unit])
+
+    desk.bus.on_stop = stop
+    looks: list[list[Device]] = []
+    real = overview.devices
+
+    def look() -> list[Device]:
+        looks.append(real())
+        return looks[-1]
+
+    monkeypatch.setattr(overview, "devices", look)
+    assert desk.run("stop", *names)[0] == 0
+    # Before, and after.
+    assert [len(one) for one in looks] == [5, 0]
