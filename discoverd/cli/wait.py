@@ -109,7 +109,12 @@ def _has_said_all(controller: Controller) -> bool:
     report, device = controller.report, controller.device
     if controller.role != DISCOVERY or not controller.live:
         return _in_order(controller)
-    if report is None or device is None or report.state != state.LIVE:
+    if report is None or device is None:
+        return False
+    if report.state == state.FOREIGN:
+        # What has connected it reads its log page, and no worker will.
+        return True
+    if report.state != state.LIVE:
         return False
     return report.log_read != "" and report.sysfs_inode in (0, device.sysfs_inode)
 

@@ -122,6 +122,16 @@ def test_a_discovery_controller_counts_once_its_log_page_has_been_read(desk: Des
     assert desk.run("wait", f"--for={goal}", "--timeout", "0.05")[0] == Exit.TIMED_OUT
 
 
+@pytest.mark.parametrize(("word", "ends"), [("given up", False), ("parked", True), ("foreign", True)])
+def test_a_discovery_controller_that_is_not_read_now(desk: Desk, word: str, ends: bool) -> None:
+    name = discovery(desk, "192.0.2.1")
+    if word != "foreign":
+        desk.vanish("nvme0")
+    desk.report(name, word, word)
+    status = desk.run("wait", "--for=any-path", "--timeout", "0.05")[0]
+    assert status == (0 if ends else Exit.TIMED_OUT)
+
+
 def test_one_discovery_controller_does_not_stand_for_another(desk: Desk) -> None:
     first = discovery(desk, "192.0.2.1")
     second = discovery(desk, "192.0.2.2")
