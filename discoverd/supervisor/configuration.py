@@ -26,6 +26,7 @@ log = logging.getLogger("discoverd")
 # So long the kernel may take to say what it knows before everything else goes on without that: a host where nothing is
 # being connected answers at once.
 ABILITIES_TIMEOUT_SECONDS = 1
+_REMEDY = "free space there, or mount it writable, then: systemd-tmpfiles --create && systemctl restart discoverd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ class Configuration:
                 await asyncio.to_thread(record.write, wanted)
                 self._remembered = wanted
             except state.StateError as error:
-                log.warning("the next start cannot make up for a mistake in the configuration: %s", error)
+                log.warning("the next start cannot make up for a mistake in the configuration: %s; %s", error, _REMEDY)
 
     async def set_log_level(self) -> None:
         """Log at the level that an administrator has asked for until the next boot, or else at the configured one."""

@@ -32,7 +32,7 @@ umount --all-targets --lazy /dev/nvme*n* 2>/dev/null
 lab-network restore path0
 lab-network restore path1
 [ -z "$(ls -d /sys/kernel/config/nvmet/*/* 2>/dev/null)" ] || lab-target down
-rm -rf /run/discoverd /var/lib/discoverd /run/nvme/registry/* /etc/nvme/nvme-fabrics.conf \
+rm -rf /run/discoverd /var/lib/discoverd/* /run/nvme/registry/* /etc/nvme/nvme-fabrics.conf \
     /etc/nvme/nvme-fabrics.conf.d /etc/nvme/discoverd.conf /etc/nvme/discoverd.conf.d /etc/nvme/exclusions \
     /etc/nvme/exclusions.conf /etc/nvme/exclusions.conf.d '/etc/systemd/system/nvme-ctrl@'* \
     /etc/systemd/system/discoverd.service.d

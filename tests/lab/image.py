@@ -246,6 +246,7 @@ def install(tree: Path, sources: Iterable[Path]) -> None:
     in_tree("install", tree, "meson", "install", "--no-rebuild", "-C", "/usr/src/discoverd.build")
     # As a package does after its files are there.
     in_tree("install", tree, "systemd-sysusers")
+    in_tree("install", tree, "systemd-tmpfiles", "--create", "discoverd.conf")
     shutil.rmtree(tree / "usr/src")
     (tree / "usr/src").mkdir()
 

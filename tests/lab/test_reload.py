@@ -71,3 +71,21 @@ def test_misspelt_key_and_a_reboot(fresh_machine: Machine, allow_journal: Callab
     machine.reboot()
     scenario.wait_status(machine, "0 controllers")
     machine.poweroff()
+
+
+def test_var_that_cannot_be_written_costs_a_line_in_the_journal(
+    host: Machine, allow_journal: Callable[[str], None]
+) -> None:
+    allow_journal("the next start cannot make up for a mistake in the configuration")
+    host.run("lab-target up --subsystems 2 --ports 192.0.2.1:4420")
+    host.run("rm -rf /var/lib/discoverd && mount --bind /var/lib /var/lib && mount -o remount,bind,ro /var/lib")
+    try:
+        scenario.start(host)
+        scenario.wait_live(host, 3)
+        host.run("systemctl reload discoverd.service", timeout=GENEROUS)
+        assert "Read-only file system" in host.run("journalctl --boot --unit=discoverd.service").stdout
+        assert host.run("systemctl show --property=NRestarts --value discoverd.service").stdout.strip() == "0"
+    finally:
+        host.run("systemctl stop discoverd.service; umount --lazy /var/lib; systemd-tmpfiles --create discoverd.conf")
+    host.run("systemctl start discoverd.service", timeout=GENEROUS)
+    host.wait_until("test -e /var/lib/discoverd/last-good", what="the configuration is kept")

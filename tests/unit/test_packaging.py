@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is installed beside the package: units, the rule for polkit, and one version everywhere."""
 
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from discoverd.cli.main import main
+from discoverd.config import record
 from discoverd.version import VERSION
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +37,25 @@ def test_all_units_are_installed() -> None:
     for path in (ROOT / "units").rglob("*.*"):
         name = path.name.removesuffix(".in").removesuffix(".service")
         assert f"'{name}'" in MESON or f"'{path.relative_to(ROOT)}'" in MESON, path.name
+
+
+def test_units_before_remote_mounts_wait_for_no_directory_in_var() -> None:
+    """It can be on what they connect, and systemd starts none of them where it cannot make a directory in it."""
+    early = [
+        text
+        for path in (ROOT / "units").glob("*.service.in")
+        if re.search(r"^Before=.*(remote-fs-pre\.target|discoverd\.service)", text := path.read_text(), re.MULTILINE)
+    ]
+    assert len(early) > 2
+    for text in early:
+        assert not re.search(r"^((State|Cache|Logs)Directory|RequiresMountsFor)=|^PrivateTmp=yes", text, re.MULTILINE)
+
+
+def test_directory_of_the_last_good_configuration_is_made_for_root_only() -> None:
+    text = (ROOT / "units/discoverd.tmpfiles.conf").read_text()
+    folder = os.path.dirname(record.PATH)
+    assert f"\nd {folder} 0700 root root -\n" in text
+    assert f"\nReadWritePaths=-{folder}\n" in (ROOT / "units/discoverd.service.in").read_text()
 
 
 def test_all_files_of_packaging_are_installed() -> None:
