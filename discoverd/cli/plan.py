@@ -100,6 +100,12 @@ def difference(
         spec, was = specs.get(instance), before.get(instance)
         if spec is not None and spec.origin == UNMANAGED:
             continue
+        if decision.candidate is not None and decision.candidate.origin == UNMANAGED:
+            # One that is in the plan can be disconnected as it is.
+            if was is None and not decision.excluded_by:
+                what = f"may be disconnected, once no log page lists it: it is {decision.candidate.source}"
+                changes.append(Change(REMOVED, instance, what))
+            continue
         changes += _changes(instance, was, spec, decision)
     # What only the plan in force has is not asked for, has no unit, and no state.
     return sorted(changes, key=lambda one: (ADDED + REMOVED + CHANGED).index(one.kind))
@@ -115,6 +121,9 @@ def _changes(instance: str, was: Planned | None, spec: state.Spec | None, now: D
     if was_wanted and not is_wanted:
         stays = "; what is connected stays" if now.action is Action.KEEP and not now.disconnect else ""
         return [Change(REMOVED, instance, f"not connected any more: it is {now.reason}{stays}")]
+    # Withdrawn before, it still runs, because it was not to be disconnected.
+    if not is_wanted and now.disconnect and (spec is None or spec.disconnect != now.disconnect):
+        return [Change(REMOVED, instance, f"may be disconnected: it is {now.reason}")]
     if not is_wanted or now.candidate is None or spec is None:
         return []
     given = _options(spec, now)

@@ -46,6 +46,11 @@ class Unmanaged:
             self.found = None
             self._configured.set()
 
+    async def look(self) -> None:
+        """Look once, whatever is settling still."""
+        if self._basis[0]:
+            self.found = await asyncio.to_thread(connected, *self._basis)
+
     def forget(self, instance: str) -> None:
         """Drop one that its worker has dealt with."""
         self.found = self.found and tuple(one for one in self.found if one.tid.instance != instance)

@@ -8,7 +8,7 @@ asked for. Nothing is written, and nobody is told.
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from discoverd import state, store
 from discoverd.config.identity import HostIdentity
@@ -16,10 +16,10 @@ from discoverd.config.model import FabricsConfig
 from discoverd.config.settings import Settings
 from discoverd.exclusions import Exclusions
 from discoverd.kernel.addresses import HostAddresses
-from discoverd.plan.candidate import BOOT, NBFT, Candidate
-from discoverd.plan.facts import Decision, Facts, Policy, UnitFact
+from discoverd.plan.candidate import BOOT, NBFT, SOURCES, Candidate
+from discoverd.plan.facts import Action, Decision, Facts, Known, Policy, UnitFact
 from discoverd.plan.log_page import LogPageError, PageRead
-from discoverd.plan.planner import plan, trusted_subsystems
+from discoverd.plan.planner import ELSEWHERE, plan, trusted_subsystems
 from discoverd.sources.walk import DEPTH
 from discoverd.supervisor.inventory import Inventory
 
@@ -61,11 +61,12 @@ def read(addresses: HostAddresses) -> Left:
 
 
 async def forecast(basis: Basis, left: Left, units: Mapping[str, UnitFact]) -> dict[str, Decision]:
-    """Return what would be decided about each controller that is wanted, running or known, by instance."""
+    """Return what would be decided about each controller that is wanted, running, known or unmanaged, by instance."""
     found = left.found
     inventory = Inventory(found.known, lambda: None)
     inventory.exclusions.exclusions = basis.exclusions
     inventory.configure(basis.fabrics, basis.host, basis.settings)
+    await inventory.unmanaged_source.look()
     inventory.remember(found.wishes, found.addresses)
     _ask_as_before(inventory, left.specs)
     inventory.locate(left.addresses)
@@ -83,6 +84,7 @@ async def forecast(basis: Basis, left: Left, units: Mapping[str, UnitFact]) -> d
     finally:
         await inventory.names.close()
     wanted = inventory.wanted
+    policy = Policy(basis.settings.disconnect_scope, basis.settings.disconnect_transports)
     facts = Facts(
         wanted.asked,
         units,
@@ -91,7 +93,7 @@ async def forecast(basis: Basis, left: Left, units: Mapping[str, UnitFact]) -> d
         inventory.authoritative,
         inventory.log_pages.inconclusive,
         inventory.excluded,
-        Policy(basis.settings.disconnect_scope, basis.settings.disconnect_transports),
+        policy,
         inventory.unmanaged,
         wanted.targets,
         wanted.trusted_targets,
@@ -101,8 +103,21 @@ async def forecast(basis: Basis, left: Left, units: Mapping[str, UnitFact]) -> d
         inventory.confirming,
         trusted_subsystems(wanted.asked, found.known, wanted.trusted_subsystems),
     )
-    everyone = dict.fromkeys([*wanted.asked, *found.known, *units])
-    return {decision.instance: decision for decision in plan(facts, everyone)}
+    everyone = dict.fromkeys([*wanted.asked, *found.known, *units, *inventory.unmanaged])
+    return {one.instance: _still_withdrawn(one, found.known.get(one.instance), policy) for one in plan(facts, everyone)}
+
+
+def _still_withdrawn(decision: Decision, known: Known | None, policy: Policy) -> Decision:
+    """Return the decision about what was withdrawn before and runs.
+
+    The supervisor that runs has seen for itself that it is not listed any more, and leaves no proof of that.
+    """
+    withdrawn = known is not None and known.origin not in SOURCES and known.withdrawn not in ("", ELSEWHERE)
+    if known is None or not withdrawn or decision.candidate or decision.action is not Action.KEEP:
+        return decision
+    disconnect = policy.disconnects(decision.instance)
+    then = "it is disconnected unless it is in use" if disconnect else "what runs is left as it is"
+    return replace(decision, reason=f"{known.withdrawn}; {then}", disconnect=disconnect)
 
 
 def _ask_as_before(inventory: Inventory, specs: Mapping[str, state.Spec]) -> None:

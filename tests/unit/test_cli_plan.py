@@ -22,8 +22,9 @@ from discoverd.plan.facts import Action, Decision
 from discoverd.tid import IO, TransportId, unit_name
 
 from .dhchap_secrets import secret
-from .fake_host import DC, DISCOVERY, FIRST, NQN, ONE, SECOND, SUBSYSTEM, TWO, Host, leave_log, quiet, until
+from .fake_host import DC, DISCOVERY, FIRST, NQN, ONE, SECOND, SUBSYSTEM, TWO, Host, leave_log, quiet, spec_of, until
 from .log_pages import entry
+from .test_unmanaged import connect as by_hand
 
 KEY, OTHER_KEY = secret("one"), secret("other")
 
@@ -135,6 +136,38 @@ def test_a_discovery_controller_that_is_taken_out_takes_nothing_with_it(host: Ho
     assert found.keys() <= {DC, listed}
     assert found[DC][0] == "-"
     assert all("stays" in text for _, text in found.values())
+
+
+def test_reload_that_disconnects_what_was_withdrawn_before_is_told(host: Host, etc: Path) -> None:
+    host.set("[Global]\ndisconnect-scope = none\n")
+    host.configure(DISCOVERY)
+    listed = f"tcp:192.0.2.1:4420:{NQN.format(7)}"
+
+    async def scenario() -> None:
+        await until(lambda: "live" in host.status)
+        leave_log(entry(NQN.format(7)), entry(NQN.format(8)))
+        await until(lambda: listed in host.systemd.started)
+        leave_log(entry(NQN.format(8)), generation=2)
+        await until(lambda: bool(spec_of(listed).withdrawn))
+        await quiet()
+
+    host.play(scenario)
+    assert planned(host, etc, DISCOVERY) == []
+    ((kind, name, text),) = planned(host, etc, DISCOVERY, discoverd="[Global]\ndisconnect-scope = ours\n")
+    assert (kind, name) == ("-", listed)
+    assert text.startswith("may be disconnected: it is no longer listed in the log page of ")
+    assert text.endswith("it is disconnected unless it is in use")
+
+
+def test_scope_all_lists_what_others_connected(host: Host, etc: Path) -> None:
+    live(host, DISCOVERY)
+    by_hand(host)
+    assert planned(host, etc, DISCOVERY) == []
+    wide = "[Global]\ndisconnect-scope = all\n"
+    text = "may be disconnected, once no log page lists it: it is connected by others"
+    assert planned(host, etc, DISCOVERY, discoverd=wide) == [("-", TWO, text)]
+    excluded = "[exclusions]\nexclusion = traddr=192.0.2.1\n"
+    assert TWO not in [name for _, name, _ in planned(host, etc, DISCOVERY, discoverd=wide, exclusions=excluded)]
 
 
 def test_errors_are_told_and_fail(host: Host, etc: Path, capsys: pytest.CaptureFixture[str]) -> None:
