@@ -26,6 +26,14 @@ _MODE_BITS = 0o7777
 _PARTS = ("settings", "fabrics", "identity")
 
 
+class MissingError(state.StateError):
+    """Nothing is kept."""
+
+
+class UnreadableError(state.StateError):
+    """Something is kept and cannot be read; what it holds may be good."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """The files, and since when each counts as it is in there, in seconds since the epoch."""
@@ -108,8 +116,15 @@ def machine_id() -> str:
 
 
 def read() -> Record:
-    """Return what is kept. Blocks. Raises state.StateError where there is nothing that can be used."""
-    return decode(state.read(PATH, _LIMIT), machine_id())
+    """Return what is kept. Blocks.
+
+    Raises MissingError, UnreadableError, and state.StateError for what holds nothing that can be used.
+    """
+    try:
+        data = state.read(PATH, _LIMIT)
+    except state.StateError as error:
+        raise (UnreadableError if exists() else MissingError)(str(error)) from None
+    return decode(data, machine_id())
 
 
 def exists() -> bool:

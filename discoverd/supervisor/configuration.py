@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from discoverd import log_level, notify, state
+from discoverd import log_level, notify
 from discoverd.config import record
 from discoverd.config.errors import Diagnostic
-from discoverd.config.files import Files, read_files
+from discoverd.config.files import read_files
 from discoverd.config.identity import HostIdentity
 from discoverd.config.last_good import Kept, Settled, settle
 from discoverd.config.model import FabricsConfig
@@ -19,6 +19,7 @@ from discoverd.config.settings import Settings
 from discoverd.nvme_cli import unserved
 from discoverd.plan.facts import Policy
 from discoverd.supervisor.abilities import Abilities
+from discoverd.supervisor.last_good_file import LastGoodFile
 from discoverd.systemd import journal
 
 log = logging.getLogger("discoverd")
@@ -26,7 +27,6 @@ log = logging.getLogger("discoverd")
 # So long the kernel may take to say what it knows before everything else goes on without that: a host where nothing is
 # being connected answers at once.
 ABILITIES_TIMEOUT_SECONDS = 1
-_REMEDY = "free space there, or mount it writable, then: systemd-tmpfiles --create && systemctl restart discoverd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,7 @@ class Configuration:
         self._loading = asyncio.Lock()
         # What is in force, as the next start will need it; None before the first load.
         self._record: record.Record | None = None
-        # And as it is on the disk.
-        self._remembered: record.Record | None = None
-        self._remembering = asyncio.Lock()
+        self._last_good = LastGoodFile()
         self.current = Snapshot()
 
     async def load(self) -> tuple[Diagnostic, ...]:
@@ -82,9 +80,7 @@ class Configuration:
         """
         async with self._loading:
             first = self._record is None
-            before = self._record or await self._blocking(_remembered)
-            if first:
-                self._remembered = before
+            before = self._record or await self._last_good.read()
             settled: Settled = await self._blocking(lambda: settle(read_files(), before.files))
             await self.abilities.look(ABILITIES_TIMEOUT_SECONDS)
             refused = () if first else settled.mistakes
@@ -109,19 +105,9 @@ class Configuration:
         return refused
 
     async def remember(self) -> None:
-        """Keep what is in force for the next start, if it is not kept yet.
-
-        In a thread that nothing waits for: the disk may be one that stands still until something is connected.
-        """
-        async with self._remembering:
-            wanted = self._record
-            if wanted is None or wanted == self._remembered:
-                return
-            try:
-                await asyncio.to_thread(record.write, wanted)
-                self._remembered = wanted
-            except state.StateError as error:
-                log.warning("the next start cannot make up for a mistake in the configuration: %s; %s", error, _REMEDY)
+        """Keep what is in force for the next start, if it is not kept yet. The disk may take as long as it likes."""
+        if self._record is not None:
+            await self._last_good.write(self._record)
 
     async def set_log_level(self) -> None:
         """Log at the level that an administrator has asked for until the next boot, or else at the configured one."""
@@ -133,15 +119,6 @@ class Configuration:
         if not self._loading.locked():
             self.current = replace(self.current, abilities=self.abilities.known)
             self._changed()
-
-
-def _remembered() -> record.Record:
-    try:
-        return record.read()
-    except state.StateError as error:
-        if record.exists():
-            log.warning("the last good configuration cannot be used: %s; it is written anew", error)
-        return record.Record(Files())
 
 
 def _date(before: record.Record, path: str) -> str:

@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,9 @@ import pytest
 from discoverd import __main__, state
 from discoverd.config import record
 from discoverd.config.errors import Diagnostic
-from discoverd.supervisor import lock, reload
+from discoverd.supervisor import last_good_file, lock, reload
 
-from .fake_host import DISCOVERY, FIRST, ONE, SECOND, TWO, Host, spec_of, until
+from .fake_host import DISCOVERY, FIRST, ONE, SECOND, TWO, Host, quiet, spec_of, until
 
 MISSPELT = FIRST.replace("controller", "controler")
 BROKEN = FIRST.replace("trsvcid", "trsvcidd")
@@ -159,6 +161,70 @@ def test_record_that_cannot_be_written_stops_nothing(host: Host, caplog: pytest.
         await until(lambda: "2 live" in host.status)
 
     assert host.play(scenario) == 0
+
+
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """A disk that stands still until this is set."""
+    moves = threading.Event()
+    monkeypatch.setattr(last_good_file, "READ_TIMEOUT_SECONDS", 0.05)
+    yield moves
+    moves.set()
+
+
+def test_disk_that_stands_still_delays_no_start(
+    host: Host, still: threading.Event, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    live(host, FIRST)
+    kept = Path(record.PATH).read_bytes()
+    read = record.read
+    monkeypatch.setattr(record, "read", lambda: still.wait() and read())
+    host.configure(FIRST + SECOND)
+
+    async def scenario() -> None:
+        await until(lambda: "2 live" in host.status)
+        assert "was not read within" in caplog.text
+        host.configure(SECOND)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: spec_of(ONE).note != "")
+        await quiet()
+
+    assert host.play(scenario) == 0
+    # It may hold the only good version of a file.
+    assert Path(record.PATH).read_bytes() == kept
+
+
+def test_disk_that_stands_still_delays_no_stop(
+    host: Host, still: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing = threading.Event()
+
+    def write(_: record.Record) -> None:
+        writing.set()
+        still.wait()
+
+    monkeypatch.setattr(record, "write", write)
+    host.configure(FIRST)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status and writing.is_set())
+
+    assert host.play(scenario, asyncio.run) == 0
+    assert not still.is_set()
+    assert all(one.daemon for one in threading.enumerate() if one.name == "last-good")
+
+
+def test_record_that_cannot_be_read_is_not_written_over(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    Path(record.PATH).mkdir(parents=True)
+    host.configure(FIRST)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        await quiet()
+
+    assert host.play(scenario) == 0
+    assert "the last good configuration cannot be had" in caplog.text
+    assert Path(record.PATH).is_dir()
 
 
 # Who asks -------------------------------------------------------------------------------------------------
