@@ -3,7 +3,7 @@
 
 A file with a mistake counts as it was when it was good last, all others as they are. So what an administrator has
 removed is gone, unless it stood in a file that he made a mistake in, and then his mistake is told. A reload takes no
-file while one of them has a mistake.
+file if one of them has a mistake that is new.
 
 A mistake is an error, and also a line without effect that was not there before, in a file from which something has gone
 since: nvme-cli ignores a key that it does not know, and a path whose key is misspelt is gone all the same.
@@ -42,10 +42,11 @@ class Kept:
 class Settled:
     """What counts, as it is understood, and what was decided about the files with mistakes.
 
-    ``good`` are the files that count and have no mistake: what is to be remembered. ``mistakes`` are those in the files
-    as they are, by which a reload is refused, and ``complaints`` all that is to be told about them.
+    ``now`` are the files as they are, and ``good`` those that count and have no mistake: what is to be remembered.
+    ``mistakes`` are those in the files as they are, and ``complaints`` all that is to be told about them.
     """
 
+    now: Files
     good: Files
     settings: Settings
     fabrics: FabricsConfig
@@ -95,6 +96,7 @@ def settle(now: Files, before: Files | None = None) -> Settled:
         *_of_the_present(host.diagnostics, identity),
     )
     return Settled(
+        now,
         Files(others.good, connections.good, identity.good),
         settings,
         replace(fabrics, valid=fabrics.valid and not connections.mistakes, earlier=earlier),
@@ -103,6 +105,25 @@ def settle(now: Files, before: Files | None = None) -> Settled:
         tuple(one for choice in choices for one in choice.kept),
         complaints,
     )
+
+
+def refusing(settled: Settled, in_force: Settled) -> tuple[Diagnostic, ...]:
+    """Return the mistakes by which a reload is refused: those that are new since what is in force was taken.
+
+    An old one changes nothing, whatever else is taken: its file goes on counting as it does. In a file that was edited
+    since no mistake is old, for the edit would not count, and who made it is to know. Pure.
+    """
+    then = {source.path: source for source in in_force.now.all}
+    now = {source.path: source for source in settled.now.all}
+    old = set(in_force.mistakes)
+
+    def is_old(one: Diagnostic) -> bool:
+        source = now[one.path]
+        if is_absent(source) and source in settled.now.identity and not in_force.good.identity:
+            return True
+        return one in old and then.get(one.path) == source
+
+    return tuple(one for one in settled.mistakes if not is_old(one))
 
 
 # Connections ----------------------------------------------------------------------------------------------

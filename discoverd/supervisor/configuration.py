@@ -13,7 +13,7 @@ from discoverd.config import record
 from discoverd.config.errors import Diagnostic
 from discoverd.config.files import read_files
 from discoverd.config.identity import HostIdentity
-from discoverd.config.last_good import Kept, Settled, settle
+from discoverd.config.last_good import Kept, Settled, refusing, settle
 from discoverd.config.model import FabricsConfig
 from discoverd.config.settings import Settings
 from discoverd.nvme_cli import unserved
@@ -67,7 +67,8 @@ class Configuration:
         self._changed = changed
         self.abilities = Abilities(blocking, self._kernel_answered)
         self._loading = asyncio.Lock()
-        # What is in force, as the next start will need it; None before the first load.
+        # What is in force, and as the next start will need it; None before the first load.
+        self._settled: Settled | None = None
         self._record: record.Record | None = None
         self._last_good = LastGoodFile()
         self.current = Snapshot()
@@ -76,14 +77,14 @@ class Configuration:
         """Read everything anew, and log what is wrong with it.
 
         Returns the mistakes for which everything from before stays in force. The first time there are none: what
-        is good counts then, and for the rest what was remembered.
+        is good counts then, and for the rest what was remembered. Nor is it a mistake that was there already when what
+        is in force was taken (discoverd.config.last_good.refusing).
         """
         async with self._loading:
-            first = self._record is None
             before = self._record or await self._last_good.read()
             settled: Settled = await self._blocking(lambda: settle(read_files(), before.files))
             await self.abilities.look(ABILITIES_TIMEOUT_SECONDS)
-            refused = () if first else settled.mistakes
+            refused = refusing(settled, self._settled) if self._settled else ()
             in_force = self.current if refused else settled
             told = await self._blocking(unserved.look, in_force.fabrics, in_force.host)
             if refused:
@@ -92,6 +93,7 @@ class Configuration:
             else:
                 kept = tuple((one, _date(before, one.path)) for one in settled.kept)
                 complaints = _told((*settled.complaints, *told), kept)
+                self._settled = settled
                 self._record = record.renewed(before, settled.good, int(time.time()))
                 self.current = Snapshot(
                     settled.fabrics, settled.settings, settled.host, complaints, self.abilities.known, kept

@@ -505,6 +505,11 @@ def test_a_host_without_an_nqn(host: Host) -> None:
 
     async def scenario() -> None:
         await until(lambda: "nvme gen-hostnqn" in host.status)
+        assert host.daemon
+        configuration = host.daemon._configuration
+        host.set("[Global]\nmax-connecting = 3\n")
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: configuration.current.settings.max_connecting == 3)
         (host.etc / "hostnqn").write_text("nqn.2024-08.com.example:host\n")
         os.kill(os.getpid(), signal.SIGHUP)
         await until(lambda: host.status == "1 controller: 1 live")

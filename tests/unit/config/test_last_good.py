@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from discoverd.config.files import Files
 from discoverd.config.identity import MISSING
-from discoverd.config.last_good import Settled, settle
+from discoverd.config.last_good import Settled, refusing, settle
 from discoverd.config.sources import SourceFile
 from tests.unit.dhchap_secrets import secret
 
@@ -263,3 +263,39 @@ def test_missing_or_empty_identity_is_not_what_it_was() -> None:
         assert (settled.host.hostnqn, settled.kept) == ("", ())
         assert settled.mistakes
         assert settled.good == Files()
+
+
+# What refuses a reload ------------------------------------------------------------------------------------
+
+
+def reloaded(then: Files, now: Files) -> list[str]:
+    """Return where the mistakes are by which a reload from one to the other is refused."""
+    in_force = settle(then)
+    found = refusing(settle(now, in_force.good), in_force)
+    return [f"{one.path.rpartition('/')[2]}:{one.line}" for one in found]
+
+
+def both(identity_files: Files, main: str, **drop_ins: str) -> Files:
+    return Files(fabrics=fabrics(main, **drop_ins).fabrics, identity=identity_files.identity)
+
+
+def test_host_without_an_nqn_can_be_reloaded() -> None:
+    assert reloaded(both(identity(None), dc(1)), both(identity(None), dc(2))) == []
+    assert reloaded(both(identity(None), dc(1)), both(identity("\n"), dc(2))) == []
+    assert reloaded(both(identity(None), dc(1)), both(identity("nonsense\n"), dc(2))) == ["hostnqn:1"]
+
+
+def test_identity_that_goes_refuses_a_reload() -> None:
+    assert reloaded(identity(HOST), identity(None)) == ["hostnqn:0"]
+    assert reloaded(identity(HOST), identity("")) == ["hostnqn:0"]
+
+
+def test_mistake_that_was_there_before_refuses_no_reload() -> None:
+    bad = dc(2) + "junk\n"
+    assert reloaded(fabrics(dc(1), a=bad), fabrics(dc(3), a=bad)) == []
+    assert reloaded(fabrics(dc(1), a=bad), fabrics(dc(3), a=bad, b=bad)) == ["b.conf:3"]
+
+
+def test_old_mistake_in_a_file_that_was_edited_refuses_a_reload() -> None:
+    bad = dc(2) + "junk\n"
+    assert reloaded(fabrics(dc(1), a=bad), fabrics(dc(1), a=bad + dc(3))) == ["a.conf:3"]
