@@ -67,21 +67,19 @@ def _symname(directory: Path) -> tuple[str, str]:
 
 
 def init(directory: Path) -> Exit:
-    """Make the host NQN and the host ID where there is no such file; what is there is never changed.
+    """Make the host NQN and the host ID where there is no such file, or an empty one; what is there is never changed.
 
-    The UUID in both is the one that is there already, or the machine's own, or else made up. Raises OSError.
+    The UUID in both is the one that is there already, or the machine's own, or else made up. Raises CliError for what
+    is there and cannot be used, and OSError.
     """
     nqn_path, id_path = directory / "hostnqn", directory / "hostid"
-    nqn, hostid = read_file(nqn_path), read_file(id_path)
-    for source in (nqn, hostid):
-        if source and source.fault:
-            raise CliError(f"{source.path} {source.fault}; mend that, and try again")
+    nqn, hostid = _content(nqn_path), _content(id_path)
     found = identity.parse_host_identity(nqn or SourceFile(str(nqn_path)), hostid or SourceFile(str(id_path)))
+    if (nqn and not found.hostnqn) or (hostid and not found.hostid):
+        raise CliError(f"{'; '.join(str(one) for one in found.diagnostics)}; mend that, and try again")
     if nqn and hostid:
         text.line(f"{nqn_path} and {id_path} are there, and stay as they are")
         return Exit.OK
-    if (nqn and not found.hostnqn) or (hostid and not found.hostid):
-        raise CliError(f"{'; '.join(str(one) for one in found.diagnostics)}; mend that, and try again")
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     own = derived_hostid(found.hostnqn) or (found.hostid if hostid else "") or _machine_uuid() or str(uuid.uuid4())
     if not nqn:
@@ -89,6 +87,14 @@ def init(directory: Path) -> Exit:
     if not hostid:
         _write(id_path, own)
     return Exit.OK
+
+
+def _content(path: Path) -> SourceFile | None:
+    """Return a file that says something, None for one that is not there or blank. Raises CliError where it is neither."""
+    source = read_file(path)
+    if source and source.fault:
+        raise CliError(f"{path} {source.fault}; mend that, and try again")
+    return source if source and source.data.strip() else None
 
 
 def _write(path: Path, value: str) -> None:

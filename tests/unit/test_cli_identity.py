@@ -66,6 +66,26 @@ def test_what_is_there_stays(etc: Path) -> None:
     assert words(etc) == before
 
 
+@pytest.mark.parametrize("blank", ["", "\n", " \n\n"])
+def test_empty_files_are_filled(etc: Path, blank: str) -> None:
+    """So an image is made to give each of its hosts an identity of its own."""
+    etc.mkdir()
+    for name in ("hostnqn", "hostid"):
+        (etc / name).write_text(blank)
+    assert identity.init(etc) is Exit.OK
+    nqn, hostid = words(etc)
+    assert nqn == PREFIX + hostid != PREFIX
+
+
+def test_malformed_host_id_beside_a_host_nqn_is_told(etc: Path) -> None:
+    etc.mkdir()
+    (etc / "hostnqn").write_text(f"{PREFIX}{OTHER}\n")
+    (etc / "hostid").write_text("garbage\n")
+    with pytest.raises(CliError, match="hostid:1"):
+        identity.init(etc)
+    assert (etc / "hostid").read_text() == "garbage\n"
+
+
 def test_malformed_file_is_never_replaced(etc: Path) -> None:
     etc.mkdir()
     (etc / "hostnqn").write_text("garbage\n")
