@@ -90,7 +90,7 @@ def init(directory: Path) -> Exit:
 
 
 def _content(path: Path) -> SourceFile | None:
-    """Return a file that says something, None for one that is not there or blank. Raises CliError where it is neither."""
+    """Return a file that says something, None if it is not there, or blank. Raises CliError if it cannot be read."""
     source = read_file(path)
     if source and source.fault:
         raise CliError(f"{path} {source.fault}; mend that, and try again")
