@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -82,6 +83,8 @@ def _supervise(libexec: str) -> int:
         if not managed and (os.isatty(0) or os.isatty(2)):
             lock.check()
             raise StartError(f"discoverd is a service and does not run in a terminal; to start it: {START}")
+        # Who holds the lock is sent it for a reload, and what it would read anew it has not read yet.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         lock.take(LOCK_TIMEOUT_SECONDS if managed else 0.0)
     except lock.HeldError as error:
         raise StartError(_running_already(error.pid)) from None

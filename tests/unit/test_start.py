@@ -4,6 +4,7 @@
 import logging
 import os
 import pty
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from discoverd import __main__ as command
 from discoverd import state
+from discoverd.supervisor import lock
 from discoverd.systemd import journal
 
 PACKAGE = Path(state.__file__).parents[1]
@@ -31,7 +33,7 @@ sys.stdin.read()
 
 
 @pytest.fixture(autouse=True)
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A place for the lock, a command line without options, and a process that is root's and nobody's service."""
     monkeypatch.setattr(state, "ROOT", str(tmp_path / "discoverd"))
     monkeypatch.setattr(sys, "argv", ["discoverd"])
@@ -41,7 +43,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(command, "AgentProcess", "the process of {}".format)
     for name in ("NOTIFY_SOCKET", "JOURNAL_STREAM"):
         monkeypatch.delenv(name, raising=False)
-    return tmp_path / "discoverd"
+    before = signal.getsignal(signal.SIGHUP)
+    yield tmp_path / "discoverd"
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture
@@ -85,6 +89,19 @@ def test_supervisor_starts(run: Path, started: list[str], monkeypatch: pytest.Mo
     assert command.main("/libexec") == 0
     assert started == ["/libexec"]
     assert (run.stat().st_mode & 0o777, (run / "supervisor.lock").stat().st_mode & 0o777) == (0o700, 0o600)
+
+
+def test_reload_does_not_end_a_daemon_that_has_just_begun(started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    take = lock.take
+
+    def take_and_be_told(timeout: float) -> int:
+        fd = take(timeout)
+        os.kill(os.getpid(), signal.SIGHUP)
+        return fd
+
+    monkeypatch.setattr(lock, "take", take_and_be_told)
+    assert command.main("/libexec") == 0
+    assert started == ["/libexec"]
 
 
 @pytest.mark.parametrize("surroundings", ["terminal", "pipe", "service"])
