@@ -76,14 +76,15 @@ class Configuration:
     async def load(self) -> tuple[Diagnostic, ...]:
         """Read everything anew, and log what is wrong with it.
 
-        Returns the mistakes for which everything from before stays in force. The first time there are none: what
-        is good counts then, and for the rest what was remembered. Nor is it a mistake that was there already when what
-        is in force was taken (discoverd.config.last_good.refusing).
+        Returns the mistakes for which everything from before stays in force; one that was there already when that was
+        taken is none (discoverd.config.last_good.refusing). The first time it returns all mistakes that there are: what
+        is good counts then, and for the rest what was remembered.
         """
         async with self._loading:
             before = self._record or await self._last_good.read()
             settled: Settled = await self._blocking(lambda: settle(read_files(), before.files))
             await self.abilities.look(ABILITIES_TIMEOUT_SECONDS)
+            first = self._settled is None
             refused = refusing(settled, self._settled) if self._settled else ()
             in_force = self.current if refused else settled
             told = await self._blocking(unserved.look, in_force.fabrics, in_force.host)
@@ -104,7 +105,7 @@ class Configuration:
             log.error("the configuration has mistakes: keeping the one from before", extra=fields)
         for complaint in complaints:
             log.log(logging.ERROR if complaint.severity == "error" else logging.WARNING, "%s", complaint)
-        return refused
+        return settled.mistakes if first else refused
 
     async def remember(self) -> None:
         """Keep what is in force for the next start, if it is not kept yet. The disk may take as long as it likes."""

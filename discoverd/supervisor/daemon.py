@@ -149,8 +149,7 @@ class Supervisor:
         )
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: self._tasks.create_task(self._reload()))
         began = reload.now()
-        await self._load()
-        await self._answer(began, ())
+        await self._answer(began, await self._load())
         await self._find()
         inventory = self._inventory
         sources = (
@@ -192,7 +191,9 @@ class Supervisor:
     # Configuration -----------------------------------------------------------------------------------------
 
     async def _load(self) -> tuple[Diagnostic, ...]:
-        """Read the configuration, and have everybody go by it, unless it has mistakes, which are returned."""
+        """Read the configuration, and have everybody go by it. Returns the mistakes for which it was not taken, or not
+        all of it at the start.
+        """
         policy = self._configuration.current.policy
         mistakes = await self._configuration.load()
         await self._inventory.exclusions.load()
@@ -210,12 +211,16 @@ class Supervisor:
         self._changes.add(self._inventory.wanted.discovery)
 
     async def _reload(self) -> None:
-        self._notifier.reloading()
+        # While it starts, the service manager waits for the end of that.
+        ready = self._ready
+        if ready:
+            self._notifier.reloading()
         began = reload.now()
         mistakes = await self._load()
         if not mistakes:
             await self._reconciler.read_parked()
-        self._notifier.ready()
+        if ready:
+            self._notifier.ready()
         await self._answer(began, mistakes)
 
     async def _answer(self, began: int, mistakes: tuple[Diagnostic, ...]) -> None:

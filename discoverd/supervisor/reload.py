@@ -14,6 +14,8 @@ from discoverd.config.errors import Diagnostic
 from discoverd.supervisor import lock
 
 _KIND = "discoverd-reload 1"
+# A daemon that gives answers has left one at its start by then.
+FIRST_ANSWER_SECONDS = 10.0
 # Less than the time-out that systemd has for it (DefaultTimeoutStartSec= in systemd-system.conf(5)).
 TIMEOUT_SECONDS = 60.0
 _POLL_INTERVAL_SECONDS = 0.02
@@ -53,8 +55,12 @@ def ask(timeout: float = TIMEOUT_SECONDS) -> None:
         os.kill(error.pid, signal.SIGHUP)
     else:
         raise ReloadError("discoverd does not run; to start it: systemctl start discoverd")
-    end = time.monotonic() + timeout
+    start = time.monotonic()
+    end = start + timeout
     while (mistakes := answered(asked)) is None:
+        if not state.exists(path()) and time.monotonic() >= start + FIRST_ANSWER_SECONDS:
+            what = "it is of an earlier version, or cannot write there"
+            raise ReloadError(f"discoverd leaves no answer in {path()}: {what}; then: systemctl restart discoverd")
         if time.monotonic() >= end:
             raise ReloadError(f"discoverd has not answered for {timeout:.0f} s; see: systemctl status discoverd")
         time.sleep(_POLL_INTERVAL_SECONDS)

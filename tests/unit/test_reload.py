@@ -279,6 +279,39 @@ def test_daemon_that_does_not_run_or_answer(monkeypatch: pytest.MonkeyPatch) -> 
     assert killed == [4711]
 
 
+@pytest.mark.usefixtures("host")
+def test_daemon_of_an_earlier_version_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reloads, and leaves no answer."""
+    os.makedirs(state.ROOT)
+
+    def held() -> None:
+        raise lock.HeldError(4711)
+
+    monkeypatch.setattr(lock, "check", held)
+    monkeypatch.setattr(os, "kill", lambda *_: None)
+    monkeypatch.setattr(reload, "FIRST_ANSWER_SECONDS", 0.05)
+    with pytest.raises(reload.ReloadError, match=r"of an earlier version, .*; then: systemctl restart discoverd"):
+        reload.ask()
+
+
+@pytest.mark.usefixtures("asks")
+def test_who_asks_during_the_start_hears_of_its_mistakes(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    host.configure(BROKEN)
+
+    async def scenario() -> None:
+        asked = asyncio.create_task(asyncio.to_thread(__main__.main))
+        assert await asked == 1
+
+    began = reload.now()
+    reload_now = reload.now
+    with pytest.MonkeyPatch.context() as patch:
+        # It asks just before the daemon begins to read.
+        patch.setattr(reload, "now", lambda: began if threading.current_thread().name != "MainThread" else reload_now())
+        patch.setattr(os, "kill", lambda *_: None)
+        assert host.play(scenario, asyncio.run) == 0
+    assert f"{host.etc}/nvme-fabrics.conf:3:" in capsys.readouterr().err
+
+
 def test_daemon_in_another_pid_namespace_is_sent_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its number would be 0 here, which stands for all of our own process group."""
 

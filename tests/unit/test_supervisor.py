@@ -517,6 +517,23 @@ def test_a_host_without_an_nqn(host: Host) -> None:
     assert host.play(scenario) == 0
 
 
+def test_reload_during_the_start_does_not_end_it(host: Host) -> None:
+    host.configure(DISCOVERY)
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        host.configure(DISCOVERY + FIRST)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: "2 live" in host.status)
+        # The page of the discovery controller is not there yet.
+        assert host.told("READY=1") == 0
+        leave_log()
+        await until(lambda: host.told("READY=1") == 1)
+
+    assert host.play(scenario) == 0
+    assert not any(text.startswith("RELOADING=1") for text in host.messages)
+
+
 def test_a_lost_nqn_at_reload_takes_nothing_away(host: Host) -> None:
     host.configure(FIRST)
 
