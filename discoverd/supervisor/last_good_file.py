@@ -65,5 +65,5 @@ class LastGoodFile:
 
 
 def _write_if_new(wanted: Record, kept: Record | None) -> None:
-    if wanted != kept:
+    if wanted != kept or not record.exists():
         record.write(wanted)

@@ -149,6 +149,18 @@ def test_record_that_cannot_be_used_is_made_anew(host: Host, caplog: pytest.LogC
     assert "the last good configuration cannot be used: it begins with 'discoverd-configuration 99'" in caplog.text
 
 
+def test_record_that_was_removed_is_made_anew_at_a_reload(host: Host) -> None:
+    host.configure(FIRST)
+
+    async def scenario() -> None:
+        await until(lambda: remembers(FIRST))
+        os.unlink(record.PATH)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: remembers(FIRST))
+
+    assert host.play(scenario) == 0
+
+
 def test_record_that_cannot_be_written_stops_nothing(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     Path(record.PATH).parent.write_text("in the way")
     host.configure(FIRST)
