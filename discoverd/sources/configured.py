@@ -2,7 +2,7 @@
 """What an administrator wrote: the connections of nvme-fabrics.conf as candidates."""
 
 import ipaddress
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 
 from discoverd.config.errors import ConfigError
@@ -38,10 +38,16 @@ def host_names(config: FabricsConfig) -> set[str]:
     return {one.traddr for one in config.connections if not one.problem and _is_named(one)}
 
 
-def configured(config: FabricsConfig, host: HostIdentity, address: Address, ways: Ways = ALL_WAYS) -> Configured:
+def configured(
+    config: FabricsConfig,
+    host: HostIdentity,
+    address: Address,
+    ways: Ways = ALL_WAYS,
+    known: Container[str] = (),
+) -> Configured:
     """Turn the configuration into candidates. ``address`` is asked for the address of each host name.
 
-    What is not to be reached over ``ways`` is refused.
+    What is not to be reached over ``ways`` is refused. ``known`` are the instances that have a unit.
     """
     candidates = []
     discovery: dict[str, Connection] = {}
@@ -57,7 +63,7 @@ def configured(config: FabricsConfig, host: HostIdentity, address: Address, ways
             traddr = _address(connection, address, ways) if _is_named(connection) else connection.traddr
             earlier = config.earlier.get(connection.file)
             source = f"configured at {where}" + (f", {earlier}" if earlier else "")
-            candidate = _candidate(connection, host, traddr, source, ways)
+            candidate = ways.candidate(_candidate(connection, host, traddr, source, ways), known)
         except (TidError, ConfigError) as error:
             target = (connection.transport, connection.traddr, connection.trsvcid, connection.subsysnqn)
             refusals.append(Refusal(what, where, str(error), target=target))
@@ -120,7 +126,7 @@ def _candidate(connection: Connection, host: HostIdentity, traddr: str, source: 
         connection.trsvcid,
         canonical_nqn(connection.subsysnqn),
         host_traddr=connection.host_traddr,
-        host_iface=ways.interface(connection.host_iface),
+        host_iface=connection.host_iface,
         hostnqn=hostnqn if hostnqn != host.hostnqn else "",
     )
     if why := ways.refusal(tid.transport, tid.traddr):

@@ -36,8 +36,7 @@ class Parent:
     given up after ``give_up_after`` seconds without a connection, and ``asked`` is when the page came (seconds,
     CLOCK_BOOTTIME). What the page says is not connected to the central discovery controller is tried ``ncc_attempts``
     times, 0 for as often as it takes. ``trusted`` as in Candidate: what it lists is as trusted as
-    it is, and gets keys only if it is. ``addresses`` are this host's. With ``ignore_iface`` nothing is bound to the
-    interface that leads to it.
+    it is, and gets keys only if it is. ``addresses`` are this host's.
     """
 
     tid: TransportId
@@ -49,7 +48,6 @@ class Parent:
     trusted: bool = False
     ncc_attempts: int = 0
     addresses: HostAddresses = NO_ADDRESSES
-    ignore_iface: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +225,7 @@ def _identify(entry: Entry, role: str, about: Parent, persona: str) -> Transport
         entry.trsvcid if transport in ("tcp", "rdma") else "",
         entry.subnqn,
         host_traddr=parent.host_traddr if same else "",
-        host_iface=parent.host_iface if same and not about.ignore_iface else "",
+        host_iface=parent.host_iface if same else "",
         hostnqn=persona,
     )
     if transport in ("tcp", "rdma"):

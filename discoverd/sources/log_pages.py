@@ -187,7 +187,6 @@ class LogPages:
             trusted,
             context.ncc_attempts,
             context.addresses,
-            context.ways.ignore_iface,
         )
         listing = discovery_log.candidates(read.page, about, context.host)
         self._listed[instance] = Listed(read.page, context, parent.tid, via, trusted, listing)

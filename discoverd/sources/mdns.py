@@ -10,7 +10,7 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import replace
 
 from discoverd.bus import avahi
@@ -44,13 +44,15 @@ class Mdns:
 
     Set ``unique_nqn`` to False, before :meth:`configure`, where the kernel takes none but the well-known NQN for a
     discovery controller. Call :meth:`locate` before :meth:`run`, so that no address of this host's is believed.
+    ``known`` are the instances that have a unit.
     """
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(self, changed: Callable[[], None], known: Container[str] = ()) -> None:
         self.wishes: tuple[Wish, ...] = ()
         self.refusals: tuple[Refusal, ...] = ()
         self.unique_nqn = True
         self._changed = changed
+        self._known = known
         self._settings = Settings()
         self._addresses = HostAddresses()
         self._browse_anew = asyncio.Event()
@@ -227,7 +229,7 @@ class Mdns:
                 continue
             try:
                 tid = identify(news, interface, self.unique_nqn, self._addresses)
-                tid = replace(tid, host_iface=Ways.of(self._settings).interface(tid.host_iface))
+                tid = Ways.of(self._settings).identity(tid, self._known)
             except TidError as error:
                 where = f"announced by mDNS on {interface}"
                 what = f"discovery controller '{harmless(service.name)}'"

@@ -5,7 +5,7 @@ import asyncio
 import ipaddress
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,8 +66,9 @@ class Nbft:
     goes: then the worker waits.
     """
 
-    def __init__(self, changed: Callable[[], None], directory: Path = DIRECTORY) -> None:
+    def __init__(self, changed: Callable[[], None], directory: Path = DIRECTORY, known: Container[str] = ()) -> None:
         self._changed = changed
+        self._known = known
         self._directory = directory
         self._enabled = asyncio.Event()
         self._on = False
@@ -107,7 +108,7 @@ class Nbft:
         self._update()
 
     def _update(self) -> None:
-        found = wanted(self._files if self._on else (), self._interfaces, self._hostnqn, self._ways)
+        found = wanted(self._files if self._on else (), self._interfaces, self._hostnqn, self._ways, self._known)
         news = tuple(found.wishes.values()), tuple(found.refusals), found.identities
         if news != (self.wishes, self.refusals, self.identities):
             self.wishes, self.refusals, self.identities = news
@@ -134,11 +135,16 @@ def _read(path: Path) -> TableFile:
 
 
 def wanted(
-    files: Iterable[TableFile], names: Mapping[tuple[bytes, int], str], hostnqn: str, ways: Ways = ALL_WAYS
+    files: Iterable[TableFile],
+    names: Mapping[tuple[bytes, int], str],
+    hostnqn: str,
+    ways: Ways = ALL_WAYS,
+    known: Container[str] = (),
 ) -> Found:
     """Return what the tables ask for, as far as ``ways`` lead there. Pure.
 
-    ``names`` has the interface of each MAC address and VLAN that there is, ``hostnqn`` is the host's own NQN.
+    ``names`` has the interface of each MAC address and VLAN that there is, ``hostnqn`` is the host's own NQN, and
+    ``known`` are the instances that have a unit.
     """
     found = Found()
     for file in files:
@@ -148,13 +154,13 @@ def wanted(
             found.refusals.append(Refusal("the table", where, reason))
             continue
         found.refusals += [Refusal(what, where, why) for what, why in file.table.faults]
-        reader = _Reader(file.table, where, names, _persona(file.table, where, hostnqn, found), found, ways)
+        reader = _Reader(file.table, where, names, _persona(file.table, where, hostnqn, found), found, ways, known)
         # What a discovery controller is known to lead to stands in the table itself.
-        known = {one.discovery for one in file.table.namespaces if one.subsysnqn != DISCOVERY_NQN}
+        followed = {one.discovery for one in file.table.namespaces if one.subsysnqn != DISCOVERY_NQN}
         for namespace in file.table.namespaces:
             reader.namespace(namespace)
         for discovery in file.table.discoveries:
-            if discovery.index not in known:
+            if discovery.index not in followed:
                 reader.discovery(discovery)
     if found.full:
         del found.refusals[LIMIT:]
@@ -193,6 +199,7 @@ class _Reader:
     hostnqn: str
     found: Found
     ways: Ways
+    known: Container[str]
 
     def namespace(self, one: Namespace) -> None:
         where = f"{self.where}, namespace {one.index}"
@@ -255,11 +262,12 @@ class _Reader:
                 trsvcid,
                 nqn,
                 host_traddr=_zoned(hfi.address, interface),
-                host_iface=self.ways.interface(interface),
+                host_iface=interface,
                 hostnqn=self.hostnqn,
             )
             if why := self.ways.refusal(tid.transport, tid.traddr):
                 raise TidError(why)
+            tid = self.ways.identity(tid, self.known)
         except TidError as error:
             self._refuse(what, where, str(error), target)
             return

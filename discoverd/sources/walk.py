@@ -214,8 +214,10 @@ class Walk:
 
         What has a unit is followed on: that a device is gone is no reason to let go of what was connected through it.
         """
-        found = listed.listing.candidates
         own, ways = listed.tid.transport, self._context.ways
+        found = listed.listing.candidates
+        if ways.ignore_iface:
+            found = tuple(ways.candidate(one, self._known) for one in found)
         lacking = {one: why for one, why in self._context.lacking.items() if one != own}
         if not lacking and not ways.version:
             return found

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ways over which this host connects anything: which IP versions, and whether bound to an interface."""
 
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, replace
 
 from discoverd.config.settings import FAMILIES, Settings
+from discoverd.plan.candidate import Candidate
+from discoverd.tid import TransportId
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +32,19 @@ class Ways:
             return ""
         return f"address-families in discoverd.conf leaves out IPv{version_of(traddr)}"
 
-    def interface(self, name: str) -> str:
-        """Return the interface to bind to where this one is asked for, '' for none."""
-        return "" if self.ignore_iface else name
+    def identity(self, asked: TransportId, known: Container[str]) -> TransportId:
+        """Return as what a controller is connected that is asked for. ``known`` are the instances that have a unit, and
+        these keep their names, with the interface in it.
+        """
+        ignored = self.ignore_iface and asked.host_iface and asked.instance not in known
+        return replace(asked, host_iface="") if ignored else asked
+
+    def candidate(self, asked: Candidate, known: Container[str]) -> Candidate:
+        """Return a candidate as it is connected; see :meth:`identity`."""
+        tid = self.identity(asked.tid, known)
+        if tid == asked.tid:
+            return asked
+        return replace(asked, tid=tid, options=tuple(one for one in asked.options if one[0] != "host_iface"))
 
 
 # Nothing is left out.

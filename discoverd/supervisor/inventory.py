@@ -68,8 +68,8 @@ class Inventory:
         self.host = HostIdentity("", "")
         self.settings = Settings()
         self.names = Names(self._news)
-        self.mdns = Mdns(self._news)
-        self.nbft = Nbft(self._news)
+        self.mdns = Mdns(self._news, known)
+        self.nbft = Nbft(self._news, known=known)
         self.fibre_channel = FibreChannel(self._news)
         self.exclusions = ExclusionFiles(changed)
         self.unmanaged_source = Unmanaged(self._news)
@@ -211,7 +211,7 @@ class Inventory:
 
     def _ask(self) -> None:
         """Put what all sources but the log pages ask for."""
-        found = configured(self.config, self.host, self.names.address, self._ways)
+        found = configured(self.config, self.host, self.names.address, self._ways, self._known)
         if found != self._configured:
             self._configured = found
             self.wanted.put(CONFIGURATION, found.candidates)

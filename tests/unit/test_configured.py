@@ -220,3 +220,10 @@ def test_interface_that_is_ignored_is_bound_to_by_nothing() -> None:
     (one,) = made.candidates
     assert one.tid.instance == f"tcp:192.0.2.1:4420:{NQN}"
     assert "host_iface" not in dict(one.options)
+
+
+def test_unit_that_is_there_keeps_its_name_when_interfaces_are_ignored() -> None:
+    name = f"tcp:192.0.2.1:4420:{NQN}::eth0"
+    config = FabricsConfig((replace(CONNECTION, host_iface="eth0"),))
+    (one,) = configured(config, HOST, lambda *_: None, Ways(ignore_iface=True), {name}).candidates
+    assert (one.tid.instance, dict(one.options)["host_iface"]) == (name, "eth0")

@@ -442,10 +442,9 @@ def test_entry_not_connected_to_the_cdc_is_tried_so_often(eflags: int, limit: in
     assert found.attempts == attempts
 
 
-@pytest.mark.parametrize("ignored", [False, True])
-def test_interface_of_the_discovery_controller_is_inherited_unless_it_is_ignored(ignored: bool) -> None:
+def test_interface_of_the_discovery_controller_is_inherited() -> None:
     tid = TransportId.make(DISCOVERY, "tcp", "fe80::1%eth0", "", DISCOVERY_NQN, host_iface="eth0")
-    about = Parent(tid, tid.instance, SCOPE, SCOPE, 0, 0.0, trusted=True, ignore_iface=ignored)
+    about = Parent(tid, tid.instance, SCOPE, SCOPE, 0, 0.0, trusted=True)
     (one,) = candidates(parse(page(entry(NQN, "fe80::2"))), about, IDENTITY).candidates
     # The zone of a link-local address is a part of it.
-    assert (one.tid.traddr, one.tid.host_iface) == ("fe80::2%eth0", "" if ignored else "eth0")
+    assert (one.tid.traddr, one.tid.host_iface) == ("fe80::2%eth0", "eth0")

@@ -420,6 +420,19 @@ def test_interface_that_is_ignored_makes_no_other_path(scenario: Scenario) -> No
     scenario(story)
 
 
+def test_unit_that_is_there_keeps_its_name_when_interfaces_are_ignored(scenario: Scenario) -> None:
+    async def story(source: Source) -> None:
+        source.hear(announced())
+        await source.settle()
+        (before,) = source.mdns.wishes
+        source.mdns._known = {before.tid.instance}
+        source.mdns.configure(Settings(ignore_iface=True))
+        await source.settle()
+        assert [wish.tid for wish in source.mdns.wishes] == [before.tid]
+
+    scenario(story)
+
+
 def test_an_interface_that_has_gone_is_not_listened_to(scenario: Scenario) -> None:
     async def story(source: Source) -> None:
         source.hear(announced(interface=99))

@@ -387,6 +387,9 @@ def test_families_and_interfaces_that_are_left_out() -> None:
     files = [TableFile("NBFT", parse(table(TWO, [Namespace(secondary=(2,))])))]
     result = wanted(files, NAMES, HOSTNQN, Ways(ignore_iface=True))
     assert [(tid.host_traddr, tid.host_iface) for tid in result.wishes] == [("192.0.2.2", ""), ("198.51.100.2", "")]
+    (first, _) = wanted(files, NAMES, HOSTNQN).wishes
+    result = wanted(files, NAMES, HOSTNQN, Ways(ignore_iface=True), {first.instance})
+    assert [tid.host_iface for tid in result.wishes] == [first.host_iface, ""], "a unit that is there keeps its name"
     result = wanted(files, NAMES, HOSTNQN, Ways(("ipv6",)))
     assert not result.wishes
     assert reasons(result) == ["address-families in discoverd.conf leaves out IPv4"] * 2

@@ -522,3 +522,24 @@ def test_news_of_one_controller_has_only_that_one_looked_at(host: Host, monkeypa
         assert {name for asked in looked_at for name in asked} == {DC, new}
 
     assert host.play(scenario) == 0
+
+
+def test_ignoring_interfaces_at_a_reload_makes_no_second_unit(host: Host) -> None:
+    """Two units for one controller would take it from each other, and who listed something would not be asked again."""
+    host.configure(DISCOVERY.replace("192.0.2.1", "192.0.2.1;host-iface=eth0"))
+    bound = f"{DC}::eth0"
+
+    async def scenario() -> None:
+        await until(lambda: "1 live" in host.status)
+        leave_log(entry(NQN.format(2)), instance=bound)
+        await until(lambda: "2 live" in host.status)
+        host.set("[Global]\nignore-iface = yes\n")
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: host.inventory.settings.ignore_iface)
+        await quiet()
+        assert host.status == "2 controllers: 2 live"
+        leave_log(entry(NQN.format(2)), entry(NQN.format(3)), generation=2, instance=bound)
+        await until(lambda: "3 live" in host.status)
+
+    assert host.play(scenario) == 0
+    assert host.systemd.started == [bound, f"{TWO}::eth0", f"tcp:192.0.2.1:4420:{NQN.format(3)}"]

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who has which places on a walk along the log pages."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,11 +11,13 @@ from discoverd.config.identity import HostIdentity
 from discoverd.config.model import FabricsConfig
 from discoverd.plan.candidate import CONFIGURATION, Candidate
 from discoverd.plan.evidence import Asked
+from discoverd.plan.facts import Known
 from discoverd.plan.folding import Wanted
 from discoverd.plan.log_page import PageRead, parse
 from discoverd.sources import walk
 from discoverd.sources.log_pages import LogPages
 from discoverd.sources.walk import Context, Places
+from discoverd.sources.ways import Ways
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TransportId
 
 from .log_pages import entry, page
@@ -85,3 +89,16 @@ def test_one_that_takes_all_it_can_leaves_each_other_its_share(monkeypatch: pyte
     assert sum(name.startswith("nqn.true") for name in names) == 20
     assert sum("198.51.100." in instance and DISCOVERY_NQN in instance for instance in wanted.asked) == 12
     assert sum(name.startswith("nqn.lie") for name in names) == 120 - 30 - 12, "but for the other's share"
+
+
+def test_interface_that_is_ignored_stays_with_what_has_a_unit() -> None:
+    pages, wanted = LogPages(), Wanted(lambda _: False)
+    tid = TransportId.make(DISCOVERY, "tcp", "192.0.2.1", "8009", DISCOVERY_NQN, host_iface="eth0")
+    wanted.put(CONFIGURATION, (Candidate(tid, DISCOVERY, "configured at f:1", CONFIGURATION, ()),))
+    pages.put(tid.instance, PageRead(parse(page(entry("nqn.old"), entry("nqn.new"))), 17.0, "1", Asked.ALL_PORTS))
+    old = "tcp:192.0.2.1:4420:nqn.old::eth0"
+    for _ in pages.follow(wanted, replace(CONTEXT, ways=Ways(ignore_iface=True)), {}, {old: Known("", tid.instance)}):
+        pass
+    listed = [one for one in wanted.asked if one != tid.instance]
+    assert listed == [old, "tcp:192.0.2.1:4420:nqn.new"]
+    assert ["host_iface" in dict(wanted.asked[one][0].options) for one in listed] == [True, False]
