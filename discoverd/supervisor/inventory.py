@@ -336,6 +336,9 @@ class Inventory:
             return "", "nobody has looked yet, or disconnect-scope is not all"
         if CONFIGURATION not in self.authoritative or any(self._ungranted.values()) or self._exclusions.problems:
             return "", "not all of the configuration can be used"
+        if self.nbft.refusals:
+            # What is refused is asked for all the same, and need not say where it is.
+            return "", "not all that firmware asks for can be connected"
         asked = sorted(self.wanted.discovery - self.excluded.keys())
         for one in asked:
             report = reports.get(one)

@@ -699,6 +699,22 @@ def test_excluded_discovery_controller_need_not_say_anything() -> None:
     in_loop(scenario)
 
 
+def test_what_firmware_asks_for_in_vain_speaks_for_what_others_connected() -> None:
+    """It may be the very controller, at an address of a family that is left out."""
+
+    async def scenario(house: House) -> None:
+        held = house.inventory
+        held.unmanaged_source.found = ()
+        held.log_pages = all_say()
+        house.configure(config(connection("discovery"), connection("discovery", "192.0.2.2")))
+        await held.update()
+        assert not held.evidence(SAID)[1]
+        held.nbft.refusals = (Refusal("'nqn.a' at 192.0.2.7", "in the NBFT table NBFT", "address-families"),)
+        assert held.evidence(SAID) == ("", "not all that firmware asks for can be connected")
+
+    in_loop(scenario)
+
+
 @pytest.mark.parametrize("lacks", ["look", "entry", "wish", "exclusion"])
 def test_without_all_of_the_configuration_there_is_no_evidence(lacks: str) -> None:
     async def scenario(house: House) -> None:
