@@ -15,14 +15,14 @@ from typing import Literal
 from discoverd import exclusions
 from discoverd.config import record
 from discoverd.config.errors import ConfigError, Diagnostic
-from discoverd.config.fabrics import FABRICS_CONF, parse_fabrics
+from discoverd.config.fabrics import FABRICS_CONF, RUNTIME_DROP_INS, parse_fabrics
 from discoverd.config.files import Files
 from discoverd.config.identity import HostIdentity, identity_for, parse_host_identity
 from discoverd.config.last_good import settle
 from discoverd.config.model import Connection, DiscoveredScope, FabricsConfig, Role
 from discoverd.config.named import applied, said_of
 from discoverd.config.settings import SETTINGS_CONF, parse_settings
-from discoverd.config.sources import SourceFile, read_file, read_tree
+from discoverd.config.sources import SourceFile, read_drop_ins, read_file, read_tree
 from discoverd.kernel import fabrics
 from discoverd.plan.candidate import check_security, refuse_tls
 from discoverd.sources.configured import configured
@@ -115,6 +115,8 @@ class _Check:
         host = self._identity(place.directory, complete)
         self._exclusions(place.directory, kinds.get("exclusions", ()))
         connections = self._tree(place.fabrics, kinds.get("fabrics", ()))
+        if complete:
+            connections += self._readable(read_drop_ins(RUNTIME_DROP_INS))
         config = parse_fabrics(connections)
         self.connections = len(config.connections)
         self.diagnostics += config.diagnostics
@@ -133,8 +135,11 @@ class _Check:
                 self.diagnostics.append(Diagnostic(source.path, 0, 0, "warning", _NOT_READ, hint))
                 sources[source.path] = source
         ordered = sorted(sources.values(), key=lambda source: (source.drop_in, os.fsencode(source.path)))
-        self.files += len(ordered)
-        return [source for source in ordered if self._is_readable(source)]
+        return self._readable(ordered)
+
+    def _readable(self, sources: Sequence[SourceFile]) -> list[SourceFile]:
+        self.files += len(sources)
+        return [source for source in sources if self._is_readable(source)]
 
     def _is_readable(self, source: SourceFile) -> bool:
         if source.denied:

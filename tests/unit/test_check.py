@@ -51,6 +51,7 @@ def write(etc: Path) -> Write:
 @pytest.fixture(autouse=True)
 def _nothing_of_this_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "PATH", str(tmp_path / "last-good"))
+    monkeypatch.setattr("discoverd.check.RUNTIME_DROP_INS", Path("/nonexistent"))
     monkeypatch.setattr(fabrics, "DEVICE", str(tmp_path / "nvme-fabrics"))
     monkeypatch.setattr(fabrics, "ABILITIES", str(tmp_path / "abilities"))
 
@@ -245,6 +246,24 @@ def test_what_is_missing_since_it_was_good_last_is_an_error(etc: Path, write: Wr
     # Elsewhere it is a warning, and so it is where it was never good.
     text, code = check([misspelt], etc.parent / "other")
     assert (code, "warning: " in text) == (0, True)
+
+
+def test_connections_until_the_next_boot_belong_to_this_host(
+    etc: Path, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("discoverd.check.RUNTIME_DROP_INS", tmp_path / "run/nvme-fabrics.conf.d")
+    identity(write)
+    main = write("nvme-fabrics.conf", DC.format(1))
+    assert found(etc) == []
+    drop_in = tmp_path / "run/nvme-fabrics.conf.d/late.conf"
+    drop_in.parent.mkdir(parents=True)
+    drop_in.write_text("junk\n")
+    drop_in.chmod(0o600)
+    for paths in ([], [main]):
+        (error,) = found(etc, *paths)
+        assert error.startswith(f"error: {drop_in}:1:")
+    # Of another host nothing is known.
+    assert check([main], etc.parent / "other")[1] == 0
 
 
 def test_option_that_the_kernel_does_not_know_is_told(etc: Path, write: Write, tmp_path: Path) -> None:
