@@ -4,7 +4,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from discoverd import exclusions, state
@@ -15,7 +15,8 @@ from discoverd.cli.systemd import Systemd
 from discoverd.config import identity, record
 from discoverd.config.errors import Diagnostic
 from discoverd.config.files import Files, read_files
-from discoverd.config.last_good import settle
+from discoverd.config.last_good import refusing, settle
+from discoverd.config.sources import SourceFile
 from discoverd.kernel import addresses
 from discoverd.plan.candidate import UNMANAGED
 from discoverd.plan.facts import Action, Decision, UnitFact
@@ -41,54 +42,84 @@ class Change:
     stopped: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A configuration, and what is wrong with it: ``complaints``, those among them for which a reload would not take
+    it, and the faults in its exclusions, which cost their lines only.
+    """
+
+    basis: forecast.Basis
+    complaints: tuple[Diagnostic, ...]
+    refusing: tuple[Diagnostic, ...]
+    exclusion_faults: tuple[Diagnostic, ...]
+
+
 def show(directory: Path, in_force: PlanFile, systemd: Systemd, json: bool) -> Exit:
     """Print the difference between what is in force and the configuration in ``directory``.
 
-    Returns FAILED if that has an error, with which discoverd would keep the one in force. Raises CliError.
+    Returns FAILED if that has an error. Raises CliError.
     """
     if in_force.fault:
         raise CliError(in_force.fault)
     # What the supervisor would say to the journal is for nobody here.
     logging.getLogger("discoverd").addHandler(logging.NullHandler())
     logging.getLogger("discoverd").propagate = False
-    basis, complaints = read(directory)
+    draft = read(directory)
     left = forecast.read(addresses.read())
     units = {
         instance: UnitFact(unit.load, unit.active, unit.job)
         for unit in systemd.controllers()
         if (instance := unit_instance(unit.name))
     }
-    decisions = asyncio.run(forecast.forecast(basis, left, units))
+    decisions = asyncio.run(forecast.forecast(draft.basis, left, units))
     changes = difference(in_force.controllers, left.specs, decisions)
-    errors = [one for one in complaints if one.severity == "error"]
+    told = (*draft.complaints, *draft.exclusion_faults)
     if json:
         rows = [{"change": one.kind, "controller": one.controller, "text": one.text} for one in changes]
-        text.document({"version": 1, "changes": rows, "complaints": [str(one) for one in complaints]})
+        text.document({"version": 1, "changes": rows, "complaints": [str(one) for one in told]})
     else:
         for one in changes:
             text.line(f"{one.kind} {one.controller}: {one.text}")
         text.line(_summary(changes))
-        for complaint in complaints:
+        for complaint in told:
             text.remark(str(complaint))
-    if errors:
+    if draft.refusing:
         text.remark("with these errors discoverd keeps the configuration that is in force; see: discoverd --check")
-    return Exit.FAILED if errors else Exit.OK
+    if draft.exclusion_faults:
+        text.remark("a line of the exclusions with an error excludes nothing, and all others count")
+    return Exit.FAILED if any(one.severity == "error" for one in told) else Exit.OK
 
 
-def read(directory: Path) -> tuple[forecast.Basis, tuple[Diagnostic, ...]]:
-    """Read a configuration, and what is wrong with it. Connections until the next boot go with each."""
+def read(directory: Path) -> Draft:
+    """Read a configuration. Connections until the next boot go with each."""
     try:
-        before = record.read().files
+        before = _moved(record.read().files, directory)
     except state.StateError:
         before = Files()
-    settled = settle(read_files(directory), before)
-    host = settled.host
-    if not host.hostnqn and not host.hostid:
+    files = read_files(directory)
+    if all(one.fault == identity.MISSING for one in files.identity):
         # A configuration that is tried out elsewhere comes without the files that say who this host is.
-        host = identity.load_host_identity()
+        files = replace(files, identity=identity.read_identity_files(identity.DIRECTORY))
+    settled = settle(files, before)
     lists = exclusions.load(str(directory))
     problems = tuple(Diagnostic(file, line, min(line, 1), "error", what) for file, line, what in lists.problems)
-    return forecast.Basis(settled.fabrics, settled.settings, host, lists), (*settled.complaints, *problems)
+    basis = forecast.Basis(settled.fabrics, settled.settings, settled.host, lists)
+    return Draft(basis, settled.complaints, refusing(settled, settle(before)), problems)
+
+
+def _moved(files: Files, directory: Path) -> Files:
+    """Return the files in force as if they were in the directory of a draft, with which they are compared."""
+
+    def moved(sources: tuple[SourceFile, ...]) -> tuple[SourceFile, ...]:
+        places = ((one, Path(one.path)) for one in sources)
+        return tuple(
+            replace(one, path=str(directory / place.relative_to(identity.DIRECTORY)))
+            if place.is_relative_to(identity.DIRECTORY)
+            else one
+            for one, place in places
+        )
+
+    return Files(moved(files.settings), moved(files.fabrics), moved(files.identity))
 
 
 def difference(

@@ -14,6 +14,7 @@ from discoverd.cli import plan as command
 from discoverd.cli import plan_file
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.unit import Unit
+from discoverd.config import identity
 from discoverd.config.files import read_files
 from discoverd.kernel import addresses
 from discoverd.kernel.addresses import HostAddresses
@@ -146,7 +147,7 @@ def test_reload_that_disconnects_what_was_withdrawn_before_is_told(host: Host, e
     async def scenario() -> None:
         await until(lambda: "live" in host.status)
         leave_log(entry(NQN.format(7)), entry(NQN.format(8)))
-        await until(lambda: listed in host.systemd.started)
+        await until(lambda: "3 live" in host.status)
         leave_log(entry(NQN.format(8)), generation=2)
         await until(lambda: bool(spec_of(listed).withdrawn))
         await quiet()
@@ -184,9 +185,54 @@ def test_errors_are_told_and_fail(host: Host, etc: Path, capsys: pytest.CaptureF
 def test_line_without_effect_by_which_a_path_is_lost_is_an_error_as_in_a_reload(host: Host, etc: Path) -> None:
     live(host, FIRST)
     (host.etc / "nvme-fabrics.conf").write_text(FIRST.replace("controller =", "controler ="))
-    _, complaints = command.read(host.etc)
-    assert [one.severity for one in complaints] == ["error"]
-    assert "controler" in complaints[0].message
+    draft = command.read(host.etc)
+    assert draft.refusing == draft.complaints
+    assert [one.severity for one in draft.complaints] == ["error"]
+    assert "controler" in draft.complaints[0].message
+
+
+def test_draft_elsewhere_is_compared_with_what_is_in_force(
+    host: Host, etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "DIRECTORY", host.etc)
+    live(host, FIRST)
+    shutil.copytree(host.etc, etc)
+    for name in ("hostnqn", "hostid"):
+        (etc / name).unlink()
+    draft = command.read(etc)
+    assert (draft.complaints, draft.refusing, draft.basis.host.hostnqn) == ((), (), "nqn.2024-08.com.example:host")
+    (etc / "nvme-fabrics.conf").write_text(FIRST.replace("controller =", "controler ="))
+    (mistake,) = command.read(etc).refusing
+    assert (mistake.path, mistake.line) == (str(etc / "nvme-fabrics.conf"), 3)
+
+
+def test_faulty_exclusion_is_no_reason_to_keep_what_is_in_force(
+    host: Host, etc: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    live(host, FIRST)
+    shutil.copytree(host.etc, etc)
+    (etc / "exclusions.conf").write_text("[exclusions]\nexclusion = nonsense\n")
+    units: Any = Units(host)
+    assert command.show(etc, plan_file.read(), units, json=False) is Exit.FAILED
+    output = capsys.readouterr().err
+    assert f"{etc}/exclusions.conf:2" in output
+    assert "excludes nothing, and all others count" in output
+    assert "keeps the configuration" not in output
+
+
+def test_host_without_an_nqn_can_be_given_another_configuration(
+    host: Host, etc: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (host.etc / "hostnqn").unlink()
+    host.configure(FIRST)
+
+    async def scenario() -> None:
+        await until(lambda: "nvme gen-hostnqn" in host.status)
+        await quiet()
+
+    host.play(scenario)
+    planned(host, etc, FIRST + SECOND)
+    assert "keeps the configuration" not in capsys.readouterr().err
 
 
 def test_without_a_plan_there_is_nothing_to_compare_with(etc: Path) -> None:
