@@ -7,7 +7,7 @@ docs/design/architecture.md has the rule, and why it asks for so much.
 
 import enum
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from discoverd.plan.facts import UnitFact
@@ -38,12 +38,14 @@ TOOLS: Mapping[str, Tool] = {
 
 class Standing(enum.Enum):
     """What is known of an owner: a daemon of it RUNS; none does, but a unit of its own HOLDS the controller; it is
-    GONE; or nothing is known, and so it counts as one that runs."""
+    GONE; or nothing is known, and so it counts as one that runs. UNSEEN is one that nothing is known of because systemd
+    has none of its services: its daemon may run where that does not see it, in a container for instance."""
 
     RUNS = "runs"
     HOLDS = "holds"
     GONE = "gone"
     UNKNOWN = "unknown"
+    UNSEEN = "unseen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +66,16 @@ def patterns(owners: Iterable[str]) -> list[str]:
     return sorted({TOOLS[owner].holders for owner in owners if owner in TOOLS and TOOLS[owner].holders})
 
 
-def judge(owner: str, units: Mapping[str, UnitFact], holder: str = "") -> Judgement:
+def present(units: Mapping[str, UnitFact]) -> set[str]:
+    """Return the units that systemd has."""
+    return {name for name, unit in units.items() if unit.load != "not-found"}
+
+
+def judge(owner: str, units: Mapping[str, UnitFact], holder: str = "", before: Container[str] = ()) -> Judgement:
     """Judge an owner by what systemd says: ``units`` has its services, and all that its pattern fits.
 
     ``holder`` is the unit that holds the controller by the tool's own record, '' where there is none: then each of its
-    units may.
+    units may. ``before`` has the services that systemd had at an earlier look.
     """
     tool = TOOLS.get(owner)
     if tool is None or any(name not in units for name in tool.services):
@@ -80,4 +87,8 @@ def judge(owner: str, units: Mapping[str, UnitFact], holder: str = "") -> Judgem
         # The others hold other controllers, and one that is not loaded any more holds none.
         of_its_own = [name for name in of_its_own if name == holder]
     holders = tuple(sorted(name for name in of_its_own if units[name].running))
-    return Judgement(Standing.HOLDS if holders else Standing.GONE, holders)
+    if holders:
+        return Judgement(Standing.HOLDS, holders)
+    seen = present(units)
+    here = any(name in seen or name in before for name in tool.services) or any(name in seen for name in of_its_own)
+    return Judgement(Standing.GONE if here else Standing.UNSEEN)

@@ -8,7 +8,7 @@ from typing import Any, Never
 
 from discoverd import state, store
 from discoverd.plan.facts import Action, Decision, Report
-from discoverd.plan.former_owner import GONE_SECONDS, TOOLS, Standing, judge, patterns, services
+from discoverd.plan.former_owner import GONE_SECONDS, TOOLS, Standing, judge, patterns, present, services
 from discoverd.supervisor.connection import Connection
 from discoverd.supervisor.fields import about
 from discoverd.supervisor.observed import Observed
@@ -42,6 +42,8 @@ class FormerOwners:
         self._news = asyncio.Event()
         # By instance and owner: since when its daemons are known not to run.
         self._gone: dict[tuple[str, str], float] = {}
+        # The services of owners that systemd had at one look at least.
+        self._seen: set[str] = set()
         # Whose worker was told; one of an earlier version does not listen.
         self._told: set[tuple[str, str]] = set()
 
@@ -83,9 +85,10 @@ class FormerOwners:
         except UnitError as error:
             log.debug("the owners of other controllers cannot be looked at: %s", error)
             return
+        self._seen |= present(found)
         now = asyncio.get_running_loop().time()
         for instance, report in left.items():
-            judgement = judge(report.owner, found, await self._blocking(store.holder, report.device))
+            judgement = judge(report.owner, found, await self._blocking(store.holder, report.device), self._seen)
             key = instance, report.owner
             if judgement.standing is not Standing.GONE:
                 self._gone.pop(key, None)

@@ -598,8 +598,17 @@ def test_unit_of_another_controller_is_not_to_be_stopped(theirs: Desk, tmp_path:
     assert remedy.endswith(f"systemctl status {holder}")
 
 
+def test_owner_that_systemd_does_not_have_may_run_elsewhere(desk: Desk) -> None:
+    desk.kernel(1, "nvme0", owner="stas")
+    ((severity, text, remedy),) = findings(desk, 0)
+    assert (severity, text) == ("hint", "nvme0 belongs to stas, and systemd has no stafd.service or stacd.service")
+    assert "rm -r " in remedy
+    assert "/nvme0, and discoverd looks after it if it is asked for" in remedy
+
+
 def test_owner_that_does_not_run_of_what_nobody_asks_for(desk: Desk) -> None:
     desk.kernel(1, "nvme0", owner="stas")
+    desk.bus.units["stafd.service"] = Unit("inactive")
     ((_, text, remedy),) = findings(desk, 1)
     assert "no daemon of nvme-stas runs (stafd.service, stacd.service): nobody looks after it" in text
     assert remedy.endswith("nvme disconnect -d nvme0")

@@ -42,10 +42,21 @@ def test_owner_whose_daemon_runs_or_is_about_to_runs(service: UnitFact) -> None:
         assert judge("stas", {**STAS, name: service}) == Judgement(Standing.RUNS)
 
 
-@pytest.mark.parametrize("service", [STOPPED, ABSENT, UnitFact("loaded", "failed"), UnitFact("masked", "inactive")])
+@pytest.mark.parametrize("service", [STOPPED, UnitFact("loaded", "failed"), UnitFact("masked", "inactive")])
 def test_owner_whose_daemon_does_not_run_is_gone(service: UnitFact) -> None:
     assert judge("discoverd", {C: service}) == GONE
     assert judge("stas", {**STAS, "stafd.service": service}) == GONE
+
+
+def test_owner_that_systemd_has_never_had_may_run_in_a_container() -> None:
+    unseen = Judgement(Standing.UNSEEN)
+    assert judge("discoverd", {C: ABSENT}) == unseen
+    assert judge("stas", dict.fromkeys(STAS, ABSENT)) == unseen
+    # One of its services is enough, also at an earlier look, or a unit that it has made.
+    assert judge("stas", {**STAS, "stafd.service": ABSENT}) == GONE
+    assert judge("discoverd", {C: ABSENT}, before={C}) == GONE
+    assert judge("discoverd", {C: ABSENT, HOLDER: STOPPED}) == GONE
+    assert judge("discoverd", {C: ABSENT, HOLDER: RUNNING}) == Judgement(Standing.HOLDS, (HOLDER,))
 
 
 @pytest.mark.parametrize("owner", ["", "nbft", "nvme-ctrl", "autoconnect", "somebody", "Discoverd"])
@@ -138,6 +149,20 @@ def test_controller_of_an_owner_that_is_gone_is_taken_back_after_a_minute(left: 
         seen = len(asked)
         await asyncio.sleep(300)
         assert len(asked) == seen
+
+    assert left.play(scenario) == 0
+
+
+def test_controller_of_an_owner_that_was_removed_is_taken_back_if_it_was_seen(left: Host) -> None:
+    async def scenario() -> None:
+        left.systemd.others = {C: ABSENT}
+        await leave(left)
+        await asyncio.sleep(300)
+        assert word(ONE) == {}
+        left.systemd.others = {C: RUNNING}
+        await asyncio.sleep(40)
+        left.systemd.others = {C: ABSENT}
+        await until(lambda: word(ONE), patience=200)
 
     assert left.play(scenario) == 0
 

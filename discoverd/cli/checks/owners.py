@@ -3,8 +3,8 @@
 
 from collections.abc import Iterable
 
-from discoverd import store
-from discoverd.cli.checks.finding import Finding, problem
+from discoverd import registry, store
+from discoverd.cli.checks.finding import Finding, hint, problem
 from discoverd.cli.overview import Controller, Device
 from discoverd.cli.systemd import Systemd
 from discoverd.plan.facts import UnitFact
@@ -33,6 +33,10 @@ def check(controllers: Iterable[Controller], systemd: Systemd, runs: bool) -> li
             found.append(problem(text, _release(device, holder, judgement.holders)))
         elif judgement.standing is Standing.GONE:
             found.append(problem(f"{text}: nobody looks after it", _take_back(one, device, runs)))
+        elif judgement.standing is Standing.UNSEEN:
+            text = f"{device.name} belongs to {device.owner}, and systemd has no {' or '.join(tool.services)}"
+            away = f"rm -r {registry.ROOT}/{device.name}, and discoverd looks after it if it is asked for"
+            found.append(hint(text, f"if {tool.name} does not run elsewhere, in a container for instance: {away}"))
     return found
 
 
