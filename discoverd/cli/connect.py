@@ -6,24 +6,24 @@ restarts of discoverd, and all that holds for configured controllers holds for i
 """
 
 import contextlib
-import hashlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from discoverd import exclusions, state, store
-from discoverd.cli import files, jobs, plan_file, text
+from discoverd.cli import files, jobs, plan_file, runtime_drop_in, text
 from discoverd.cli import overview as overviews
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.overview import Controller, Overview
 from discoverd.cli.systemd import Systemd, UnitNotLoaded
-from discoverd.config import fabrics
+from discoverd.config import fabrics, settings
 from discoverd.config.identity import load_host_identity
 from discoverd.config.model import Connection
 from discoverd.config.sources import SourceFile
 from discoverd.kernel.controllers import canonical_nqn
+from discoverd.sources.ways import Ways
 from discoverd.supervisor import reload
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TidError, TransportId, check_nqn
 
@@ -35,9 +35,12 @@ FIRST_ATTEMPT_TIMEOUT_SECONDS = 45.0
 _POLL_FIRST, _POLL_MOST = 0.1, 1.0
 _TEMPORARY = ".connect."
 _HEAD = """\
-# Written by discoverctl connect, until the next boot. To end it before: discoverctl disconnect, or remove this file
-# and reload discoverd. To have it for good, put what follows into /etc/nvme/nvme-fabrics.conf.
+# Written by discoverctl connect, until the next boot. To end it before: discoverctl disconnect, which removes this file
+# as well. Where only the file is removed, and discoverd reloaded, what is connected stays until it is lost. To have it
+# for good, put what follows into /etc/nvme/nvme-fabrics.conf.
 """
+# How the plan begins to say who asks for what is configured.
+_CONFIGURED = "configured at "
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,25 +75,50 @@ class Request:
         return address, service
 
 
-def connect(request: Request, systemd: Systemd, look: Callable[[], Overview], directory: Path | None = None) -> Exit:
+def connect(request: Request, systemd: Systemd, look: Callable[[], Overview]) -> Exit:
     """Have it connected, and wait until its first attempt has ended. Returns NOT_LIVE if it is neither live nor parked.
 
-    Raises CliError, and then nothing is left of what discoverd has not taken up.
+    What discoverd knows already is asked for all the same, unless the configuration does so: who asks for it now may
+    not do so for long, or may have ceased to. Raises CliError, and then nothing is left of what discoverd has not taken
+    up.
     """
     tid = _identity(request)
+    ways = Ways.of(settings.load_settings(settings.SETTINGS_CONF)[0])
+    if why := ways.refusal(tid.transport, tid.traddr):
+        raise CliError(f"{why}; change that first", Exit.REFUSED)
+    overview = look()
+    tid = ways.identity(tid, {one.name for one in overview.controllers if one.known})
+    present = _find(tid.instance, overview)
+    if present is not None and present.known:
+        # Its unit stands for it, so it is asked for as that is: two units would take the controller from each other.
+        exact = replace(request, host_iface=present.host_iface, host_traddr=present.host_traddr)
+        if _identity(exact).instance == present.name:
+            request, tid = exact, _identity(exact)
     name = tid.instance
-    present = _find(name, look())
     if present is not None and present.device and present.device.foreign:
         what = f"{present.device.name} belongs to {present.device.owner}, which has it connected already"
         raise CliError(f"{what}; disconnect it with that tool first", Exit.REFUSED)
     if where := present.excluded if present is not None and present.excluded else _exclusion(tid):
         remedy = f"discoverctl unexclude {text.quoted(name)}"
         raise CliError(f"{name} is excluded by {where}; to have it connected: {remedy}", Exit.REFUSED)
+    path = runtime_drop_in.path(name)
+    if present is None or not _is_configured(present, path):
+        _ask(request, path, systemd)
     if present is not None and present.known:
-        if present.unit is not None and not present.unit.running:
-            return jobs.start([present], systemd)
-        return _settled(name, systemd, look)
-    path = _path(directory or fabrics.RUNTIME_DROP_INS, name)
+        (now,) = overviews.refreshed([present], systemd)
+        if now.unit is not None and not now.unit.running:
+            return jobs.start([now], systemd)
+    return _settled(name, systemd, look)
+
+
+def _is_configured(present: Controller, path: Path) -> bool:
+    """Tell whether the configuration asks for it, and will do so at the next reload."""
+    sources = present.planned.sources if present.planned else ""
+    return sources.startswith(_CONFIGURED) and (path.exists() or str(path) not in sources)
+
+
+def _ask(request: Request, path: Path, systemd: Systemd) -> None:
+    """Have discoverd ask for it. Raises CliError, and then nothing is left of what it has not taken up."""
     asked = reload.now()
     try:
         _write(request, path)
@@ -105,7 +133,6 @@ def connect(request: Request, systemd: Systemd, look: Callable[[], Overview], di
             with contextlib.suppress(CliError):
                 _queue_reload(systemd)
         raise
-    return _settled(name, systemd, look)
 
 
 def _identity(request: Request) -> TransportId:
@@ -162,10 +189,6 @@ def content(request: Request) -> str:
     section = "Discovery Controller" if request.role == DISCOVERY else "Subsystem"
     nqn = f"nqn = {request.nqn}\n" if request.nqn else ""
     return f"{_HEAD}\n[{section}]\n{nqn}controller = {line}\n"
-
-
-def _path(directory: Path, name: str) -> Path:
-    return directory / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.conf"
 
 
 def _write(request: Request, path: Path) -> None:
