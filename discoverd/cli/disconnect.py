@@ -5,7 +5,7 @@ What carries the root file system or /usr is never disconnected.
 """
 
 from discoverd import registry
-from discoverd.cli import holdings, jobs, text
+from discoverd.cli import holdings, jobs, runtime_drop_in, text
 from discoverd.cli import overview as overviews
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.overview import Controller, Device
@@ -17,7 +17,7 @@ from discoverd.kernel import disconnect as disconnecting
 def disconnect(chosen: list[Controller], systemd: Systemd, force: bool) -> Exit:
     """Stop the units, then see to it that the controllers are gone, as far as is allowed.
 
-    Returns REFUSED if one is still there.
+    Of one that is gone, what ``discoverctl connect`` has written goes as well. Returns REFUSED if one is still there.
     """
     # Before anything is changed: a worker that has ended looks after nothing any more.
     for one in chosen:
@@ -29,7 +29,10 @@ def disconnect(chosen: list[Controller], systemd: Systemd, force: bool) -> Exit:
     worst = Exit.OK
     for one, now in zip(chosen, overviews.refreshed(chosen, systemd), strict=True):
         try:
-            worst = max(worst, _finish(one, now, systemd, force))
+            ended = _finish(one, now, systemd, force)
+            if ended is Exit.OK:
+                runtime_drop_in.remove(one.name)
+            worst = max(worst, ended)
         except CliError as error:
             # The workers of the others have ended too, so that those cannot be left half done.
             text.remark(f"{one.name}: {error}")

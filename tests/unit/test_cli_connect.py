@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from discoverd import state
-from discoverd.cli import connect
+from discoverd.cli import connect, runtime_drop_in
 from discoverd.cli.connect import Request
 from discoverd.cli.exits import CliError, Exit
-from discoverd.config import fabrics
+from discoverd.config import fabrics, settings
 from discoverd.config.errors import Diagnostic
 from discoverd.config.fabrics import load_fabrics
 from discoverd.supervisor import reload
@@ -148,14 +148,76 @@ def test_waiting_for_an_attempt_asks_systemd_once(desk: Desk, monkeypatch: pytes
     assert len(asked) == 1
 
 
-def test_what_is_there_is_shown_or_started(desk: Desk) -> None:
+CONFIGURED = "configured at /etc/nvme/nvme-fabrics.conf:3"
+LISTED = "listed in the log page of tcp:192.0.2.1:8009:nqn.2014-08.org.nvmexpress.discovery"
+
+
+def test_what_is_configured_is_shown_or_started(desk: Desk) -> None:
     name = desk.controller(1, "nvme0")
+    desk.plan["controllers"][0]["sources"] = CONFIGURED
     assert desk.run("connect", "192.0.2.1:4420", NQN.format(1))[:2] == (0, f"{name}: live nvme0\n")
     assert drop_ins(desk) == []
     desk.bus.units[unit_name(name)].active = "inactive"
     desk.bus.on_start = lambda unit: setattr(desk.bus.units[unit], "active", "active")
     assert desk.run("connect", "192.0.2.1:4420", NQN.format(1))[0] == 0
     assert desk.bus.called == [("StartUnit", unit_name(name), "replace")]
+
+
+@pytest.mark.parametrize("sources", ["", LISTED, "announced by mDNS as 'x' on eth0"])
+def test_what_others_ask_for_or_nobody_any_more_is_asked_for_and_started(desk: Desk, sources: str) -> None:
+    name = desk.controller(1, "nvme0", unit=Unit("inactive"))
+    desk.plan["controllers"][0]["sources"] = sources
+    daemon(desk, lambda: None)
+    desk.bus.on_start = lambda unit: setattr(desk.bus.units[unit], "active", "active")
+    assert desk.run("connect", "192.0.2.1:4420", NQN.format(1))[:2] == (0, f"{name}: live nvme0\n")
+    assert [one[0] for one in desk.bus.called] == ["ReloadUnit", "StartUnit"]
+    assert len(drop_ins(desk)) == 1
+
+
+def test_what_has_a_unit_through_an_interface_is_asked_for_through_it(desk: Desk) -> None:
+    """Else it would get a second unit, and the two would take it from each other."""
+    desk.controller(1, "nvme0")
+    name = f"{instance(1)}::eth0"
+    desk.plan["controllers"][0] |= {"instance": name, "sources": LISTED, "host_iface": "eth0"}
+    desk.bus.units[unit_name(name)] = desk.bus.units.pop(unit_name(instance(1)))
+    folder = Path(state.directory(instance(1))).rename(state.directory(name))
+    spec = state.Spec.decode((folder / "spec").read_bytes())
+    spec.options.append(("host_iface", "eth0"))
+    (folder / "spec").write_bytes(spec.encode())
+    (desk.root / "registry/nvme0/unit").write_text(unit_name(name) + "\n")
+    daemon(desk, lambda: None)
+    assert desk.run("connect", "192.0.2.1:4420", NQN.format(1))[:2] == (0, f"{name}: live nvme0\n")
+    (path,) = drop_ins(desk)
+    assert path == runtime_drop_in.path(name)
+    assert path.read_text().endswith("traddr=192.0.2.1;trsvcid=4420;host-iface=eth0\n")
+
+
+def test_disconnect_removes_what_connect_has_written(desk: Desk) -> None:
+    daemon(desk, lambda: desk.controller(1, "nvme0"))
+    assert desk.run("connect", "192.0.2.1:4420", NQN.format(1))[0] == 0
+    (path,) = drop_ins(desk)
+    desk.plan["controllers"][0]["sources"] = f"configured at {path}:5"
+    desk.bus.on_stop = lambda unit: setattr(desk.bus.units[unit], "active", "inactive")
+    assert desk.run("disconnect", "nvme0")[0] == 0
+    assert drop_ins(desk) == []
+    # The daemon has not been reloaded yet: to connect it again takes the file all the same.
+    desk.bus.on_start = lambda unit: setattr(desk.bus.units[unit], "active", "active")
+    daemon(desk, lambda: None)
+    desk.run("connect", "192.0.2.1:4420", NQN.format(1))
+    assert drop_ins(desk) == [path]
+
+
+def test_families_and_interfaces_that_are_left_out(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    conf = desk.root / "discoverd.conf"
+    monkeypatch.setattr(settings, "SETTINGS_CONF", conf)
+    conf.write_text("[Global]\naddress-families = ipv6\n")
+    status, _, errors = desk.run("connect", "192.0.2.1:4420", NQN.format(1))
+    assert (status, drop_ins(desk), desk.bus.called) == (Exit.REFUSED, [], [])
+    assert "address-families in discoverd.conf leaves out IPv4" in errors
+    conf.write_text("[Global]\nignore-iface = yes\n")
+    daemon(desk, lambda: desk.controller(1, "nvme0"))
+    ended = desk.run("connect", "--host-iface", "eth0", "192.0.2.1:4420", NQN.format(1))
+    assert ended[:2] == (0, f"{instance(1)}: live nvme0\n")
 
 
 def test_what_is_excluded_or_anothers_is_not_connected(desk: Desk) -> None:
@@ -197,8 +259,7 @@ def test_addresses(words: list[str], expected: tuple[str, str]) -> None:
 )
 def test_what_makes_no_sense_is_not_written(desk: Desk, request_: Request) -> None:
     def write() -> None:
-        name = connect._identity(request_).instance
-        connect._write(request_, connect._path(desk.root / "run/nvme-fabrics.conf.d", name))
+        connect._write(request_, runtime_drop_in.path(connect._identity(request_).instance))
 
     with pytest.raises(CliError) as raised:
         write()
