@@ -50,13 +50,13 @@ class Bench:
     def idle(self, contender: str) -> dict[str, Any]:
         return self.measure("idle", f"{contender},{self._idle_seconds}", self._idle_seconds + 200)
 
-    def grow(self, counts: Sequence[int]) -> None:
+    def grow(self, contenders: Sequence[str], counts: Sequence[int]) -> None:
         """Storms of more and more controllers, and what discoverd and nvme-stas cost when they are idle after it."""
         found = self.result["growth"] = []
         for count in counts:
             self.measure("clean", "-")
             self.target(count)
-            for contender in GROWING:
+            for contender in (one for one in GROWING if one in contenders):
                 storm = self.measure("storm", contender, 1200)
                 if contender in ("nvme-stas", "discoverd"):
                     storm["idle"] = self.idle(contender)
@@ -173,12 +173,13 @@ def main() -> int:
         return 1
     path = CACHE / "bench" / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    contenders = arguments.only or CONTENDERS
     bench = Bench(machine, arguments.subsystems, arguments.idle)
     try:
         machine.boot()
-        bench.run(arguments.only or CONTENDERS, arguments.rounds)
+        bench.run(contenders, arguments.rounds)
         if arguments.growth is not None:
-            bench.grow(arguments.growth or GROWTH)
+            bench.grow(contenders, arguments.growth or GROWTH)
     except LabError as error:
         print(f"\nbench: {error}", file=sys.stderr)
         return 1

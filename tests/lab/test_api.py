@@ -16,19 +16,19 @@ from tests.lab.test_authentication import make_key
 from tests.lab.test_bus import begin, result
 
 SCRIPT = "/var/tmp/guest_api.py"
-USER = "runuser -u operator --"
+USER = "runuser -u caller --"
 RULE = "/etc/polkit-1/rules.d/50-lab.rules"
 # As docs/design/dbus.md has it, for one user.
 ALLOWS = """\
 polkit.addRule(function(action, subject) {
     if (action.id == "org.freedesktop.systemd1.manage-units" &&
-        action.lookup("unit").indexOf("nvme-ctrl@") == 0 && subject.user == "operator")
+        action.lookup("unit").indexOf("nvme-ctrl@") == 0 && subject.user == "caller")
         return polkit.Result.YES;
 });
 """
 ALLOWS_EXCLUSIONS = """\
 polkit.addRule(function(action, subject) {
-    if (action.id == "org.freedesktop.systemd1.manage-unit-files" && subject.user == "operator")
+    if (action.id == "org.freedesktop.systemd1.manage-unit-files" && subject.user == "caller")
         return polkit.Result.YES;
 });
 """
@@ -41,7 +41,7 @@ ACCESS_DENIED = (
 @pytest.fixture
 def host(host: Machine) -> Iterator[Machine]:
     """The shared machine with four volumes and a user without rights."""
-    host.run("useradd --system --create-home operator 2>/dev/null || true")
+    host.run("id caller >/dev/null 2>&1 || useradd --create-home caller")
     host.put(SCRIPT, Path(__file__).with_name("guest_api.py").read_text())
     host.run("lab-target up --subsystems 4 --ports 192.0.2.1:4420")
     yield host
@@ -197,7 +197,7 @@ def test_exclusions_by_who_may_change_unit_files(host: Machine) -> None:
 
 def test_changes_are_heard_by_everybody(host: Machine) -> None:
     start(host)
-    begin(host, "events", "guest_api.py", "operator", "events", "40")
+    begin(host, "events", "guest_api.py", "caller", "events", "40")
     output = "/var/tmp/events.out"
     host.wait_until(f"grep -q ready {output}", timeout=GENEROUS)
     host.run(["systemctl", "stop", unit_name(1)], timeout=GENEROUS)
@@ -243,7 +243,7 @@ def test_nobody_waits_for_one_who_does_not_read(host: Machine) -> None:
     managed(host)
     before = int(host.run("systemctl show -P MainPID discoverd-api.service").stdout)
     for number in range(4):
-        host.run(f"systemd-run -q --uid=operator --unit=deaf{number} python3 {SCRIPT} deaf 60")
+        host.run(f"systemd-run -q --uid=caller --unit=deaf{number} python3 {SCRIPT} deaf 60")
     begin(host, "turns", "guest_turns.py", "root", "10")
     command = " & ".join([f"{USER} python3 {SCRIPT} all 20"] * 3)
     print(host.run(f"{command}; wait", timeout=GENEROUS).stdout)

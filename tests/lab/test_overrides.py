@@ -42,7 +42,8 @@ def test_template_of_systemctl_edit_is_found_and_put_right(host: Machine, allow_
     scenario.wait_live(host, 1)
     host.put("/tmp/override", OVERRIDE)
     # What it proposes itself when there is no unit file.
-    host.run("SYSTEMD_EDITOR='cp /tmp/override' systemctl edit --force --full nvme-ctrl@.service")
+    edit = "systemctl edit --force --full nvme-ctrl@.service"
+    host.run(f"SYSTEMD_EDITOR='cp /tmp/override' script -qec '{edit}' /dev/null </dev/null")
     scenario.wait_status(host, f"{TEMPLATE} is a unit file")
     # What runs goes on, also through a restart of the daemon.
     scenario.configure(host, BOTH)

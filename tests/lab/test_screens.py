@@ -42,7 +42,11 @@ def host(machine: Machine) -> Machine:
 
 def namespace(machine: Machine, volume: int) -> str:
     """The block device of a volume."""
-    find = f"for one in /sys/class/block/nvme*; do grep -qsx {nqn(volume)} $one/device/subsysnqn && basename $one; done"
+    # Not those of single paths, such as nvme2c3n1, which the kernel hides.
+    names = "ls /sys/class/block | grep -E '^nvme[0-9]+n[0-9]+$'"
+    find = (
+        f"for one in $({names}); do grep -qsx {nqn(volume)} /sys/class/block/$one/device/subsysnqn && echo $one; done"
+    )
     machine.wait_until(f'[ -n "$({find})" ]', what="the namespace is there")
     return machine.run(f"({find}) | head -n 1").stdout.strip()
 
