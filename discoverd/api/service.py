@@ -6,6 +6,7 @@ to do with that: it is handed on at once, so that nobody who asks for all in a l
 """
 
 import asyncio
+import logging
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
@@ -35,9 +36,12 @@ from discoverd.api.interfaces import (
 from discoverd.api.tree import Tree
 from discoverd.api.wire import Frame
 from discoverd.cli.choose import matches
+from discoverd.cli.exits import CliError
 from discoverd.cli.overview import Controller
 from discoverd.kernel.controllers import DISCOVERY_NQN, canonical_nqn, same_address
 from discoverd.supervisor.loop_turn import LoopTurn
+
+log = logging.getLogger("discoverd.api")
 
 # Of one caller so many actions and log pages are under way; log pages of all together so many.
 UNDER_WAY_MAX = 64
@@ -66,6 +70,7 @@ class Service:
         self._kept: OrderedDict[str, tuple[bytes, object, bytes]] = OrderedDict()
         self._plan: tuple[object, bytes] = (None, b"")
         self._refused, self._refused_since = 0, 0.0
+        self._faults: set[str] = set()
 
     def connect(self, connection: Connection) -> None:
         """Use this connection; before the first call is heard."""
@@ -108,6 +113,8 @@ class Service:
             self._connection.refuse(call, error.name, str(error))
         except ConnectionError:
             pass  # The bus has gone, and whoever asked with it.
+        except Exception as error:
+            self._fail(call, error)
         finally:
             self._under_way[sender] -= 1
             if not self._under_way[sender]:
@@ -146,14 +153,18 @@ class Service:
 
     def _answer(self, call: Frame) -> None:
         path = call.text(wire.PATH)
-        found = self._lookup(call)
         try:
+            found = self._lookup(call)
             if found is None or (path not in self._tree and found[0].name != PEER):
                 raise self._unknown(call)
             interface, method = found
             if call.text(wire.SIGNATURE) != method.signature:
                 text = f"{method.name} takes {method.signature or 'nothing'!r}"
                 raise RefusalError(interfaces.INVALID_ARGUMENTS, text)
+            if method.acts:
+                # Its object was not there yet when it was heard.
+                self._begin(call, self._act(call, method))
+                return
             if interface.name == DISCOVERY:
                 self._begin(call, self._log_page(call))
                 return
@@ -162,8 +173,19 @@ class Service:
             self._connection.refuse(call, interfaces.INVALID_ARGUMENTS, str(error))
         except RefusalError as error:
             self._connection.refuse(call, error.name, str(error))
+        except Exception as error:
+            self._fail(call, error)
         else:
             self._connection.answer(call, method.answer, body)
+
+    def _fail(self, call: Frame, error: Exception) -> None:
+        """Answer a call that met a fault of ours, whatever it is: it is no reason to leave others without answers."""
+        what = f"{call.text(wire.MEMBER)}: {error!r}"
+        # Once, because whoever has found such a call can make it again and again.
+        if (known := f"{call.text(wire.MEMBER)} {type(error).__name__}") not in self._faults:
+            self._faults.add(known)
+            log.error("cannot answer %s; please report this", what, exc_info=error)
+        self._connection.refuse(call, interfaces.FAILED, f"{what}; see: journalctl -u discoverd-api.service")
 
     def _unknown(self, call: Frame) -> RefusalError:
         path, wanted, member = call.text(wire.PATH), call.text(wire.INTERFACE), call.text(wire.MEMBER)
@@ -216,7 +238,10 @@ class Service:
     def _find(self, call: Frame, _path: str) -> bytes:
         (word,) = call.values("s")
         found = self._host.controllers
-        meant = {id(one) for one in matches(word[:_WORD_MAX], list(found.values()))} if word else set()
+        try:
+            meant = {id(one) for one in matches(word[:_WORD_MAX], list(found.values()))} if word else set()
+        except CliError as error:
+            raise RefusalError(interfaces.INVALID_ARGUMENTS, " ".join([str(error), *error.lines])) from None
         return wire.marshal("ao", [path for path, one in found.items() if id(one) in meant])
 
     _answers: ClassVar[dict[tuple[str, str], Callable[["Service", Frame, str], bytes]]] = {

@@ -12,7 +12,7 @@ import pytest
 
 from discoverd import store
 from discoverd.api import interfaces, properties, wire
-from discoverd.api.connection import BUS, BUS_PATH
+from discoverd.api.connection import BUS, BUS_PATH, RefusedError
 from discoverd.api.interfaces import (
     CONTROLLER,
     CONTROLLERS,
@@ -247,6 +247,19 @@ def test_plan_and_find(bus: Bus) -> None:
         for word in (ONE, unit_name(ONE), NQN.format(1)):
             assert await one.call(ROOT, MANAGER, "Find", "s", word, answer="ao") == [ONE_PATH]
         assert await one.call(ROOT, MANAGER, "Find", "s", "nonsense", answer="ao") == []
+
+    serve(bus, test)
+
+
+def test_part_of_several_nqns_is_refused_with_their_names(bus: Bus) -> None:
+    populate(bus, 3)
+
+    async def test(one: Client) -> None:
+        with pytest.raises(RefusedError, match="is a part of 3 NQNs") as caught:
+            await one.call(ROOT, MANAGER, "Find", "s", "example", answer="ao")
+        assert caught.value.name == interfaces.INVALID_ARGUMENTS
+        assert NQN.format(2) in str(caught.value)
+        assert await one.call(ROOT, MANAGER, "Find", "s", ONE, answer="ao") == [ONE_PATH]
 
     serve(bus, test)
 

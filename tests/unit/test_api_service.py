@@ -2,20 +2,28 @@
 """Whatever the bus hands on as a call, the service answers it, once, and goes on."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from discoverd.api import wire
+from discoverd.api import service, wire
 from discoverd.api.host import Host
 from discoverd.api.interfaces import (
+    CONTROLLER,
     CONTROLLERS,
+    FAILED,
+    MANAGER,
     OURS,
+    PEER,
     ROOT,
     STANDARD,
     SUBSYSTEM,
     SUBSYSTEMS,
+    UNKNOWN_OBJECT,
+    object_path,
 )
 from discoverd.api.service import Service
 from discoverd.api.tree import Tree
@@ -52,37 +60,79 @@ async def page(_: str) -> bytes:
     return b""
 
 
-async def ask(frames: list[Frame]) -> Connection:
-    async def room() -> None:
-        """There is room."""
+class Served:
+    """A service, what it knows, and what it says."""
 
-    connection: Any = Connection()
-    tree = Tree(lambda *_: None)
-    service = Service(tree, Host(tree, room, lambda *_: None, lambda _: None), page)
-    service.connect(connection)
-    tree.put(SUB, {SUBSYSTEM: {"NQN": "a", "Controllers": [], "Live": 0}})
+    def __init__(self) -> None:
+        self.connection = Connection()
+        self.tree = Tree(lambda *_: None)
+        self.host = Host(self.tree, self.connection.room, lambda *_: None, lambda _: None)
+        self.service = Service(self.tree, self.host, page)
+        connection: Any = self.connection
+        self.service.connect(connection)
+        self.tree.put(ROOT, {MANAGER: {}})
+
+    async def run(self, count: int) -> None:
+        """Have so many calls answered."""
+        running = asyncio.create_task(self.service.run())
+        for _ in range(2 * count + 10):
+            await asyncio.sleep(0)
+        assert not running.done()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await self.service.end()
+
+
+def call(path: str, interface: str, member: str, signature: str = "", body: bytes = b"", serial: int = 1) -> Frame:
+    fields: dict[int, Any] = {wire.PATH: path.encode(), wire.MEMBER: member.encode(), wire.SENDER: b":1.5"}
+    if interface:
+        fields[wire.INTERFACE] = interface.encode()
+    if signature:
+        fields[wire.SIGNATURE] = signature.encode()
+    return Frame(wire.CALL, 0, serial, fields, body, True)
+
+
+async def ask(frames: list[Frame]) -> Connection:
+    served = Served()
+    served.tree.put(SUB, {SUBSYSTEM: {"NQN": "a", "Controllers": [], "Live": 0}})
     for frame in frames:
-        service.hear(frame)
-    running = asyncio.create_task(service.run())
-    for _ in range(len(frames) + 5):
-        await asyncio.sleep(0)
-    assert not running.done()
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    await service.end()
-    found: Connection = connection
-    return found
+        served.service.hear(frame)
+    await served.run(len(frames))
+    return served.connection
 
 
 @settings(max_examples=100)
 @given(st.lists(st.tuples(PATHS, NAMES, MEMBERS, SIGNATURES, st.binary(max_size=40), st.booleans()), max_size=8))
 def test_every_call_has_one_answer(calls: list[tuple[str, str, str, str, bytes, bool]]) -> None:
-    frames = []
-    for number, (path, interface, member, signature, body, little) in enumerate(calls):
-        fields: dict[int, Any] = {wire.PATH: path.encode(), wire.MEMBER: member.encode(), wire.SENDER: b":1.5"}
-        if interface:
-            fields[wire.INTERFACE] = interface.encode()
-        if signature:
-            fields[wire.SIGNATURE] = signature.encode()
-        frames.append(Frame(wire.CALL, 0, number, fields, body, little))
+    frames = [
+        replace(call(path, interface, member, signature, body, number), little=little)
+        for number, (path, interface, member, signature, body, little) in enumerate(calls)
+    ]
     assert len(asyncio.run(ask(frames)).said) == len(frames)
+
+
+def test_fault_in_one_answer_leaves_nobody_else_without_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fault(*_: object) -> None:
+        raise ZeroDivisionError("not thought of")
+
+    monkeypatch.setattr(service, "matches", fault)
+    find = [call(ROOT, MANAGER, "Find", "s", wire.marshal("s", "x"), number) for number in range(2)]
+    said = asyncio.run(ask([find[0], call(SUB, PEER, "Ping"), find[1]])).said
+    assert [name for name, _ in said] == [FAILED, "", FAILED]
+    assert b"not thought of" in said[0][1]
+    assert len(caplog.records) == 1, "who has found it can have it logged once"
+
+
+def test_object_that_comes_between_hearing_and_answering_is_acted_on() -> None:
+    async def run() -> Served:
+        served = Served()
+        path = object_path(CONTROLLERS, "a")
+        served.service.hear(call(path, CONTROLLER, "Stop"))
+        served.tree.put(path, {CONTROLLER: {}})
+        await served.run(1)
+        return served
+
+    # The controller behind it is not there, which only the act itself finds out.
+    assert [name for name, _ in asyncio.run(run()).connection.said] == [UNKNOWN_OBJECT]
