@@ -22,6 +22,7 @@ from typing import Any
 from discoverd import exclusions, state
 from discoverd.api import connection as connections
 from discoverd.api.connection import BUS, BUS_PATH, Connection, RefusedError, connected
+from discoverd.api.exclusion import ExclusionError, Fields, written
 from discoverd.api.interfaces import ACCESS_DENIED, FAILED, INTERACTIVE_REQUIRED, INVALID_ARGUMENTS, NO_UNIT
 from discoverd.api.units import DAEMON, MANAGER, SYSTEMD_PATH
 from discoverd.api.wire import Frame, WireError
@@ -71,7 +72,7 @@ class Request:
     sender: str
     interactive: bool
     instance: str = ""
-    entries: tuple[str, ...] = ()
+    entries: tuple[Fields, ...] = ()
 
 
 def understand(line: bytes) -> Request:
@@ -83,9 +84,9 @@ def understand(line: bytes) -> Request:
             str(raw["sender"]),
             raw["interactive"] is True,
             str(raw.get("instance", "")),
-            tuple(map(str, raw.get("entries", ()))),
+            tuple({str(key): str(value) for key, value in entry.items()} for entry in raw.get("entries", ())),
         )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ActionError(INVALID_ARGUMENTS, f"the request makes no sense: {error!r}") from None
     known = request.verb in (_RELOAD, _EXCLUDE, _UNEXCLUDE)
     if not known and (request.verb not in _UNIT_VERBS or not state.valid_instance(request.instance)):
@@ -98,7 +99,10 @@ def understand(line: bytes) -> Request:
 async def carry_out(request: Request) -> dict[str, Any]:
     """Do what is asked for, if the caller may. Raises ActionError."""
     if request.verb in (_EXCLUDE, _UNEXCLUDE):
-        entries = [_sound(entry) for entry in request.entries]
+        try:
+            entries = [written(entry) for entry in request.entries]
+        except ExclusionError as error:
+            raise ActionError(INVALID_ARGUMENTS, str(error)) from None
         await _authorise(request, MANAGE_UNIT_FILES, {})
         edit = _exclude if request.verb == _EXCLUDE else _unexclude
         return {"places": await asyncio.to_thread(edit, entries)}
@@ -186,15 +190,6 @@ async def _systemd() -> AsyncIterator[Connection]:
 
 def _nobody(_: Frame) -> None:
     """Nobody calls this process, and it listens to no signal."""
-
-
-def _sound(entry: str) -> str:
-    """Return an exclusion as it is written into a list. Raises ActionError for one that could exclude nothing."""
-    fields, sentence = exclusions.understand(entry)
-    if sentence or not fields:
-        raise ActionError(INVALID_ARGUMENTS, f"{exclusions.printable(entry)}: {sentence}")
-    # From its fields: white space between them, a line break among it, has no place in a list.
-    return ";".join(f"{key}={value}" for key, value in fields.items())
 
 
 def _exclude(entries: list[str]) -> list[str]:

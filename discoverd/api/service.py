@@ -12,8 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from discoverd import exclusions
-from discoverd.api import interfaces, log_page, properties, wire
+from discoverd.api import exclusion, interfaces, log_page, properties, wire
 from discoverd.api.actions import Actions, RefusalError
 from discoverd.api.callers import Callers
 from discoverd.api.connection import Connection
@@ -38,7 +37,7 @@ from discoverd.api.wire import Frame
 from discoverd.cli.choose import matches
 from discoverd.cli.exits import CliError
 from discoverd.cli.overview import Controller
-from discoverd.kernel.controllers import DISCOVERY_NQN, canonical_nqn, same_address
+from discoverd.kernel.controllers import canonical_nqn, same_address
 from discoverd.supervisor.loop_turn import LoopTurn
 
 log = logging.getLogger("discoverd.api")
@@ -51,8 +50,6 @@ PAGES_KEPT = 4
 _REFUSALS_MAX = 64
 _REFUSALS_SECONDS = 0.25
 _WORD_MAX = 512
-# What says which controller an exclusion is about, and nothing of this host's identity.
-_EXCLUSION = ("transport", "traddr", "trsvcid", "nqn", "host-iface")
 
 
 class Service:
@@ -339,20 +336,14 @@ class Service:
             )
         return {"verb": verb, "instance": one.name}
 
-    def _exclusion(self, word: str) -> str:
+    def _exclusion(self, word: str) -> exclusion.Fields:
         """Return the exclusion that a word means: one as it is, an NQN, or a controller's instance. Raises
         RefusalError."""
-        for one in self._host.controllers.values():
-            if one.name == word:
-                transport, address, service, nqn, interface, _ = properties.target(one)
-                fields = zip(_EXCLUSION, (transport, address, service, nqn, interface), strict=True)
-                return ";".join(f"{key}={value}" for key, value in fields if value)
-        if word.startswith("nqn.") and word != DISCOVERY_NQN and "=" not in word:
-            word = f"nqn={word}"
-        fields_of, sentence = exclusions.understand(word)
-        if sentence or not fields_of:
-            raise RefusalError(interfaces.INVALID_ARGUMENTS, f"{exclusions.printable(word)}: {sentence}")
-        return word
+        one = next((one for one in self._host.controllers.values() if one.name == word), None)
+        try:
+            return exclusion.of_target(*properties.target(one)[:5]) if one else exclusion.of_word(word)
+        except exclusion.ExclusionError as error:
+            raise RefusalError(interfaces.INVALID_ARGUMENTS, str(error)) from None
 
 
 def _machine() -> str:

@@ -374,12 +374,24 @@ def test_actions_are_handed_on_with_their_caller(bus: Bus) -> None:
         places = await one.call(ROOT, MANAGER, "Exclude", "as", words, answer="as")
         assert places == ["/etc/nvme/exclusions.conf:9"]
         assert bus.asked.pop()["entries"] == [
-            f"transport=tcp;traddr=192.0.2.2;trsvcid=4420;nqn={NQN.format(1)}",
-            f"nqn={NQN.format(2)}",
-            "transport=tcp;traddr=192.0.2.9",
+            {"transport": "tcp", "traddr": "192.0.2.2", "trsvcid": "4420", "nqn": NQN.format(1)},
+            {"nqn": NQN.format(2)},
+            {"transport": "tcp", "traddr": "192.0.2.9"},
         ]
         bus.answers = {"error": interfaces.ACCESS_DENIED, "text": "polkit does not allow this"}
         assert await refused(one.call(ONE_PATH, CONTROLLER, "Stop", answer="o")) == interfaces.ACCESS_DENIED
+
+    serve(bus, test)
+
+
+def test_controller_that_only_has_a_unit_excludes_no_others(bus: Bus) -> None:
+    populate(bus, 1)
+    bus.systemd.active[unit_name(instance(9))] = "failed"
+
+    async def test(one: Client) -> None:
+        work = one.call(ROOT, MANAGER, "Exclude", "as", [instance(9)], answer="as")
+        assert await refused(work) == interfaces.INVALID_ARGUMENTS
+        assert bus.asked == []
 
     serve(bus, test)
 

@@ -153,7 +153,7 @@ def test_who_may_not_gets_nothing_done(bus: Bus, verb: str) -> None:
     async def run() -> None:
         async with host() as one:
             one.polkit.answers = {0: (False, False), 1: (False, False)}
-            answer = await one.ask(verb, True, instance=ONE, entries=["nqn=nqn.2024-08.com.example:x"])
+            answer = await one.ask(verb, True, instance=ONE, entries=[{"nqn": "nqn.2024-08.com.example:x"}])
             assert answer["error"] == interfaces.ACCESS_DENIED
             assert one.manager.calls == []
             assert len(one.polkit.asked) == 1, "who is refused outright is asked for no password"
@@ -242,12 +242,15 @@ def test_errors_of_systemd_are_handed_on(bus: Bus) -> None:
 @needs_bus
 @pytest.mark.usefixtures("somebody")
 def test_exclusions_are_written_and_taken_out(bus: Bus) -> None:
-    entry = "transport=tcp; traddr=192.0.2.1"
     main = Path(bus.folder, "etc/exclusions.conf")
 
     async def run() -> None:
         async with host() as one:
-            answer = await one.ask("exclude", entries=[entry, "nqn=nqn.2024-08.com.example:x;\n;transport=tcp"])
+            entries = [
+                {"transport": "tcp", "traddr": "192.0.2.1"},
+                {"nqn": "nqn.2024-08.com.example:x", "transport": "tcp"},
+            ]
+            answer = await one.ask("exclude", entries=entries)
             assert len(answer["places"]) == 2
             assert {asked[1] for asked in one.polkit.asked} == {MANAGE_UNIT_FILES}
             lines = (await asyncio.to_thread(main.read_text)).splitlines()
@@ -255,8 +258,11 @@ def test_exclusions_are_written_and_taken_out(bus: Bus) -> None:
                 "exclusion = transport=tcp;traddr=192.0.2.1",
                 "exclusion = nqn=nqn.2024-08.com.example:x;transport=tcp",
             ]
-            assert (await one.ask("exclude", entries=["nonsense"]))["error"] == interfaces.INVALID_ARGUMENTS
-            answer = await one.ask("unexclude", entries=["traddr=192.0.2.1;transport=tcp"])
+            for nonsense in ("nonsense", {}, {"nqn": "nqn.a;nqn=nqn.b"}, {"nqn": "nqn.a\n"}):
+                answer = await one.ask("exclude", entries=[nonsense])
+                assert answer["error"] == interfaces.INVALID_ARGUMENTS
+            assert await asyncio.to_thread(main.read_text) == "\n".join([*lines, ""])
+            answer = await one.ask("unexclude", entries=[{"traddr": "192.0.2.1", "transport": "tcp"}])
             assert len(answer["places"]) == 1
             assert "192.0.2.1" not in await asyncio.to_thread(main.read_text)
 
