@@ -4,71 +4,79 @@ requests, or the passwords that he is asked for, keep another user waiting.
 """
 
 import asyncio
+import contextlib
 import json
-from collections import Counter, OrderedDict, defaultdict
+from collections.abc import AsyncIterator
 from typing import Any
 
-from discoverd.api.connection import BUS, BUS_PATH, Connection, LostError, RefusedError
-from discoverd.api.interfaces import ACCESS_DENIED, FAILED, LIMITS_EXCEEDED
-from discoverd.api.wire import WireError
+from discoverd.api.interfaces import ACCESS_DENIED, FAILED, INTERACTIVE_REQUIRED
+from discoverd.api.refusal import RefusalError
 
 SOCKET = "/run/discoverd-api-action"
 SOCKET_UNIT = "discoverd-api-action.socket"
-# Of one user so many are under way, and wait.
+# Of one user so many are under way.
 AT_ONCE = 4
-WAITING_MAX = 64
+# Each request has a process of root's started before anybody can be asked about it. So the place of one that was not
+# allowed stays taken for a while, twice as long each time in a row.
+PAUSE_SECONDS = 1.0
+PAUSE_SECONDS_MAX = 10.0
 # Longer than polkit and systemd together are waited for.
 TIMEOUT_SECONDS = 400
 _ANSWER_BYTES_MAX = 1 << 20
-_USERS_MAX = 1024
+_NOT_ALLOWED = (ACCESS_DENIED, INTERACTIVE_REQUIRED)
 
 
-class RefusalError(Exception):
-    """A call that is answered with an error; ``name`` is the error's."""
+class _Places:
+    """A user's places, how many have one or wait for one, and how long the last one that was not allowed keeps his."""
 
-    def __init__(self, name: str, text: str) -> None:
-        super().__init__(text)
-        self.name = name
+    def __init__(self) -> None:
+        self.free = asyncio.Semaphore(AT_ONCE)
+        self.users = 0
+        self.pause = 0.0
 
 
 class Actions:
-    """Knows whose connections are whose, and how many requests of each user wait."""
+    """The places of each user."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        # A name on the bus is never given to another connection.
-        self._users: OrderedDict[str, int] = OrderedDict()
-        self._turns: defaultdict[int, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONCE))
-        self._waiting: Counter[int] = Counter()
+    def __init__(self) -> None:
+        self._places: dict[int, _Places] = {}
+
+    @contextlib.asynccontextmanager
+    async def turn(self, user: int) -> AsyncIterator[None]:
+        """Have one of a user's places. A RefusalError that says that he may not keeps it for a while."""
+        places = self._places.setdefault(user, _Places())
+        places.users += 1
+        pause = 0.0
+        try:
+            await places.free.acquire()
+        except BaseException:
+            self._leave(user, places)
+            raise
+        try:
+            yield
+            places.pause = 0.0
+        except RefusalError as error:
+            if error.name in _NOT_ALLOWED:
+                pause = places.pause = min(max(2 * places.pause, PAUSE_SECONDS), PAUSE_SECONDS_MAX)
+            raise
+        finally:
+            if pause:
+                asyncio.get_running_loop().call_later(pause, self._release, user, places)
+            else:
+                self._release(user, places)
+
+    def _release(self, user: int, places: _Places) -> None:
+        places.free.release()
+        self._leave(user, places)
+
+    def _leave(self, user: int, places: _Places) -> None:
+        places.users -= 1
+        if not places.users:
+            del self._places[user]
 
     async def ask(self, sender: str, interactive: bool, verb: str, **what: Any) -> dict[str, Any]:
-        """Have something done for a caller; return what came of it. Raises RefusalError."""
-        user = await self._user(sender)
-        if self._waiting[user] >= WAITING_MAX:
-            raise RefusalError(LIMITS_EXCEEDED, f"{WAITING_MAX} requests of user {user} wait already; wait for these")
-        self._waiting[user] += 1
-        try:
-            async with self._turns[user]:
-                return await _hand_on({"verb": verb, "sender": sender, "interactive": interactive, **what})
-        finally:
-            self._waiting[user] -= 1
-            if not self._waiting[user]:
-                del self._waiting[user], self._turns[user]
-
-    async def _user(self, sender: str) -> int:
-        if sender not in self._users:
-            try:
-                (user,) = await self._connection.call(
-                    BUS, BUS_PATH, BUS, "GetConnectionUnixUser", "s", sender, answer="u"
-                )
-            except RefusedError:
-                raise RefusalError(ACCESS_DENIED, "whoever asked has left the bus") from None
-            except (TimeoutError, LostError, WireError) as error:
-                raise RefusalError(FAILED, f"the bus does not say who asks: {error}; try again") from None
-            self._users[sender] = user
-            if len(self._users) > _USERS_MAX:
-                self._users.popitem(last=False)
-        return self._users[sender]
+        """Have something done for a caller who has a place; return what came of it. Raises RefusalError."""
+        return await _hand_on({"verb": verb, "sender": sender, "interactive": interactive, **what})
 
 
 async def _hand_on(request: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 from discoverd.api import wire
 from discoverd.api.frames import FrameError, Frames
 from discoverd.api.wire import Frame
+from discoverd.config.errors import printable
 
 SYSTEM_BUS = "/run/dbus/system_bus_socket"
 BUS, BUS_PATH = "org.freedesktop.DBus", "/org/freedesktop/DBus"
@@ -30,6 +31,8 @@ WRITE_BYTES = 1 << 20
 ROOM_BYTES = 1 << 20
 # Beyond this something is wrong with the bus, or with us: what waits is thrown away, and the connection with it.
 WAITING_BYTES_MAX = 1 << 26
+# Errors quote what callers have said, who may say much, and have it answered often.
+TEXT_BYTES_MAX = 1 << 10
 _PIECES = 64
 _LINE_MAX = 512
 
@@ -165,14 +168,14 @@ class Connection:
             self.send(wire.ANSWER, fields, signature, body, wire.NO_REPLY)
 
     def refuse(self, call: Frame, name: str, text: str) -> None:
-        """Answer a call with an error."""
+        """Answer a call with an error. Of its text only the beginning is told."""
         if not call.flags & wire.NO_REPLY:
             fields = {
                 wire.REPLY_SERIAL: call.serial,
                 wire.DESTINATION: call.text(wire.SENDER),
                 wire.ERROR_NAME: name,
             }
-            self.send(wire.ERROR, fields, "s", wire.marshal("s", text), wire.NO_REPLY)
+            self.send(wire.ERROR, fields, "s", wire.marshal("s", _short(text)), wire.NO_REPLY)
 
     def signal(self, path: str, interface: str, member: str, signature: str, body: bytes) -> None:
         """Send a signal to whoever has subscribed to it."""
@@ -281,3 +284,8 @@ class Connection:
                 self._on_signal(frame)
             elif (future := self._asked.get(frame.fields.get(wire.REPLY_SERIAL, 0))) and not future.done():
                 future.set_result(frame)
+
+
+def _short(text: str) -> str:
+    """Return the beginning of a text, as the bus takes it: a message that is not as specified ends a connection."""
+    return printable(text[:TEXT_BYTES_MAX]).encode()[:TEXT_BYTES_MAX].decode("utf-8", "ignore")

@@ -4,6 +4,7 @@
 from collections.abc import Mapping
 
 from discoverd import exclusions
+from discoverd.config.errors import quote
 from discoverd.tid import DISCOVERY_NQN, TidError, check_peer_nqn
 
 Fields = dict[str, str]
@@ -18,11 +19,9 @@ def written(fields: Mapping[str, str]) -> str:
     text = ";".join(f"{key}={value}" for key, value in fields.items())
     understood, sentence = exclusions.understand(text)
     if sentence:
-        raise ExclusionError(f"{exclusions.printable(text)}: {sentence}")
+        raise ExclusionError(f"{quote(text)}: {sentence}")
     if understood != fields:
-        raise ExclusionError(
-            f"{exclusions.printable(text)} cannot be an exclusion; exclude its address instead: traddr=ADDRESS"
-        )
+        raise ExclusionError(f"{quote(text)} cannot be an exclusion; exclude its address instead: traddr=ADDRESS")
     return text
 
 
@@ -36,7 +35,7 @@ def of_word(word: str) -> Fields:
     else:
         fields, sentence = exclusions.understand(word)
         if sentence or not fields:
-            raise ExclusionError(f"{exclusions.printable(word)}: {sentence}")
+            raise ExclusionError(f"{quote(word)}: {sentence}")
     written(fields)
     return fields
 

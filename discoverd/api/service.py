@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The service on the bus: calls are checked against interfaces.py, and answered in turn.
 
-What reads is answered one caller after the other, and only while the bus takes what it is sent. What acts has nothing
+What reads is answered one user after the other, and only while the bus takes what it is sent. What acts has nothing
 to do with that: it is handed on at once, so that nobody who asks for all in a loop keeps a stop waiting.
 """
 
 import asyncio
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from discoverd.api import exclusion, interfaces, log_page, properties, wire
-from discoverd.api.actions import Actions, RefusalError
+from discoverd.api.actions import Actions
+from discoverd.api.budget import Budget
 from discoverd.api.callers import Callers
 from discoverd.api.connection import Connection
 from discoverd.api.feed import FeedError
@@ -32,7 +33,9 @@ from discoverd.api.interfaces import (
     Interface,
     Method,
 )
+from discoverd.api.refusal import RefusalError
 from discoverd.api.tree import Tree
+from discoverd.api.users import Users
 from discoverd.api.wire import Frame
 from discoverd.cli.choose import matches
 from discoverd.cli.exits import CliError
@@ -42,7 +45,7 @@ from discoverd.supervisor.loop_turn import LoopTurn
 
 log = logging.getLogger("discoverd.api")
 
-# Of one caller so many actions and log pages are under way; log pages of all together so many.
+# Of one user so many actions wait or are under way, and as many log pages; log pages of all together so many.
 UNDER_WAY_MAX = 64
 PAGES_AT_ONCE = 2
 PAGES_KEPT = 4
@@ -50,6 +53,7 @@ PAGES_KEPT = 4
 _REFUSALS_MAX = 64
 _REFUSALS_SECONDS = 0.25
 _WORD_MAX = 512
+_TOO_MUCH = "wait for the answers to what you have asked before"
 
 
 class Service:
@@ -61,61 +65,97 @@ class Service:
         self._page = page
         self._callers = Callers()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._under_way: Counter[str] = Counter()
+        # Those whose users the bus is asked for.
+        self._asking: set[str] = set()
+        # By user, and whether it acts.
+        self._under_way: Counter[tuple[int, bool]] = Counter()
         self._pages = asyncio.Semaphore(PAGES_AT_ONCE)
         # By instance, what answers were made from, and their bodies.
         self._kept: OrderedDict[str, tuple[bytes, object, bytes]] = OrderedDict()
         self._plan: tuple[object, bytes] = (None, b"")
         self._refused, self._refused_since = 0, 0.0
         self._faults: set[str] = set()
+        self._budget = Budget()
+        self._actions = Actions()
 
     def connect(self, connection: Connection) -> None:
         """Use this connection; before the first call is heard."""
         self._connection = connection
-        self._actions = Actions(connection)
+        self._users = Users(connection)
 
     def hear(self, call: Frame) -> None:
         """Take a call."""
+        sender = call.text(wire.SENDER)
+        user = self._users.known(sender)
+        if user is not None:
+            self._take(call, user)
+        elif not self._callers.put(call, None):
+            self._refuse_some(call, _TOO_MUCH)
+        elif sender not in self._asking:
+            self._asking.add(sender)
+            self._go_on(self._learn(sender))
+
+    async def _learn(self, sender: str) -> None:
+        """Find out whose a connection is, and take what has waited for that."""
+        try:
+            user = await self._users.ask(sender)
+        except RefusalError as error:
+            for call in self._callers.leave(sender.encode()):
+                self._refuse_some(call, str(error), error.name)
+        else:
+            for call in self._callers.leave(sender.encode()):
+                self._take(call, user)
+        finally:
+            self._asking.discard(sender)
+
+    def _take(self, call: Frame, user: int) -> None:
         found = self._lookup(call)
         if found and found[1].acts:
-            self._begin(call, self._act(call, found[1]))
-        elif not self._callers.put(call):
-            self._refuse_some(call, "wait for the answers to what you have asked before")
+            self._begin(call, user, found[1], self._act(call, user, found[1]))
+        elif not self._callers.put(call, user):
+            self._refuse_some(call, _TOO_MUCH)
 
-    def _refuse_some(self, call: Frame, text: str) -> None:
+    def _refuse_some(self, call: Frame, text: str, name: str = interfaces.LIMITS_EXCEEDED) -> None:
         """Say that it was too much, unless that itself becomes too much."""
         now = asyncio.get_running_loop().time()
         if now >= self._refused_since + _REFUSALS_SECONDS:
             self._refused, self._refused_since = 0, now
         self._refused += 1
         if self._refused <= _REFUSALS_MAX:
-            self._connection.refuse(call, interfaces.LIMITS_EXCEEDED, text)
+            self._connection.refuse(call, name, text)
 
-    def _begin(self, call: Frame, work: Coroutine[Any, Any, None]) -> None:
-        """Have something done beside the calls that are answered at once, within each caller's limit."""
-        sender = call.text(wire.SENDER)
-        if self._under_way[sender] >= UNDER_WAY_MAX:
+    def _begin(self, call: Frame, user: int, method: Method, work: Coroutine[Any, Any, bytes]) -> None:
+        """Have an answer made beside those that are made at once, within each user's limit."""
+        kind = (user, method.acts)
+        if self._under_way[kind] >= UNDER_WAY_MAX:
             work.close()
-            self._refuse_some(call, f"{UNDER_WAY_MAX} of your calls are under way; wait for these")
+            self._refuse_some(call, f"{UNDER_WAY_MAX} calls of user {user} wait already; wait for these")
             return
-        self._under_way[sender] += 1
-        task = asyncio.ensure_future(self._finish(call, sender, work))
+        self._under_way[kind] += 1
+        self._go_on(self._finish(call, user, method, work))
+
+    def _go_on(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _finish(self, call: Frame, sender: str, work: Coroutine[Any, Any, None]) -> None:
+    async def _finish(self, call: Frame, user: int, method: Method, work: Coroutine[Any, Any, bytes]) -> None:
+        kind = (user, method.acts)
         try:
-            await work
-        except RefusalError as error:
-            self._connection.refuse(call, error.name, str(error))
+            try:
+                body = await work
+            except Exception as error:
+                await self._connection.room()
+                self._refuse(call, error)
+            else:
+                await self._connection.room()
+                self._give(call, user, method, body)
         except ConnectionError:
             pass  # The bus has gone, and whoever asked with it.
-        except Exception as error:
-            self._fail(call, error)
         finally:
-            self._under_way[sender] -= 1
-            if not self._under_way[sender]:
-                del self._under_way[sender]
+            self._under_way[kind] -= 1
+            if not self._under_way[kind]:
+                del self._under_way[kind]
 
     async def end(self) -> None:
         """Give up what is under way; what was handed on goes on."""
@@ -128,9 +168,13 @@ class Service:
         while True:
             await self._callers.wait()
             turn = LoopTurn(TURN_SECONDS)
-            while call := self._callers.take():
+            while taken := self._callers.take():
                 await self._connection.room()
-                self._answer(call)
+                user, call = taken
+                try:
+                    self._answer(call, user)
+                except Exception as error:
+                    self._refuse(call, error)
                 await turn.end_if_long()
 
     # Calls that are answered at once -----------------------------------------------------------------------
@@ -148,41 +192,50 @@ class Service:
                 return interface, method
         return None
 
-    def _answer(self, call: Frame) -> None:
+    def _answer(self, call: Frame, user: int) -> None:
         path = call.text(wire.PATH)
-        try:
-            found = self._lookup(call)
-            if found is None or (path not in self._tree and found[0].name != PEER):
-                raise self._unknown(call)
-            interface, method = found
-            if call.text(wire.SIGNATURE) != method.signature:
-                text = f"{method.name} takes {method.signature or 'nothing'!r}"
-                raise RefusalError(interfaces.INVALID_ARGUMENTS, text)
-            if method.acts:
-                # Its object was not there yet when it was heard.
-                self._begin(call, self._act(call, method))
-                return
-            if interface.name == DISCOVERY:
-                self._begin(call, self._log_page(call))
-                return
-            body = self._answers[interface.name, method.name](self, call, path)
-        except wire.WireError as error:
-            self._connection.refuse(call, interfaces.INVALID_ARGUMENTS, str(error))
-        except RefusalError as error:
-            self._connection.refuse(call, error.name, str(error))
-        except Exception as error:
-            self._fail(call, error)
-        else:
-            self._connection.answer(call, method.answer, body)
+        found = self._lookup(call)
+        if found is None or (path not in self._tree and found[0].name != PEER):
+            raise self._unknown(call)
+        interface, method = found
+        if method.acts:
+            # Its object was not there yet when it was heard.
+            self._begin(call, user, method, self._act(call, user, method))
+            return
+        if call.text(wire.SIGNATURE) != method.signature:
+            raise RefusalError(interfaces.INVALID_ARGUMENTS, f"{method.name} takes {method.signature or 'nothing'!r}")
+        if interface.name == DISCOVERY:
+            self._begin(call, user, method, self._log_page(call))
+            return
+        self._give(call, user, method, self._answers[interface.name, method.name](self, call, path))
 
-    def _fail(self, call: Frame, error: Exception) -> None:
-        """Answer a call that met a fault of ours, whatever it is: it is no reason to leave others without answers."""
-        what = f"{call.text(wire.MEMBER)}: {error!r}"
-        # Once, because whoever has found such a call can make it again and again.
-        if (known := f"{call.text(wire.MEMBER)} {type(error).__name__}") not in self._faults:
-            self._faults.add(known)
-            log.error("cannot answer %s; please report this", what, exc_info=error)
-        self._connection.refuse(call, interfaces.FAILED, f"{what}; see: journalctl -u discoverd-api.service")
+    def _give(self, call: Frame, user: int, method: Method, body: bytes) -> None:
+        """Answer a call, if its user has not been sent too much already."""
+        if self._budget.spend(user, len(body), asyncio.get_running_loop().time()):
+            self._connection.answer(call, method.answer, body)
+        else:
+            self._connection.refuse(
+                call,
+                interfaces.LIMITS_EXCEEDED,
+                f"the connections of user {user} have been sent too much lately; ask less often, and have signals tell "
+                "what changes",
+            )
+
+    def _refuse(self, call: Frame, error: Exception) -> None:
+        """Answer a call with an error. A fault of ours is one, and no reason to leave others without answers."""
+        if isinstance(error, RefusalError):
+            self._connection.refuse(call, error.name, str(error))
+        elif isinstance(error, wire.WireError):
+            self._connection.refuse(call, interfaces.INVALID_ARGUMENTS, str(error))
+        elif isinstance(error, ConnectionError):
+            raise error
+        else:
+            what = f"{call.text(wire.MEMBER)}: {error!r}"
+            # Once, because whoever has found such a call can make it again and again.
+            if (known := f"{call.text(wire.MEMBER)} {type(error).__name__}") not in self._faults:
+                self._faults.add(known)
+                log.error("cannot answer %s; please report this", what, exc_info=error)
+            self._connection.refuse(call, interfaces.FAILED, f"{what}; see: journalctl -u discoverd-api.service")
 
     def _unknown(self, call: Frame) -> RefusalError:
         path, wanted, member = call.text(wire.PATH), call.text(wire.INTERFACE), call.text(wire.MEMBER)
@@ -255,8 +308,8 @@ class Service:
 
     # Calls that take longer --------------------------------------------------------------------------------
 
-    async def _log_page(self, call: Frame) -> None:
-        """Answer LogPage."""
+    async def _log_page(self, call: Frame) -> bytes:
+        """Return what answers LogPage."""
         one = self._controller(call)
         async with self._pages:
             try:
@@ -275,9 +328,7 @@ class Service:
                 self._kept[one.name] = (data, found, body)
                 if len(self._kept) > PAGES_KEPT:
                     self._kept.popitem(last=False)
-            await self._connection.room()
-            method = OURS[DISCOVERY].methods[0]
-            self._connection.answer(call, method.answer, body)
+            return body
 
     async def _page_body(self, head: log_page.Head, page: bytes, found: Mapping[str, Controller]) -> bytes:
         at: dict[tuple[str, str, str], list[tuple[str, Controller]]] = {}
@@ -304,23 +355,27 @@ class Service:
             raise RefusalError(interfaces.UNKNOWN_OBJECT, f"{call.text(wire.PATH)} is no more")
         return one
 
-    async def _act(self, call: Frame, method: Method) -> None:
-        """Hand on a call that has something done, and answer with what came of it."""
-        try:
+    async def _act(self, call: Frame, user: int, method: Method) -> bytes:
+        """Hand on a call that has something done, and return what answers it."""
+        sender, interactive = call.text(wire.SENDER), bool(call.flags & wire.INTERACTIVE)
+        async with self._actions.turn(user):
+            # Not before: to understand them is work that each user has a share of.
             values = call.values(method.signature)
-        except wire.WireError as error:
-            raise RefusalError(interfaces.INVALID_ARGUMENTS, str(error)) from None
-        interactive = bool(call.flags & wire.INTERACTIVE)
-        sender = call.text(wire.SENDER)
-        if method.name in ("Exclude", "Unexclude"):
-            entries = [self._exclusion(word) for word in values[0]]
-            done = await self._actions.ask(sender, interactive, method.name.lower(), entries=entries)
-            body = wire.marshal("as", [str(place) for place in done.get("places", ())])
-        else:
+            if method.name in ("Exclude", "Unexclude"):
+                entries = await self._exclusions(values[0])
+                done = await self._actions.ask(sender, interactive, method.name.lower(), entries=entries)
+                return wire.marshal("as", [str(place) for place in done.get("places", ())])
             what = self._unit_verb(call, method) if method.name != "Reload" else {"verb": "reload"}
             done = await self._actions.ask(sender, interactive, **what)
-            body = wire.marshal("o", str(done.get("job", NO_OBJECT)))
-        self._connection.answer(call, method.answer, body)
+            return wire.marshal("o", str(done.get("job", NO_OBJECT)))
+
+    async def _exclusions(self, words: Iterable[str]) -> list[exclusion.Fields]:
+        turn = LoopTurn(TURN_SECONDS)
+        found = []
+        for word in words:
+            found.append(self._exclusion(word))
+            await turn.end_if_long()
+        return found
 
     def _unit_verb(self, call: Frame, method: Method) -> dict[str, Any]:
         """Return what is to be done with a controller's unit. Raises RefusalError where there is none."""

@@ -12,7 +12,7 @@ import pytest
 
 from discoverd import store
 from discoverd.api import interfaces, properties, wire
-from discoverd.api.connection import BUS, BUS_PATH, RefusedError
+from discoverd.api.connection import BUS, BUS_PATH, TEXT_BYTES_MAX, RefusedError
 from discoverd.api.interfaces import (
     CONTROLLER,
     CONTROLLERS,
@@ -344,6 +344,23 @@ def test_what_there_is_not_has_an_error(
 
     async def test(one: Client) -> None:
         assert await refused(one.call(path, interface, member, *values)) == error
+
+    serve(bus, test)
+
+
+def test_error_quotes_only_the_beginning_of_what_was_said(bus: Bus) -> None:
+    populate(bus, 1)
+
+    async def test(one: Client) -> None:
+        for word in ("nqn=" + "\x01" * 8000, "é\x01" * 8000, "nqn." + "x" * 8000):
+            with pytest.raises(RefusedError) as caught:
+                await one.call(ROOT, MANAGER, "Exclude", "as", [word], answer="as")
+            assert caught.value.name == interfaces.INVALID_ARGUMENTS
+            assert len(str(caught.value)) < 500
+        path = f"{CONTROLLERS}/{'x' * 8000}"
+        with pytest.raises(RefusedError) as caught:
+            await one.call(path, CONTROLLER, "Stop")
+        assert len(str(caught.value)) == TEXT_BYTES_MAX
 
     serve(bus, test)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from discoverd.api import action, actions, callers, connection, feed, frames, interfaces
+from discoverd.api import action, actions, budget, callers, connection, feed, frames, interfaces, service
 
 from . import named_tests
 
@@ -72,6 +72,10 @@ def test_limits_are_those_of_the_code() -> None:
     assert f"{connection.READ_BYTES >> 10} KiB in a turn" in text
     assert f"more than {frames.CALL_BYTES_MAX >> 10} KiB" in text
     assert f"{callers.CALLS_MAX:,} wait, of all together {callers.BYTES_MAX >> 20} MiB" in text
-    assert f"{actions.WAITING_MAX} wait at most" in text
+    assert f"{service.UNDER_WAY_MAX} wait at most" in text
     assert actions.AT_ONCE == 4
+    assert f"for {actions.PAUSE_SECONDS:.0f} s, and up to {actions.PAUSE_SECONDS_MAX:.0f} s" in text
+    assert f"larger than {budget.LARGE_BYTES >> 10} KiB" in text
+    assert f"{budget.BYTES_MAX >> 20} MiB at once and {budget.BYTES_PER_SECOND >> 10} KiB in a second" in text
+    assert f"{connection.TEXT_BYTES_MAX >> 10} KiB of text" in text
     assert f"less than {connection.ROOM_BYTES >> 20} MiB waits for the bus" in text

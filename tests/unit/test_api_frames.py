@@ -95,33 +95,60 @@ def test_array_of_pieces_is_what_it_is_in_one(values: list[Any], before: str) ->
     assert wire.array(pieces) == wire.marshal("a(stas)", values)
 
 
-def test_each_caller_has_a_turn() -> None:
-    waiting = Callers()
-    for number in range(3):
-        for sender in (":1.1", ":1.1", ":1.2", ":1.3")[: 4 - number]:
-            assert waiting.put(call(sender))
+def taken(waiting: Callers) -> list[str]:
+    """Return the senders of all that waits, in their turns."""
     order = []
     while (one := waiting.take()) is not None:
-        order.append(one.text(wire.SENDER))
-    assert order[:3] == [":1.1", ":1.2", ":1.3"]
-    assert order[-3:] == [":1.1"] * 3
+        order.append(one[1].text(wire.SENDER))
+    return order
+
+
+def test_each_user_and_of_his_each_connection_has_a_turn() -> None:
+    waiting = Callers()
+    users = {":1.1": 1000, ":1.2": 1000, ":1.3": 1001}
+    for sender in (":1.1", ":1.1", ":1.1", ":1.2", ":1.3", ":1.3"):
+        assert waiting.put(call(sender), users[sender])
+    assert taken(waiting) == [":1.1", ":1.3", ":1.2", ":1.3", ":1.1", ":1.1"]
     assert waiting._bytes == 0
     assert not waiting._sizes
 
 
-def test_who_has_too_much_waiting_is_refused_and_nobody_else() -> None:
+def test_call_whose_user_is_not_known_has_no_turn_yet() -> None:
     waiting = Callers()
-    assert sum(waiting.put(call(USER)) for _ in range(2000)) == callers.CALLS_MAX
-    assert waiting.put(call(SYSTEMD))
+    assert waiting.put(call(":1.1"), None)
+    assert taken(waiting) == []
+    assert [one.text(wire.SENDER) for one in waiting.leave(b":1.1")] == [":1.1"]
+    assert waiting.leave(b":1.1") == []
+    assert waiting._bytes == 0
+    assert not waiting._sizes
 
 
-def test_many_who_have_much_waiting_do_not_keep_out_another() -> None:
+@pytest.mark.parametrize("user", [1000, None])
+def test_who_has_too_much_waiting_is_refused_and_nobody_else(user: int | None) -> None:
+    waiting = Callers()
+    assert sum(waiting.put(call(USER), user) for _ in range(2000)) == callers.CALLS_MAX
+    assert waiting.put(call(SYSTEMD), 0)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_many_who_have_much_waiting_do_not_keep_out_another(known: bool) -> None:
     waiting = Callers()
     for number in range(2000):
         for _ in range(20):
-            waiting.put(call(f":1.{number}", 1 << 12))
+            waiting.put(call(f":1.{number}", 1 << 12), 1000 + number if known else None)
     assert waiting._bytes < 4 * callers.BYTES_MAX
-    assert waiting.put(call(":2.1", 100))
+    assert waiting.put(call(":2.1", 100), 0)
+
+
+def test_connections_of_one_user_share_what_he_may_have_waiting() -> None:
+    waiting = Callers()
+    assert waiting.put(call(":1.0", 100), 1000)
+    assert waiting.put(call(":2.0", 100), 1001)
+    for number in range(1000):
+        for _ in range(20):
+            waiting.put(call(f":1.{number}", 1 << 12), 1000)
+    assert waiting._bytes <= callers.BYTES_MAX
+    assert sum(waiting.put(call(f":2.{number}", 1 << 12), 1001) for number in range(2000)) > 500
 
 
 @given(st.text(max_size=30), st.text(max_size=30))

@@ -12,7 +12,7 @@ import socket
 import pytest
 
 from discoverd.api import connection as connections
-from discoverd.api import interfaces, main, wire
+from discoverd.api import interfaces, main, users, wire
 from discoverd.api.connection import Connection, RefusedError
 from discoverd.api.interfaces import CONTROLLER, CONTROLLERS, NAME, OBJECT_MANAGER, PEER, ROOT, object_path
 
@@ -187,6 +187,27 @@ def test_flood_of_small_calls_keeps_nobody_waiting(some: Bus) -> None:
     asyncio.run(run())
 
 
+def test_flood_of_long_calls_that_act_is_answered_with_short_errors(bus: Bus) -> None:
+    populate(bus, 1)
+
+    async def run() -> None:
+        async with bus.api_process() as process, contextlib.AsyncExitStack() as stack:
+            before = await process.measured()
+            body = wire.marshal("as", ["\x01" * 32000])
+            fields = {wire.DESTINATION: NAME, wire.PATH: ROOT, wire.INTERFACE: interfaces.MANAGER}
+            for _ in range(12):
+                flooding = (await stack.enter_async_context(client())).connection
+                asyncio.get_running_loop().remove_reader(flooding._end)
+                for _ in range(100):
+                    flooding.send(wire.CALL, {**fields, wire.MEMBER: "Exclude"}, "as", body)
+            one = await stack.enter_async_context(client())
+            assert DC in repr(await one.managed())
+            after = await process.measured()
+            assert after["rss_kb"] - before["rss_kb"] < MEMORY_KB
+
+    asyncio.run(run())
+
+
 def test_who_waits_for_a_password_keeps_no_other_user_waiting(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answers of polkit come late, so all that a user may have under way is under way."""
     populate(bus, 3)
@@ -195,12 +216,8 @@ def test_who_waits_for_a_password_keeps_no_other_user_waiting(bus: Bus, monkeypa
 
     async def run() -> None:
         async with bus.api(), client() as one, client() as other:
-            users = {other.connection.name: 1000}
-
-            async def user(_: object, sender: str) -> int:
-                return users.get(sender, 0)
-
-            monkeypatch.setattr("discoverd.api.actions.Actions._user", user)
+            names = {other.connection.name: 1000}
+            monkeypatch.setattr(users.Users, "known", lambda _, sender: names.get(sender, 0))
             waiting = [asyncio.create_task(one.call(path, CONTROLLER, "Stop", answer="o")) for _ in range(64)]
             await until(lambda: len(bus.asked) == 4)
             with pytest.raises(RefusedError) as refused:

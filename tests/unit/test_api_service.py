@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from discoverd.api import service, wire
+from discoverd.api import budget, service, wire
 from discoverd.api.host import Host
 from discoverd.api.interfaces import (
     CONTROLLER,
     CONTROLLERS,
     FAILED,
+    LIMITS_EXCEEDED,
     MANAGER,
+    OBJECT_MANAGER,
     OURS,
     PEER,
     ROOT,
@@ -30,6 +32,7 @@ from discoverd.api.tree import Tree
 from discoverd.api.wire import Frame
 
 SUB = f"{SUBSYSTEMS}/a"
+ALL = "a{oa{sa{sv}}}"
 PATHS = st.sampled_from(["/", "/org", ROOT, CONTROLLERS, SUBSYSTEMS, SUB, f"{CONTROLLERS}/x"])
 NAMES = st.sampled_from([*OURS, *STANDARD, "a.b", ""])
 MEMBERS = st.sampled_from(
@@ -39,10 +42,16 @@ SIGNATURES = st.sampled_from(["", "s", "ss", "ssv", "as", "u", "a{sv}"])
 
 
 class Connection:
-    """Takes what is said, and has room for it."""
+    """Takes what is said, and has room for it; and says whose connections are whose."""
 
     def __init__(self) -> None:
         self.said: list[tuple[str, bytes]] = []
+        self.users: dict[str, int] = {}
+
+    async def call(self, *values: object, **_: str) -> tuple[int]:
+        """Be the bus, which is asked for a user."""
+        assert values[3] == "GetConnectionUnixUser"
+        return (self.users.get(str(values[-1]), 1000),)
 
     async def room(self) -> None:
         """There is room."""
@@ -83,8 +92,16 @@ class Served:
         await self.service.end()
 
 
-def call(path: str, interface: str, member: str, signature: str = "", body: bytes = b"", serial: int = 1) -> Frame:
-    fields: dict[int, Any] = {wire.PATH: path.encode(), wire.MEMBER: member.encode(), wire.SENDER: b":1.5"}
+def call(
+    path: str,
+    interface: str,
+    member: str,
+    signature: str = "",
+    body: bytes = b"",
+    serial: int = 1,
+    sender: str = ":1.5",
+) -> Frame:
+    fields: dict[int, Any] = {wire.PATH: path.encode(), wire.MEMBER: member.encode(), wire.SENDER: sender.encode()}
     if interface:
         fields[wire.INTERFACE] = interface.encode()
     if signature:
@@ -136,3 +153,32 @@ def test_object_that_comes_between_hearing_and_answering_is_acted_on() -> None:
 
     # The controller behind it is not there, which only the act itself finds out.
     assert [name for name, _ in asyncio.run(run()).connection.said] == [UNKNOWN_OBJECT]
+
+
+def test_connections_of_one_user_together_are_sent_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody reads the bus has to keep."""
+    monkeypatch.setattr(budget, "BYTES_MAX", 250_000)
+    monkeypatch.setattr(budget, "BYTES_PER_SECOND", 0)
+
+    async def run() -> dict[str, list[str]]:
+        served = Served()
+        served.tree.put(SUB, {SUBSYSTEM: {"NQN": "a" * 100_000, "Controllers": [], "Live": 0}})
+        served.connection.users = {":1.1": 1000, ":1.2": 1000, ":1.3": 1001, ":1.4": 0}
+        found = {}
+        for sender in served.connection.users:
+            for _ in range(4):
+                served.service.hear(call(ROOT, OBJECT_MANAGER, "GetManagedObjects", sender=sender))
+                served.service.hear(call(SUB, PEER, "Ping", sender=sender))
+            await served.run(8)
+            found[sender] = [name for name, _ in served.connection.said if name]
+            served.connection.said.clear()
+        return found
+
+    full = ALL
+    found = asyncio.run(run())
+    assert found == {
+        ":1.1": [full, full, full, LIMITS_EXCEEDED],
+        ":1.2": [LIMITS_EXCEEDED] * 4,
+        ":1.3": [full, full, full, LIMITS_EXCEEDED],
+        ":1.4": [full] * 4,
+    }
