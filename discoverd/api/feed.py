@@ -2,7 +2,6 @@
 """What the reader tells (reader.py), as it comes, and log pages that are asked for."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 
@@ -91,6 +90,9 @@ class Feed:
             async with asyncio.timeout(PAGE_TIMEOUT_SECONDS):
                 return await asyncio.shield(future)
         except TimeoutError:
-            with contextlib.suppress(asyncio.InvalidStateError):
-                future.cancel()
-            raise FeedError(f"its reader does not answer within {PAGE_TIMEOUT_SECONDS} s") from None
+            error = FeedError(f"its reader does not answer within {PAGE_TIMEOUT_SECONDS} s")
+            if not future.done():
+                # Whoever else waits for it is told the same.
+                future.set_exception(error)
+                future.exception()
+            raise error from None
