@@ -8,7 +8,7 @@ meanwhile is for the next one. So a storm of changes costs a round after the oth
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from discoverd import registry, state, store
 from discoverd.api import log_page, properties
@@ -33,6 +33,9 @@ DEBOUNCE_SECONDS = 0.1
 PAUSE_FACTOR = 4
 # So long a piece of a round is; callers have their turns in between.
 TURN_SECONDS = 0.005
+# The kernel tells of a controller that comes and goes, and not of a connection that is lost. What has no worker that
+# tells is looked at when somebody asks, so often at most.
+LOOK_SECONDS = 2.0
 NOBODY = Identify()
 
 # Path, instance, state before, controller.
@@ -72,7 +75,10 @@ class Host:
         self._identified: dict[str, Identify] = {}
         # None for all.
         self._stale_devices: set[str] | None = None
+        self._untold: dict[str, str] = {}
+        self._looked = 0.0
         self._paths: Mapping[str, Controller] = {}
+        self._named: Mapping[str, Sequence[Controller]] = {}
         self._shown_heads: dict[str, Head | None] = {}
         self._subsystems: set[str] = set()
         # Whether all that there was has been told, by the reader and by systemd.
@@ -90,6 +96,11 @@ class Host:
     def controllers(self) -> Mapping[str, Controller]:
         """The controllers by the paths of their objects."""
         return self._paths
+
+    @property
+    def named(self) -> Mapping[str, Sequence[Controller]]:
+        """The controllers by their names; those of several are the same where only the host's side tells them apart."""
+        return self._named
 
     # Facts -------------------------------------------------------------------------------------------------
 
@@ -181,6 +192,17 @@ class Host:
         async with self._showing:
             await self._round()
 
+    async def look_again(self) -> None:
+        """Show controllers of which nobody tells as they are now, unless they were looked at a moment ago."""
+        now = asyncio.get_running_loop().time()
+        if not self._untold or now < self._looked + LOOK_SECONDS:
+            return
+        self._looked = now
+        if changed := await asyncio.to_thread(_changed, self._untold):
+            if self._stale_devices is not None:
+                self._stale_devices |= changed
+            await self.round()
+
     async def _round(self) -> None:
         if (data := self._plan_data) is not None:
             self._plan_data = None
@@ -193,6 +215,7 @@ class Host:
         # Beside the loop: it is one piece of work, and grows with the host.
         now = await asyncio.to_thread(overview.assemble, self._plan, *facts, files)
         found = await asyncio.to_thread(properties.paths, now)
+        self._named, self._untold = await asyncio.to_thread(_index, now.controllers)
         await self._show(now, found)
 
     async def _show(self, now: Overview, found: Mapping[str, Controller]) -> None:
@@ -259,6 +282,23 @@ def _look(
         else:
             found[name], said[name] = device, _identify(name)
     return found, said
+
+
+def _index(found: Iterable[Controller]) -> tuple[dict[str, list[Controller]], dict[str, str]]:
+    """Return the controllers by their names, and the kernel's state of each that has no worker that tells of it."""
+    named: defaultdict[str, list[Controller]] = defaultdict(list)
+    untold = {}
+    for one in found:
+        named[one.name].append(one)
+        tells = one.unit is not None and one.unit.running and one.report and one.report.state != state.FOREIGN
+        if one.device and not tells:
+            untold[one.device.name] = one.device.kernel.state
+    return dict(named), untold
+
+
+def _changed(known: Mapping[str, str]) -> set[str]:
+    """Return the controllers whose state in the kernel is another one now."""
+    return {name for name, before in known.items() if controllers.attribute(name, "state") != before}
 
 
 def _identify(name: str) -> Identify:

@@ -22,6 +22,7 @@ from discoverd.api.connection import BUS, BUS_PATH, Connection, LostError, conne
 from discoverd.api.feed import Feed
 from discoverd.api.host import Host
 from discoverd.api.interfaces import MANAGER, NAME, OURS, ROOT
+from discoverd.api.owners import Owners
 from discoverd.api.service import Service
 from discoverd.api.tree import Tree
 from discoverd.api.units import Units
@@ -29,7 +30,6 @@ from discoverd.api.wire import Frame
 from discoverd.cli.overview import Controller
 from discoverd.cli.unit import Unit
 from discoverd.config.errors import printable
-from discoverd.kernel.inotify import Inotify
 from discoverd.sources.udev import listening_if_possible
 
 log = logging.getLogger("discoverd.api")
@@ -120,20 +120,14 @@ class Api:
     async def _watching(self) -> AsyncIterator[None]:
         """Hear of controllers that come, go, or have another owner."""
         loop = asyncio.get_running_loop()
-        owners = Inotify()
-
-        def owned() -> None:
-            for event in owners.read():
-                self._host.device_changed(event.name if registry.valid_device(event.name) else "")
+        owners = Owners(self._host.device_changed)
 
         def heard(properties: Mapping[str, str]) -> None:
             name = properties.get("DEVPATH", "").rpartition("/")[2]
-            # The registry is made with the first entry.
-            owners.watch(registry.ROOT)
+            owners.look()
             self._host.device_changed(name if registry.valid_device(name) else "")
 
-        owners.watch(registry.ROOT)
-        loop.add_reader(owners, owned)
+        loop.add_reader(owners, owners.heard)
         unnoticed = "controllers of others that come and go are seen late"
         try:
             async with listening_if_possible("nvme", heard, partial(self._host.device_changed, ""), unnoticed):
