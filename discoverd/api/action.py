@@ -13,6 +13,7 @@ systemd is asked on its own socket, which only root can use, so no flood on the 
 
 import asyncio
 import contextlib
+import errno
 import json
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -21,6 +22,7 @@ from typing import Any
 
 from discoverd import exclusions, state
 from discoverd.api import connection as connections
+from discoverd.api.actions import REQUEST_BYTES_MAX
 from discoverd.api.connection import BUS, BUS_PATH, Connection, RefusedError, connected
 from discoverd.api.exclusion import ExclusionError, Fields, written
 from discoverd.api.interfaces import ACCESS_DENIED, FAILED, INTERACTIVE_REQUIRED, INVALID_ARGUMENTS, NO_UNIT
@@ -31,9 +33,9 @@ from discoverd.cli.exits import CliError
 from discoverd.tid import unit_name
 
 PRIVATE = "/run/systemd/private"
-# The unit that does what `discoverctl disconnect` does.
-DISCONNECT_UNIT = "discoverd-disconnect@{}.service"
-REQUEST_BYTES_MAX = 1 << 16
+# The unit that does what `discoverctl disconnect` does. Its prefix is no longer than that of controllers' units, which
+# leaves room for the longest instance (discoverd/tid.py).
+DISCONNECT_UNIT = "nvme-drop@{}.service"
 # Who is asked for a password takes his time.
 POLKIT_TIMEOUT_SECONDS = 120
 SYSTEMD_TIMEOUT_SECONDS = 60
@@ -105,7 +107,17 @@ async def carry_out(request: Request) -> dict[str, Any]:
             raise ActionError(INVALID_ARGUMENTS, str(error)) from None
         await _authorise(request, MANAGE_UNIT_FILES, {})
         edit = _exclude if request.verb == _EXCLUDE else _unexclude
-        return {"places": await asyncio.to_thread(edit, entries)}
+        try:
+            return {"places": await asyncio.to_thread(edit, entries)}
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            # Its unit has it so.
+            raise ActionError(
+                FAILED,
+                f"only what is in {exclusions.ROOT} can be written from here, and it is missing, or a list in it is a "
+                f"link to elsewhere; use discoverctl {request.verb}",
+            ) from None
     if request.verb == _RELOAD:
         await _authorise(request, MANAGE_UNITS, {"unit": DAEMON, "verb": "reload"})
         return {"job": await _job("ReloadUnit", DAEMON)}

@@ -9,7 +9,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from discoverd.api.interfaces import ACCESS_DENIED, FAILED, INTERACTIVE_REQUIRED
+from discoverd.api.interfaces import ACCESS_DENIED, FAILED, INTERACTIVE_REQUIRED, INVALID_ARGUMENTS
 from discoverd.api.refusal import RefusalError
 
 SOCKET = "/run/discoverd-api-action"
@@ -22,6 +22,8 @@ PAUSE_SECONDS = 1.0
 PAUSE_SECONDS_MAX = 10.0
 # Longer than polkit and systemd together are waited for.
 TIMEOUT_SECONDS = 400
+# A call that is as long as can be, of exclusions that name controllers, is some way below.
+REQUEST_BYTES_MAX = 1 << 17
 _ANSWER_BYTES_MAX = 1 << 20
 _NOT_ALLOWED = (ACCESS_DENIED, INTERACTIVE_REQUIRED)
 
@@ -81,11 +83,14 @@ class Actions:
 
 async def _hand_on(request: dict[str, Any]) -> dict[str, Any]:
     """Return the answer to a request. Raises RefusalError."""
+    line = json.dumps(request, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    if len(line) > REQUEST_BYTES_MAX:
+        raise RefusalError(INVALID_ARGUMENTS, "these are too many exclusions at once; give some of them at a time")
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             reader, writer = await asyncio.open_unix_connection(SOCKET, limit=_ANSWER_BYTES_MAX)
             try:
-                writer.write(json.dumps(request).encode() + b"\n")
+                writer.write(line)
                 await writer.drain()
                 answer = json.loads(await reader.readline())
             finally:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that reads /run/discoverd for the API, which may not: root's, without a capability, one per connection.
+"""The process that reads /run/discoverd for the API: root's, without a capability, one per connection.
 
-What is there is for root only, because specifications can hold secrets. So one small process reads what everybody may
-know, and writes it to its one client over the connection that systemd gives it (discoverd-api-reader.socket): the plan,
-reports, log pages, and of a specification the fields and options that are listed here, whatever else is in it. It
-understands one question, the name of a controller whose whole log page is wanted.
+Specifications are for root only, because they can hold secrets. So one small process reads what is there, and writes
+it to its one client over the connection that systemd gives it (discoverd-api-reader.socket): the plan, reports, log
+pages, and of a specification the fields and options that are listed here, whatever else is in it. It understands one
+question, the name of a controller whose whole log page is wanted.
 
 Each fact is a line, ``KIND SIZE INSTANCE``, and so many bytes; none where there is no such file. KIND is plan, report,
 spec, log (of a log page only the head of the file and of the page) or page (all of it, as it was asked for). ``gone``

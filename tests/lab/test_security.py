@@ -14,12 +14,12 @@ LIMITS = {
     "discoverd-api-action@1.service": 40,
     "discoverd-api-reader@1.service": 40,
     "discoverd-boot.service": 40,
-    "discoverd-disconnect@1.service": 40,
     "discoverd-fork-server.service": 40,
     "discoverd-identity.service": 40,
     "discoverd-metrics.service": 40,
     "discoverd-mounts.service": 40,
     "discoverd-wait-online.service": 40,
+    "nvme-drop@1.service": 40,
     DISCOVERY_UNIT: 41,
     unit_name(1): 41,
 }

@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,7 +19,8 @@ from discoverd.api import connection as connections
 from discoverd.api.action import MANAGE_UNIT_FILES, MANAGE_UNITS, ActionError
 from discoverd.api.connection import connected
 from discoverd.api.wire import Frame
-from discoverd.tid import unit_name
+from discoverd.cli import files
+from discoverd.tid import TransportId, unit_name
 
 from .private_bus import Bus, Client, bus, client, instance, needs_bus, nothing, own
 
@@ -127,7 +129,7 @@ def somebody(monkeypatch: pytest.MonkeyPatch) -> None:
         ("stop", "StopUnit", unit_name(ONE), {"unit": unit_name(ONE), "verb": "stop"}),
         ("restart", "RestartUnit", unit_name(ONE), {"unit": unit_name(ONE), "verb": "restart"}),
         (
-            *("disconnect", "StartUnit", f"discoverd-disconnect@{ONE}.service"),
+            *("disconnect", "StartUnit", f"nvme-drop@{ONE}.service"),
             {"unit": unit_name(ONE), "verb": "stop"},
         ),
         ("reload", "ReloadUnit", "discoverd.service", {"unit": "discoverd.service", "verb": "reload"}),
@@ -265,6 +267,28 @@ def test_exclusions_are_written_and_taken_out(bus: Bus) -> None:
             answer = await one.ask("unexclude", entries=[{"traddr": "192.0.2.1", "transport": "tcp"}])
             assert len(answer["places"]) == 1
             assert "192.0.2.1" not in await asyncio.to_thread(main.read_text)
+
+    asyncio.run(run())
+
+
+def test_longest_instance_leaves_room_for_the_unit_that_disconnects() -> None:
+    longest = TransportId.make("io", "tcp", "192.0.2.1", "4420", "nqn.2024-08.com.example:" + "x" * 199).instance
+    assert len(unit_name(longest)) > 200
+    assert len(action.DISCONNECT_UNIT.format(longest)) <= len(unit_name(longest))
+
+
+@needs_bus
+def test_list_that_cannot_be_written_from_here_is_for_discoverctl(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "/elsewhere/list")
+
+    monkeypatch.setattr(files, "replace", read_only)
+
+    async def run() -> None:
+        async with host() as one:
+            answer = await one.ask("exclude", entries=[{"traddr": "192.0.2.1"}])
+            assert answer["error"] == interfaces.FAILED
+            assert "use discoverctl exclude" in answer["text"]
 
     asyncio.run(run())
 
