@@ -52,7 +52,8 @@ PAGES_KEPT = 4
 # So many callers are told in so many seconds that they ask for too much; others notice.
 _REFUSALS_MAX = 64
 _REFUSALS_SECONDS = 0.25
-_WORD_MAX = 512
+# More than any name has; and of a pattern, which costs a multiple to understand.
+_WORD_MAX, _PATTERN_MAX = 512, 64
 _TOO_MUCH = "wait for the answers to what you have asked before"
 
 
@@ -169,6 +170,7 @@ class Service:
             await self._callers.wait()
             turn = LoopTurn(TURN_SECONDS)
             while taken := self._callers.take():
+                await self._host.look_again()
                 await self._connection.room()
                 user, call = taken
                 try:
@@ -287,9 +289,15 @@ class Service:
 
     def _find(self, call: Frame, _path: str) -> bytes:
         (word,) = call.values("s")
+        if len(word) > (_PATTERN_MAX if any(one in word for one in "*?[") else _WORD_MAX):
+            raise RefusalError(
+                interfaces.INVALID_ARGUMENTS,
+                f"give at most {_WORD_MAX} characters, and {_PATTERN_MAX} of a pattern",
+            )
         found = self._host.controllers
         try:
-            meant = {id(one) for one in matches(word[:_WORD_MAX], list(found.values()))} if word else set()
+            # What is at a place this process cannot see.
+            meant = {id(one) for one in matches(word, list(found.values()), places=False)} if word else set()
         except CliError as error:
             raise RefusalError(interfaces.INVALID_ARGUMENTS, " ".join([str(error), *error.lines])) from None
         return wire.marshal("ao", [path for path, one in found.items() if id(one) in meant])
@@ -384,6 +392,12 @@ class Service:
         if verb == "disconnect":
             # Without a device there is a worker to be stopped, at most.
             verb = "disconnect" if one.device else "stop"
+        if verb == "disconnect" and one.device and len(self._host.named.get(one.name, ())) > 1:
+            raise RefusalError(
+                interfaces.FAILED,
+                f"other controllers are called {one.name} as well; disconnect this one by its device: discoverctl "
+                f"disconnect {one.device.name}",
+            )
         if verb != "disconnect" and one.unit is None:
             raise RefusalError(
                 interfaces.NO_UNIT,
@@ -394,9 +408,10 @@ class Service:
     def _exclusion(self, word: str) -> exclusion.Fields:
         """Return the exclusion that a word means: one as it is, an NQN, or a controller's instance. Raises
         RefusalError."""
-        one = next((one for one in self._host.controllers.values() if one.name == word), None)
+        # Those of one name have the same target.
+        found = self._host.named.get(word)
         try:
-            return exclusion.of_target(*properties.target(one)[:5]) if one else exclusion.of_word(word)
+            return exclusion.of_target(*properties.target(found[0])[:5]) if found else exclusion.of_word(word)
         except exclusion.ExclusionError as error:
             raise RefusalError(interfaces.INVALID_ARGUMENTS, str(error)) from None
 

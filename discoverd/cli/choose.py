@@ -37,15 +37,15 @@ def choose(words: Iterable[str], overview: Overview) -> list[Controller]:
     return list(chosen.values())
 
 
-def matches(word: str, controllers: Sequence[Controller]) -> list[Controller]:
+def matches(word: str, controllers: Sequence[Controller], places: bool = True) -> list[Controller]:
     """Return the controllers that a word means, none where it means nothing.
 
     A word is, and the first that fits counts: a kernel device; an instance, or a unit's name; a subsystem's NQN, which
     means all its paths; an address, or address and port; a namespace or what lies on one (discoverd.cli.place); a
     pattern of the shell for the names of a controller; a part of one subsystem's NQN (:func:`is_part`). Raises CliError
-    for a part of several.
+    for a part of several. Without ``places`` a word is no namespace, and nothing that lies on one.
     """
-    return _whole(word, controllers) or _by_part(word, controllers)
+    return _whole(word, controllers, places) or _by_part(word, controllers)
 
 
 def subsystem(word: str, controllers: Sequence[Controller]) -> str:
@@ -54,9 +54,11 @@ def subsystem(word: str, controllers: Sequence[Controller]) -> str:
     return found[0].subsysnqn if found else ""
 
 
-def _whole(word: str, controllers: Sequence[Controller]) -> list[Controller]:
+def _whole(word: str, controllers: Sequence[Controller], places: bool = True) -> list[Controller]:
     """Return the controllers that a word means otherwise than as a part of an NQN."""
     for find in (_by_device, _by_name, _by_nqn, _by_address, _by_place, _by_pattern):
+        if find is _by_place and not places:
+            continue
         if found := find(word, controllers):
             return found
     return []
@@ -118,7 +120,9 @@ def _by_place(word: str, controllers: Sequence[Controller]) -> list[Controller]:
 def _by_pattern(word: str, controllers: Sequence[Controller]) -> list[Controller]:
     if not _WILDCARDS.search(word):
         return []
-    return [one for one in controllers if any(fnmatch.fnmatchcase(name, word) for name in _names(one))]
+    # fnmatch itself would keep tens of thousands of patterns, and the D-Bus API is asked for any number of them.
+    fits = re.compile(fnmatch.translate(word)).match
+    return [one for one in controllers if any(map(fits, _names(one)))]
 
 
 def _names(controller: Controller) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from discoverd import store
-from discoverd.api import interfaces, properties, wire
+from discoverd.api import actions, host, interfaces, properties, wire
 from discoverd.api.connection import BUS, BUS_PATH, TEXT_BYTES_MAX, RefusedError
 from discoverd.api.interfaces import (
     CONTROLLER,
@@ -247,6 +247,10 @@ def test_plan_and_find(bus: Bus) -> None:
         for word in (ONE, unit_name(ONE), NQN.format(1)):
             assert await one.call(ROOT, MANAGER, "Find", "s", word, answer="ao") == [ONE_PATH]
         assert await one.call(ROOT, MANAGER, "Find", "s", "nonsense", answer="ao") == []
+        assert await one.call(ROOT, MANAGER, "Find", "s", "*vol1", answer="ao") == [ONE_PATH]
+        for word in ("*" + "x" * 64, "x" * 513):
+            work = one.call(ROOT, MANAGER, "Find", "s", word, answer="ao")
+            assert await refused(work) == interfaces.INVALID_ARGUMENTS
 
     serve(bus, test)
 
@@ -425,6 +429,75 @@ def test_controller_without_a_unit_has_none_to_stop(bus: Bus) -> None:
         assert bus.asked == []
         await one.call(path, CONTROLLER, "Disconnect", answer="o")
         assert bus.asked.pop()["verb"] == "disconnect"
+
+    serve(bus, test)
+
+
+def test_one_of_two_controllers_of_one_name_is_not_disconnected_with_the_other(bus: Bus) -> None:
+    """They differ in the host's NQN, which is no part of a name."""
+    populate(bus, 1)
+    for device in ("nvme8", "nvme9"):
+        kernel(device, instance(99))
+
+    async def test(one: Client) -> None:
+        path = object_path(CONTROLLERS, instance(99))
+        for other in (path, f"{path}_20nvme9"):
+            with pytest.raises(RefusedError, match=r"discoverctl disconnect nvme[89]"):
+                await one.call(other, CONTROLLER, "Disconnect", answer="o")
+        assert bus.asked == []
+
+    serve(bus, test)
+
+
+def test_lost_connection_of_another_tool_is_seen_by_who_asks(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel does not tell, and there is no worker that does."""
+    populate(bus, 1)
+    kernel("nvme9", instance(99))
+    monkeypatch.setattr(host, "LOOK_SECONDS", 0)
+    path = object_path(CONTROLLERS, instance(99))
+
+    async def test(one: Client) -> None:
+        assert await one.call(path, PROPERTIES, "Get", "ss", CONTROLLER, "Live", answer="v") == ("b", True)
+        await asyncio.to_thread(kernel, "nvme9", instance(99), "connecting")
+        assert await one.call(path, PROPERTIES, "Get", "ss", CONTROLLER, "Live", answer="v") == ("b", False)
+
+    serve(bus, test)
+
+
+def test_change_inside_an_entry_of_the_registry_is_seen(bus: Bus) -> None:
+    populate(bus, 1)
+    kernel("nvme8", instance(98))
+    entry = bus.folder / "registry/nvme8"
+    entry.mkdir(parents=True)
+
+    def own(owner: str) -> None:
+        (entry / ".owner.tmp").write_text(owner + "\n")
+        (entry / ".owner.tmp").rename(entry / "owner")
+
+    async def test(one: Client) -> None:
+        for owner in ("stas", "nvme-cli"):
+            one.signals.clear()
+            await asyncio.to_thread(own, owner)
+            await until(lambda: bool(one.heard("PropertiesChanged")))
+            assert one.heard("PropertiesChanged")[0].values("sa{sv}as")[1]["Owner"] == ("s", owner)
+
+    serve(bus, test)
+
+
+def test_long_exclusions_in_any_script_are_handed_on_or_refused_for_their_number(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    populate(bus, 1)
+
+    async def test(one: Client) -> None:
+        bus.answers = {"places": []}
+        words = ["nqn.2024-08.com.example:" + "é" * 90 + str(number) for number in range(100)]
+        await one.call(ROOT, MANAGER, "Exclude", "as", words, answer="as")
+        assert bus.asked.pop()["entries"] == [{"nqn": word} for word in words]
+        monkeypatch.setattr(actions, "REQUEST_BYTES_MAX", 10_000)
+        with pytest.raises(RefusedError, match="give some of them at a time"):
+            await one.call(ROOT, MANAGER, "Exclude", "as", words, answer="as")
+        assert bus.asked == []
 
     serve(bus, test)
 

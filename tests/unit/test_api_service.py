@@ -131,7 +131,7 @@ def test_every_call_has_one_answer(calls: list[tuple[str, str, str, str, bytes, 
 def test_fault_in_one_answer_leaves_nobody_else_without_one(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fault(*_: object) -> None:
+    def fault(*_: object, places: bool) -> None:
         raise ZeroDivisionError("not thought of")
 
     monkeypatch.setattr(service, "matches", fault)
