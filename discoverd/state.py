@@ -4,9 +4,9 @@
 Each controller has a directory named after its unit's instance, with ``spec`` (supervisor to worker),
 ``report`` and ``log`` (worker to supervisor; ``log`` is the discovery log page as the controller sent it, behind a head
 of text that says how it was read).
-``spec`` can hold a secret, so it is for root only; what tells how things are, everybody may read. The text form is
-made to be read by a worker that imports no parser: a line with kind and version, ``key=value`` lines, and ``end``,
-whose absence tells a truncated file.
+``spec`` can hold a secret, so it is for root only, and what of it everybody may know is in ``spec.public``; what tells
+how things are, everybody may read. The text form is made to be read by a worker that imports no parser: a line with
+kind and version, ``key=value`` lines, and ``end``, whose absence tells a truncated file.
 """
 
 import posix
@@ -19,6 +19,9 @@ FORK_SERVER = "/run/discoverd-fork-server"
 
 # Modes. Files are root's own unless it is said that everybody may read them, whatever the umask of who writes.
 PRIVATE, PUBLIC, PUBLIC_DIRECTORY = 0o600, 0o644, 0o755
+
+# The file beside ``spec`` that has what of it everybody may know.
+PUBLIC_SPEC = "spec.public"
 
 SPEC = "discoverd-spec 1"
 REPORT = "discoverd-report 1"

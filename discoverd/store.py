@@ -29,6 +29,7 @@ from discoverd.plan.candidate import (
 from discoverd.plan.evidence import Asked
 from discoverd.plan.facts import Decision, Known, Report
 from discoverd.plan.log_page import LogPageError, PageRead, parse
+from discoverd.public_spec import public
 from discoverd.tid import TidError, TransportId
 
 TYPE_CHECKING = False
@@ -419,15 +420,29 @@ def write_spec(instance: str, spec: state.Spec) -> bool:
     """Write a controller's specification if it differs; tell whether it did. Raises state.StateError."""
     directory = state.directory(instance)
     data = spec.encode()
-    try:
-        if state.read(directory + "/spec") == data:
-            return False
-    except state.StateError:
-        pass  # There is none, or none that can be read: it is written now.
+    if _has(directory + "/spec", data):
+        _write_public(directory, spec)
+        return False
     try:
         os.makedirs(directory, exist_ok=True)
         os.chmod(directory, state.PUBLIC_DIRECTORY)
     except OSError as error:
         raise state.StateError(f"{directory}: {error.strerror}") from error
     state.write(directory + "/spec", data)
+    _write_public(directory, spec)
     return True
+
+
+def _has(path: str, data: bytes) -> bool:
+    try:
+        return state.read(path) == data
+    except state.StateError:
+        return False  # There is none, or none that can be read.
+
+
+def _write_public(directory: str, spec: state.Spec) -> None:
+    """Have everybody know what of a specification he may, also of one that an earlier version has written."""
+    path, data = f"{directory}/{state.PUBLIC_SPEC}", public(spec).encode()
+    if not _has(path, data):
+        with contextlib.suppress(state.StateError):  # A full /run: then it is shown as it was.
+            state.write(path, data, state.PUBLIC)

@@ -1,98 +1,182 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the reader tells (reader.py), as it comes, and log pages that are asked for."""
+"""What supervisor and workers leave in /run/discoverd for everybody to read, told as it changes, and log pages.
+
+Each file is told once at first, and again when it is another one. What comes faster than it can be read is told as it
+is by then. Secrets are in none of it: of a specification ``spec.public`` is read, the rest is for root only.
+"""
 
 import asyncio
 import logging
-from collections.abc import Callable
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 
 from discoverd import state
-from discoverd.api.reader import FILES, GONE, PAGE, PAGE_BYTES_MAX, PLAN, PLAN_BYTES_MAX, WHOLE
+from discoverd.kernel.admin import HEADER_SIZE
+from discoverd.kernel.inotify import DELETE_SELF, MOVE_SELF, OVERFLOW, Event, Inotify
+from discoverd.supervisor.loop_turn import LoopTurn
 
 log = logging.getLogger("discoverd.api")
 
-SOCKET = "/run/discoverd-api-reader"
-RETRY_SECONDS = 1.0
-PAGE_TIMEOUT_SECONDS = 10
-
-_LINE_MAX = 1024
-_SIZES = {**dict.fromkeys(FILES, 1 << 20), PLAN: PLAN_BYTES_MAX, PAGE: PAGE_BYTES_MAX, GONE: 0, WHOLE: 0}
-
-
-class FeedError(Exception):
-    """A log page that cannot be had; the text says why."""
+# Kinds of facts: files, and of a log page only the head of the file and of the page; that there is nothing of a
+# controller any more; that all there was has been told once.
+PLAN, REPORT, SPEC, LOG, GONE, WHOLE = "plan", "report", "spec", "log", "gone", "whole"
+FILE_BYTES_MAX = 1 << 20
+PLAN_BYTES_MAX = 1 << 26
+PAGE_BYTES_MAX = 1 << 25
+# What a log page's file has before the page, at most.
+HEAD_BYTES_MAX = 4096
+_FILES = {"report": REPORT, state.PUBLIC_SPEC: SPEC, "log": LOG}
+# So many are read at once beside the loop; to take that many is short work in it.
+_AT_ONCE = 64
+_TURN_SECONDS = 0.005
 
 
 class Feed:
-    """The facts, each handed to ``take`` with kind, instance and content; connected anew as often as it takes.
-
-    Before the first fact of each connection ``take`` gets ``begin``, because what was told before may be no more.
-    """
-
-    BEGIN = "begin"
+    """Hands each fact to ``take`` with kind, instance and content; no content stands for a file that is not there."""
 
     def __init__(self, take: Callable[[str, str, bytes], None]) -> None:
         self._take = take
-        self._writer: asyncio.StreamWriter | None = None
-        self._asked: dict[str, asyncio.Future[bytes]] = {}
+        # By kind and instance, in the order in which they are told.
+        self._due: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._known: set[str] = set()
+        self._all_stale = True
+        self._news = asyncio.Event()
+        self._complained = False
 
     async def run(self) -> None:
-        """Take what comes, for ever."""
-        said = False
-        while True:
-            try:
-                reader, writer = await asyncio.open_unix_connection(SOCKET, limit=1 << 16)
-            except OSError as error:
-                if not said:
-                    log.error("cannot reach the reader of %s: %s; trying again", state.ROOT, error)
-                said = True
-            else:
-                said = False
-                self._writer = writer
-                try:
-                    await self._read(reader)
-                except (OSError, EOFError, ValueError) as error:
-                    log.warning("the reader of %s has gone: %r; connecting again", state.ROOT, error)
-                finally:
-                    self._writer = None
-                    writer.close()
-                    for future in self._asked.values():
-                        if not future.done():
-                            future.set_exception(FeedError("its reader has gone; try again"))
-            await asyncio.sleep(RETRY_SECONDS)
+        """Tell what there is, and what changes, for ever. Raises OSError where nothing can be watched."""
+        loop = asyncio.get_running_loop()
+        self._inotify = Inotify()
+        loop.add_reader(self._inotify, self._hear)
+        try:
+            await self._tell()
+            self._take(WHOLE, "", b"")
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                await self._tell()
+        finally:
+            loop.remove_reader(self._inotify)
+            self._inotify.close()
 
-    async def _read(self, reader: asyncio.StreamReader) -> None:
-        """Read until the end. Raises OSError, EOFError (IncompleteReadError is one), and ValueError for nonsense."""
-        self._take(self.BEGIN, "", b"")
-        while True:
-            kind, size, instance = (await reader.readuntil(b"\n"))[:-1].decode().split(" ", 2)
-            length = state.number(size) if len(size) < _LINE_MAX else -1
-            if not 0 <= length <= _SIZES.get(kind, -1) or (instance and not state.valid_instance(instance)):
-                raise ValueError(f"{kind[:20]} of {size[:20]} bytes")
-            data = await reader.readexactly(length)
-            if kind == PAGE:
-                if (future := self._asked.get(instance)) and not future.done():
-                    future.set_result(data)
-            else:
-                self._take(kind, instance, data)
-            # What is there already is read without a turn for anybody else.
-            await asyncio.sleep(0)
+    async def _tell(self) -> None:
+        while self._all_stale or self._due:
+            if self._all_stale:
+                self._all_stale = False
+                await self._look_at_all()
+            facts = [self._due.popitem(last=False)[0] for _ in range(min(len(self._due), _AT_ONCE))]
+            contents = await asyncio.to_thread(_contents, facts)
+            for (kind, instance), content in zip(facts, contents, strict=True):
+                self._take(kind, instance, content)
 
     async def page(self, instance: str) -> bytes:
-        """Return the file of a discovery controller's log page. Raises FeedError. Who asks at once gets the same."""
-        future = self._asked.get(instance)
-        if future is None:
-            if self._writer is None:
-                raise FeedError("its reader cannot be reached; try again")
-            future = self._asked[instance] = asyncio.get_running_loop().create_future()
-            future.add_done_callback(lambda _: self._asked.pop(instance, None))
-            self._writer.write(f"{PAGE} {instance}\n".encode())
+        """Return the file of a discovery controller's log page, nothing where there is none."""
+        return await asyncio.to_thread(_read, f"{state.directory(instance)}/log", PAGE_BYTES_MAX)
+
+    # What changes ------------------------------------------------------------------------------------------
+
+    async def _look_at_all(self) -> None:
+        """Watch what there is now, and have all of it told."""
+        self._due[PLAN, ""] = None
+        if not self._watch(state.ROOT):
+            # discoverd has not run yet.
+            self._watch(os.path.dirname(state.ROOT))
+        found = await asyncio.to_thread(_instances) if self._watch(state.CONTROLLERS) else set()
+        turn = LoopTurn(_TURN_SECONDS)
+        for instance in self._known - found:
+            self._forget(instance)
+        for instance in found:
+            self._look_at(instance)
+            await turn.end_if_long()
+
+    def _look_at(self, instance: str) -> None:
+        if not self._watch(state.directory(instance)):
+            self._forget(instance)
+            return
+        self._known.add(instance)
+        for kind in _FILES.values():
+            self._due[kind, instance] = None
+
+    def _forget(self, instance: str) -> None:
+        self._known.discard(instance)
+        for kind in _FILES.values():
+            self._due.pop((kind, instance), None)
+        self._due[GONE, instance] = None
+
+    def _watch(self, directory: str) -> bool:
+        """Watch a directory; returns False where there is none."""
         try:
-            async with asyncio.timeout(PAGE_TIMEOUT_SECONDS):
-                return await asyncio.shield(future)
-        except TimeoutError:
-            error = FeedError(f"its reader does not answer within {PAGE_TIMEOUT_SECONDS} s")
-            if not future.done():
-                # Whoever else waits for it is told the same.
-                future.set_exception(error)
-                future.exception()
-            raise error from None
+            return self._inotify.watch(directory)
+        except OSError as error:
+            # Told once is better than not at all.
+            if not self._complained:
+                log.warning("%s cannot be watched: %s; what changes there is not seen", directory, error.strerror)
+            self._complained = True
+            return True
+
+    def _hear(self) -> None:
+        for event in self._inotify.read():
+            self._heard(event)
+        self._news.set()
+
+    def _heard(self, event: Event) -> None:
+        directory, name, mask = event
+        if mask & OVERFLOW or (mask & (DELETE_SELF | MOVE_SELF) and directory in (state.ROOT, state.CONTROLLERS)):
+            self._all_stale = True
+        elif directory == state.CONTROLLERS:
+            if state.valid_instance(name):
+                self._look_at(name)
+        elif directory == state.ROOT:
+            if name == PLAN:
+                self._due[PLAN, ""] = None
+            elif f"{state.ROOT}/{name}" == state.CONTROLLERS:
+                self._all_stale = True
+        elif directory == os.path.dirname(state.ROOT):
+            self._all_stale |= f"{directory}/{name}" == state.ROOT
+        elif name in _FILES:
+            self._due[_FILES[name], os.path.basename(directory)] = None
+
+
+# What is read, beside the loop -----------------------------------------------------------------------------
+
+
+def _instances() -> set[str]:
+    try:
+        return {name for name in os.listdir(state.CONTROLLERS) if state.valid_instance(name)}
+    except OSError:
+        return set()
+
+
+def _contents(facts: Iterable[tuple[str, str]]) -> list[bytes]:
+    return [_content(kind, instance) for kind, instance in facts]
+
+
+def _content(kind: str, instance: str) -> bytes:
+    directory = state.directory(instance)
+    if kind == PLAN:
+        return _read(f"{state.ROOT}/plan", PLAN_BYTES_MAX)
+    if kind == LOG:
+        return _head(f"{directory}/log")
+    name = next((name for name, one in _FILES.items() if one == kind), "")
+    return _read(f"{directory}/{name}", FILE_BYTES_MAX) if name else b""
+
+
+def _read(path: str, limit: int) -> bytes:
+    try:
+        return state.read(path, limit)
+    except state.StateError:
+        return b""  # It is not there, or not usable, which is the same.
+
+
+def _head(path: str) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, HEAD_BYTES_MAX + HEADER_SIZE)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)

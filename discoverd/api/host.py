@@ -12,11 +12,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from discoverd import registry, state, store
 from discoverd.api import log_page, properties
-from discoverd.api.feed import Feed
+from discoverd.api.feed import GONE, LOG, PLAN, REPORT, SPEC, WHOLE
 from discoverd.api.interfaces import ROOT, SUBSYSTEMS, object_path
 from discoverd.api.log_page import Head
 from discoverd.api.properties import Identify
-from discoverd.api.reader import GONE, LOG, PLAN, REPORT, SPEC, WHOLE
 from discoverd.api.tree import Tree
 from discoverd.cli import overview, plan_file
 from discoverd.cli.overview import Controller, Device, Overview
@@ -68,7 +67,6 @@ class Host:
         self._reports: dict[str, Report] = {}
         self._specs: dict[str, state.Spec] = {}
         self._heads: dict[str, Head] = {}
-        self._seen: set[str] = set()
         self._units: dict[str, Unit] = {}
         self._daemon = ("", "")
         self._devices: dict[str, Device] = {}
@@ -81,7 +79,7 @@ class Host:
         self._named: Mapping[str, Sequence[Controller]] = {}
         self._shown_heads: dict[str, Head | None] = {}
         self._subsystems: set[str] = set()
-        # Whether all that there was has been told, by the reader and by systemd.
+        # Whether all that there was has been told, by the feed and by systemd.
         self._told = False
         self._listed = False
         self.ready = asyncio.Event()
@@ -105,11 +103,7 @@ class Host:
     # Facts -------------------------------------------------------------------------------------------------
 
     def take(self, kind: str, instance: str, data: bytes) -> None:
-        """Take a fact of the reader's."""
-        if kind == Feed.BEGIN:
-            self._seen.clear()
-            return
-        self._seen.add(instance)
+        """Take a fact from /run/discoverd."""
         if kind == PLAN:
             self._plan_data = data
         elif kind == REPORT:
@@ -127,8 +121,6 @@ class Host:
         elif kind == GONE:
             self._forget(instance)
         elif kind == WHOLE:
-            for one in (self._reports.keys() | self._specs.keys() | self._heads.keys()) - self._seen:
-                self._forget(one)
             self._told = True
         self._news.set()
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The API's process: it shows on the bus what is known, and hands on what is asked for. It has no right to anything.
 
-What it knows comes from the reader (reader.py), from systemd over the bus, and from sysfs and the registry, which
-everybody may read. It keeps nothing, so it may end at any moment: it does when the bus goes, and the next call has it
+What it knows comes from /run/discoverd, from systemd over the bus, and from sysfs and the registry, which everybody may
+read. It keeps nothing, so it may end at any moment: it does when the bus goes, and the next call has it
 started again.
 """
 

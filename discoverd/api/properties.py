@@ -21,12 +21,12 @@ from discoverd.api.interfaces import (
     object_path,
 )
 from discoverd.api.log_page import Head
-from discoverd.api.reader import TUNABLES
 from discoverd.cli import why
 from discoverd.cli.overview import Controller, Overview
 from discoverd.cli.plan_file import PlanFile
 from discoverd.config.errors import printable
 from discoverd.kernel.controllers import canonical_nqn
+from discoverd.public_spec import TUNABLES
 from discoverd.tid import DISCOVERY as DISCOVERY_ROLE
 from discoverd.tid import DISCOVERY_NQN, IO
 

@@ -17,7 +17,6 @@ from discoverd.api.actions import Actions
 from discoverd.api.budget import Budget
 from discoverd.api.callers import Callers
 from discoverd.api.connection import Connection
-from discoverd.api.feed import FeedError
 from discoverd.api.host import TURN_SECONDS, Host
 from discoverd.api.interfaces import (
     DISCOVERY,
@@ -320,10 +319,7 @@ class Service:
         """Return what answers LogPage."""
         one = self._controller(call)
         async with self._pages:
-            try:
-                data = await self._page(one.name)
-            except FeedError as error:
-                raise RefusalError(interfaces.FAILED, str(error)) from None
+            data = await self._page(one.name)
             head, page = log_page.split(data)
             if head.fault:
                 raise RefusalError(interfaces.NO_PAGE, head.fault)

@@ -133,11 +133,7 @@ controller = transport=tcp;traddr=192.0.2.1
     spec = f"/run/discoverd/controllers/{instance}/spec"
     assert ours in host.read(spec).decode()
     assert host.run(["runuser", "-u", "discoverd-api", "--", "cat", spec], check=False).returncode != 0
-    for path in ("/run/discoverd-api-reader", "/run/discoverd-api-action"):
-        assert host.run(f"stat -c '%U %a' {path}").stdout.split() == ["discoverd-api", "600"]
-    reader = host.run("pgrep -f libexec/discoverd/api-reader").stdout.split()
-    assert len(reader) == 1
-    assert "0000000000000000" in host.run(f"grep CapEff /proc/{reader[0]}/status").stdout
+    assert host.run("stat -c '%U %a' /run/discoverd-api-action").stdout.split() == ["discoverd-api", "600"]
 
 
 def test_polkit_decides_who_stops_a_controller(host: Machine) -> None:
@@ -264,13 +260,13 @@ def test_whatever_ends_it_it_is_there_again(host: Machine) -> None:
     assert len(managed(host)) == 5 + 4
     host.run("systemctl kill -s KILL discoverd-api.service")
     host.wait_until(lambda: len(managed(host)) == 9, timeout=GENEROUS, what="it is there after a kill")
-    host.run("systemctl kill -s KILL 'discoverd-api-reader@*'")
-    host.run(["systemctl", "stop", unit_name(1)], timeout=GENEROUS)
+    host.run("systemctl restart discoverd-api-action.socket")
+    job_ended(host, call(host, path_of(unit_name(1)), CONTROLLER, "Stop", user=""))
 
     def stopped() -> bool:
         return bool(managed(host)[path_of(unit_name(1))][CONTROLLER]["State"] == "stopped")
 
-    host.wait_until(stopped, timeout=GENEROUS, what="it has another reader")
+    host.wait_until(stopped, timeout=GENEROUS, what="it hands on to another socket")
     host.run("systemctl stop discoverd.service", timeout=GENEROUS)
     shown = f"{USER} busctl get-property {NAME} {ROOT} {MANAGER} State"
     host.wait_until(f"{shown} | grep -q inactive", timeout=GENEROUS, what="it tells that discoverd does not run")

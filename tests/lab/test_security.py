@@ -12,7 +12,6 @@ LIMITS = {
     "discoverd.service": 40,
     "discoverd-api.service": 40,
     "discoverd-api-action@1.service": 40,
-    "discoverd-api-reader@1.service": 40,
     "discoverd-boot.service": 40,
     "discoverd-fork-server.service": 40,
     "discoverd-identity.service": 40,

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bus of its own with the API on it, its reader, a made-up systemd, and clients: real dbus-daemon, made-up host."""
+"""A bus of its own with the API on it, a made-up systemd, and clients: real dbus-daemon, made-up host."""
 
 import asyncio
 import contextlib
 import fnmatch
 import json
-import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +18,10 @@ from typing import Any
 import pytest
 
 from discoverd import exclusions, registry, state, store
-from discoverd.api import action, actions, budget, feed, main, wire
+from discoverd.api import action, actions, budget, main, wire
 from discoverd.api import connection as connections
 from discoverd.api.connection import BUS, BUS_PATH, Connection, RefusedError, connected
 from discoverd.api.interfaces import NAME, OBJECT_MANAGER, PROPERTIES, ROOT, object_path
-from discoverd.api.reader import Reader
 from discoverd.api.units import DAEMON, SYSTEMD, SYSTEMD_PATH
 from discoverd.api.wire import Frame
 from discoverd.config import identity
@@ -226,45 +223,15 @@ class Bus:
 
     @contextlib.asynccontextmanager
     async def _around(self) -> AsyncIterator[None]:
-        """The made-up systemd, the reader, and something in place of the processes that act."""
-        threads: list[threading.Thread] = []
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(feed.SOCKET)
-        listener.listen()
-        listener.setblocking(False)
-
-        async def accept() -> None:
-            while True:
-                end, _ = await asyncio.get_running_loop().sock_accept(listener)
-                threads.append(threading.Thread(target=read, args=(end.detach(),)))
-                threads[-1].start()
-
-        accepting = asyncio.create_task(accept())
+        """The made-up systemd, and something in place of the processes that act."""
         async with await asyncio.start_unix_server(self._act, actions.SOCKET), self.systemd.running():
-            try:
-                yield
-            finally:
-                accepting.cancel()
-                await asyncio.gather(accepting, return_exceptions=True)
-                listener.close()
-                for thread in threads:
-                    await asyncio.to_thread(thread.join)
+            yield
 
     async def _act(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.asked.append(json.loads(await reader.readline()))
         await self.acting.wait()
         writer.write(json.dumps(self.answers).encode() + b"\n")
         writer.close()
-
-
-def read(descriptor: int) -> None:
-    """Be the reader of a connection."""
-    reader = Reader(descriptor)
-    try:
-        reader.run()
-    finally:
-        reader.close()
-        os.close(descriptor)
 
 
 class ApiProcess:
@@ -315,8 +282,6 @@ def patch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "ROOT", str(folder / "discoverd"))
     monkeypatch.setattr(state, "CONTROLLERS", str(folder / "discoverd/controllers"))
     monkeypatch.setattr(locks, "DIRECTORY", str(folder / "discoverd/locks"))
-    monkeypatch.setattr(feed, "SOCKET", str(folder / "reader"))
-    monkeypatch.setattr(feed, "RETRY_SECONDS", 0.1)
     monkeypatch.setattr(actions, "SOCKET", str(folder / "action"))
     monkeypatch.setattr(action, "PRIVATE", str(folder / "systemd"))
     monkeypatch.setattr(controllers, "CLASS", str(folder / "sys"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from discoverd.api import action, actions, budget, callers, connection, feed, frames, interfaces, service
+from discoverd.api import action, actions, budget, callers, connection, frames, interfaces, service
 
 from . import named_tests
 
@@ -52,7 +52,6 @@ def test_each_fact_of_nvme_stas_has_a_place(fact: str) -> None:
 def test_units_sockets_and_user_are_those_of_the_code() -> None:
     """What is written in two places is the same in both."""
     units = PROJECT / "units"
-    assert f"ListenStream={feed.SOCKET}\n" in (units / "discoverd-api-reader.socket").read_text()
     assert f"ListenStream={actions.SOCKET}\n" in (units / actions.SOCKET_UNIT).read_text()
     assert (units / (action.DISCONNECT_UNIT.format("") + ".in")).is_file()
     service = (units / "discoverd-api.service.in").read_text()
@@ -60,11 +59,10 @@ def test_units_sockets_and_user_are_those_of_the_code() -> None:
     user = re.findall(r"^User=(.*)$", service, re.MULTILINE)[0]
     for file in ("org.nvmexpress.discoverd1.conf", "org.nvmexpress.discoverd1.service", "discoverd-api.sysusers.conf"):
         assert user in (PROJECT / "units/dbus" / file).read_text()
-    for socket in ("discoverd-api-reader.socket", "discoverd-api-action.socket"):
-        text = (units / socket).read_text()
-        assert f"SocketUser={user}\n" in text
-        assert "SocketMode=0600\n" in text
-        assert socket in service
+    text = (units / actions.SOCKET_UNIT).read_text()
+    assert f"SocketUser={user}\n" in text
+    assert "SocketMode=0600\n" in text
+    assert actions.SOCKET_UNIT in service
 
 
 def test_limits_are_those_of_the_code() -> None:

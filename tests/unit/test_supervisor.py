@@ -197,7 +197,7 @@ def test_stop_while_unit_is_being_held_is_no_error(
 
     assert host.play(second) == 0
     assert "internal error" not in caplog.text
-    assert sorted(os.listdir(state.directory(ONE))) == ["report", "spec"]
+    assert sorted(os.listdir(state.directory(ONE))) == ["report", "spec", "spec.public"]
 
 
 @pytest.mark.parametrize("lose", ["bus", "agent"])
@@ -347,7 +347,9 @@ def test_a_restarted_supervisor_loads_what_was_stopped_without_starting_it(host:
     assert host.play(second) == 0
     assert host.systemd.started == [ONE, ONE]
     assert host.systemd.units[ONE] == UnitFact("loaded", "inactive")
-    assert sorted(os.listdir(state.directory(ONE))) == ["report", "spec"], "the next start is the administrator's"
+    assert sorted(os.listdir(state.directory(ONE))) == ["report", "spec", "spec.public"], (
+        "the next start is the administrator's"
+    )
 
 
 def test_a_start_that_came_while_a_stopped_unit_was_made_again_is_made_up_for(
