@@ -7,12 +7,12 @@ to do with that: it is handed on at once, so that nobody who asks for all in a l
 
 import asyncio
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from discoverd.api import exclusion, interfaces, log_page, properties, wire
+from discoverd.api import exclusion, interfaces, properties, wire
 from discoverd.api.actions import Actions
 from discoverd.api.budget import Budget
 from discoverd.api.callers import Callers
@@ -32,6 +32,7 @@ from discoverd.api.interfaces import (
     Interface,
     Method,
 )
+from discoverd.api.pages import Pages
 from discoverd.api.refusal import RefusalError
 from discoverd.api.tree import Tree
 from discoverd.api.users import Users
@@ -39,15 +40,12 @@ from discoverd.api.wire import Frame
 from discoverd.cli.choose import matches
 from discoverd.cli.exits import CliError
 from discoverd.cli.overview import Controller
-from discoverd.kernel.controllers import canonical_nqn, same_address
 from discoverd.supervisor.loop_turn import LoopTurn
 
 log = logging.getLogger("discoverd.api")
 
-# Of one user so many actions wait or are under way, and as many log pages; log pages of all together so many.
+# Of one user so many actions wait or are under way, and as many log pages.
 UNDER_WAY_MAX = 64
-PAGES_AT_ONCE = 2
-PAGES_KEPT = 4
 # So many callers are told in so many seconds that they ask for too much; others notice.
 _REFUSALS_MAX = 64
 _REFUSALS_SECONDS = 0.25
@@ -62,16 +60,13 @@ class Service:
     def __init__(self, tree: Tree, host: Host, page: Callable[[str], Awaitable[bytes]]) -> None:
         self._tree = tree
         self._host = host
-        self._page = page
         self._callers = Callers()
         self._tasks: set[asyncio.Task[None]] = set()
         # Those whose users the bus is asked for.
         self._asking: set[str] = set()
         # By user, and whether it acts.
         self._under_way: Counter[tuple[int, bool]] = Counter()
-        self._pages = asyncio.Semaphore(PAGES_AT_ONCE)
-        # By instance, what answers were made from, and their bodies.
-        self._kept: OrderedDict[str, tuple[bytes, object, bytes]] = OrderedDict()
+        self._pages = Pages(host, page)
         self._plan: tuple[object, bytes] = (None, b"")
         self._refused, self._refused_since = 0, 0.0
         self._faults: set[str] = set()
@@ -317,41 +312,7 @@ class Service:
 
     async def _log_page(self, call: Frame) -> bytes:
         """Return what answers LogPage."""
-        one = self._controller(call)
-        async with self._pages:
-            data = await self._page(one.name)
-            head, page = log_page.split(data)
-            if head.fault:
-                raise RefusalError(interfaces.NO_PAGE, head.fault)
-            found = self._host.controllers
-            known = self._kept.get(one.name)
-            if known and known[0] == data and known[1] is found:
-                body = known[2]
-            else:
-                body = await self._page_body(head, page, found)
-                self._kept[one.name] = (data, found, body)
-                if len(self._kept) > PAGES_KEPT:
-                    self._kept.popitem(last=False)
-            return body
-
-    async def _page_body(self, head: log_page.Head, page: bytes, found: Mapping[str, Controller]) -> bytes:
-        at: dict[tuple[str, str, str], list[tuple[str, Controller]]] = {}
-        for path, one in found.items():
-            transport, _, service, nqn, _, _ = properties.target(one)
-            at.setdefault((transport, service, canonical_nqn(nqn)), []).append((path, one))
-
-        def find(transport: str, address: str, service: str, nqn: str) -> str:
-            for path, one in at.get((transport, service, canonical_nqn(nqn)), ()):
-                if same_address(transport, properties.target(one)[1], address):
-                    return path
-            return NO_OBJECT
-
-        turn = LoopTurn(TURN_SECONDS)
-        entries = []
-        for number in range(log_page.count(page)):
-            entries.append(wire.element(interfaces.LOG_ENTRIES[1:], log_page.entry(page, number, find)))
-            await turn.end_if_long()
-        return wire.array(entries, wire.marshal("tts", head.generation, head.time, head.asked))
+        return await self._pages.body(self._controller(call))
 
     def _controller(self, call: Frame) -> Controller:
         one = self._host.controllers.get(call.text(wire.PATH))
