@@ -168,7 +168,7 @@ class Service:
                 await self._connection.room()
                 user, call = taken
                 try:
-                    self._answer(call, user)
+                    await self._answer(call, user)
                 except Exception as error:
                     self._refuse(call, error)
                 await turn.end_if_long()
@@ -188,7 +188,7 @@ class Service:
                 return interface, method
         return None
 
-    def _answer(self, call: Frame, user: int) -> None:
+    async def _answer(self, call: Frame, user: int) -> None:
         path = call.text(wire.PATH)
         found = self._lookup(call)
         if found is None or (path not in self._tree and found[0].name != PEER):
@@ -203,7 +203,11 @@ class Service:
         if interface.name == DISCOVERY:
             self._begin(call, user, method, self._log_page(call))
             return
-        self._give(call, user, method, self._answers[interface.name, method.name](self, call, path))
+        if method.name == "Find":
+            body = await self._find(call)
+        else:
+            body = self._answers[interface.name, method.name](self, call, path)
+        self._give(call, user, method, body)
 
     def _give(self, call: Frame, user: int, method: Method, body: bytes) -> None:
         """Answer a call, if its user has not been sent too much already."""
@@ -281,7 +285,7 @@ class Service:
             self._plan = (plan, wire.array(rows))
         return self._plan[1]
 
-    def _find(self, call: Frame, _path: str) -> bytes:
+    async def _find(self, call: Frame) -> bytes:
         (word,) = call.values("s")
         if len(word) > (_PATTERN_MAX if any(one in word for one in "*?[") else _WORD_MAX):
             raise RefusalError(
@@ -290,11 +294,13 @@ class Service:
             )
         found = self._host.controllers
         try:
-            # What is at a place this process cannot see.
-            meant = {id(one) for one in matches(word, list(found.values()), places=False)} if word else set()
+            # Beside the loop: each controller is compared in several ways. Places are left
+            # out, because this process does not see what is at one.
+            meant = await asyncio.to_thread(matches, word, list(found.values()), places=False) if word else []
         except CliError as error:
             raise RefusalError(interfaces.INVALID_ARGUMENTS, " ".join([str(error), *error.lines])) from None
-        return wire.marshal("ao", [path for path, one in found.items() if id(one) in meant])
+        named = set(map(id, meant))
+        return wire.marshal("ao", [path for path, one in found.items() if id(one) in named])
 
     _answers: ClassVar[dict[tuple[str, str], Callable[["Service", Frame, str], bytes]]] = {
         (INTROSPECTABLE, "Introspect"): _introspect,
@@ -305,7 +311,6 @@ class Service:
         (PROPERTIES, "Set"): _set,
         (OBJECT_MANAGER, "GetManagedObjects"): _managed,
         (MANAGER, "Plan"): _decisions,
-        (MANAGER, "Find"): _find,
     }
 
     # Calls that take longer --------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ from discoverd.api.service import Service
 from discoverd.api.tree import Tree
 from discoverd.api.wire import Frame
 
+from .fake_host import until
+
 SUB = f"{SUBSYSTEMS}/a"
 ALL = "a{oa{sa{sv}}}"
 PATHS = st.sampled_from(["/", "/org", ROOT, CONTROLLERS, SUBSYSTEMS, SUB, f"{CONTROLLERS}/x"])
@@ -84,7 +86,8 @@ class Served:
     async def run(self, count: int) -> None:
         """Have so many calls answered."""
         running = asyncio.create_task(self.service.run())
-        for _ in range(2 * count + 10):
+        await until(lambda: len(self.connection.said) >= count)
+        for _ in range(10):
             await asyncio.sleep(0)
         assert not running.done()
         running.cancel()
