@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from discoverd.cli.exits import CliError
+from discoverd.kernel import block
 
 _MISSING = (
     "neither of the Python packages libnvme and libnvme3 can be imported; on Debian 13 and later: apt install "
@@ -57,10 +58,16 @@ def subsystems() -> list[Subsystem]:
             one["nqn"],
             one["hostnqn"],
             tuple(Path(**path) for path in one["paths"]),
-            tuple(one["namespaces"]),
+            _namespaces(path["device"] for path in one["paths"]),
         )
         for one in json.loads(_ask())
     ]
+
+
+def _namespaces(devices: Iterable[str]) -> tuple[str, ...]:
+    # Not by libnvme: with native multipath its walk over a subsystem's namespaces never ends (1.13).
+    found = {name for device in devices for name in block.namespaces(device)}
+    return tuple(sorted(found, key=lambda name: (len(name), name)))
 
 
 def _ask() -> bytes:
@@ -101,19 +108,15 @@ def _answer(writing: int) -> NoReturn:
 
 
 def _scan() -> Iterator[dict[str, Any]]:
-    """Give each subsystem with its controllers and namespaces. Raises ModuleNotFoundError."""
+    """Give each subsystem with its controllers. Raises ModuleNotFoundError."""
     context = _context()
     for host in context.hosts():
         for one in host.subsystems():
-            controllers = list(one.controllers())
-            # Without native multipath, or for a local drive, they are a controller's own.
-            devices = [space for owner in (one, *controllers) for space in owner.namespaces()]
             yield {
                 "name": _text(one, "name"),
                 "nqn": _text(one, "subsysnqn"),
                 "hostnqn": _text(host, "hostnqn"),
-                "paths": [_path(controller) for controller in controllers],
-                "namespaces": _names(devices),
+                "paths": [_path(controller) for controller in one.controllers()],
             }
 
 
@@ -127,10 +130,6 @@ def _context() -> Any:
 def _path(controller: Any) -> dict[str, str]:
     fields = {"device": "name", **{name: name for name in ("transport", "traddr", "trsvcid", "state")}}
     return {ours: _text(controller, theirs) for ours, theirs in fields.items()}
-
-
-def _names(devices: Iterable[Any]) -> list[str]:
-    return list(dict.fromkeys(name for one in devices if (name := _text(one, "name"))))
 
 
 def _text(one: Any, name: str) -> str:

@@ -244,9 +244,8 @@ def install(tree: Path, sources: Iterable[Path]) -> None:
         *("/usr/src/discoverd.build", "/usr/src/discoverd"),
     )
     in_tree("install", tree, "meson", "install", "--no-rebuild", "-C", "/usr/src/discoverd.build")
-    # As a package does after its files are there.
+    # As a package does after its files are there. Directories in /var are made at the boot.
     in_tree("install", tree, "systemd-sysusers")
-    in_tree("install", tree, "systemd-tmpfiles", "--create", "discoverd.conf")
     shutil.rmtree(tree / "usr/src")
     (tree / "usr/src").mkdir()
 

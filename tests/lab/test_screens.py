@@ -44,9 +44,8 @@ def namespace(machine: Machine, volume: int) -> str:
     """The block device of a volume."""
     # Not those of single paths, such as nvme2c3n1, which the kernel hides.
     names = "ls /sys/class/block | grep -E '^nvme[0-9]+n[0-9]+$'"
-    find = (
-        f"for one in $({names}); do grep -qsx {nqn(volume)} /sys/class/block/$one/device/subsysnqn && echo $one; done"
-    )
+    head = "/sys/class/block/$one/device/subsysnqn"
+    find = f"for one in $({names}); do grep -qsx {nqn(volume)} {head} && echo $one; done"
     machine.wait_until(f'[ -n "$({find})" ]', what="the namespace is there")
     return machine.run(f"({find}) | head -n 1").stdout.strip()
 

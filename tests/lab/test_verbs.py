@@ -4,7 +4,7 @@
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -43,7 +43,9 @@ def test_wait(host: Machine) -> None:
     ctl(host, f"wait --for=gone --timeout=10 {nqn(1)}")
 
 
-def test_restart_of_what_is_in_use_keeps_its_connection(host: Machine) -> None:
+def test_restart_of_what_is_in_use_keeps_its_connection(host: Machine, allow_journal: Callable[[str], None]) -> None:
+    allow_journal("in use by /mnt")
+    allow_journal("Failed with result 'exit-code'")
     host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
     scenario.start(host, TWO_PATHS.rsplit("controller", 1)[0])
     scenario.wait_live(host, 1)

@@ -100,32 +100,24 @@ def scan() -> object:
 
     def controllers(first: int, second: int) -> list[SimpleNamespace]:
         return [
-            SimpleNamespace(name=f"nvme{one}", transport="tcp", traddr=address, trsvcid="4420", state=word, **EMPTY)
+            SimpleNamespace(name=f"nvme{one}", transport="tcp", traddr=address, trsvcid="4420", state=word)
             for one, address, word in zip((first, second), screen.ADDRESSES, ("live", "connecting"), strict=True)
         ]
 
-    def subsystem(number: int, nqn: str, paths: list[SimpleNamespace], *spaces: str) -> SimpleNamespace:
-        return SimpleNamespace(
-            name=f"nvme-subsys{number}",
-            subsysnqn=nqn,
-            controllers=lambda: paths,
-            namespaces=lambda: [SimpleNamespace(name=name) for name in spaces],
-        )
+    def subsystem(number: int, nqn: str, paths: list[SimpleNamespace]) -> SimpleNamespace:
+        return SimpleNamespace(name=f"nvme-subsys{number}", subsysnqn=nqn, controllers=lambda: paths)
 
     # The kernel has a subsystem for each discovery controller.
     found = [subsystem(number, DISCOVERY_NQN, [one]) for number, one in enumerate(controllers(0, 1))]
-    first = 2
-    for volume in screen.VOLUMES:
-        if volume not in (screen.STOPPED, screen.EXCLUDED, screen.REFUSED):
-            found.append(
-                subsystem(volume + 1, NQN.format(volume), controllers(first, first + 1), f"nvme{volume + 1}n1")
-            )
-            first += 2
+    found += [subsystem(volume + 1, NQN.format(volume), controllers(first, first + 1)) for volume, first in connected()]
     host = SimpleNamespace(hostnqn="nqn.2024-08.com.example:host", subsystems=lambda: found)
     return SimpleNamespace(hosts=lambda: [host])
 
 
-EMPTY = {"namespaces": list}
+def connected() -> list[tuple[int, int]]:
+    """The volumes that the kernel has, each with the number of the first of its two controllers."""
+    left_out = (screen.STOPPED, screen.EXCLUDED, screen.REFUSED)
+    return [(volume, 2 + 2 * at) for at, volume in enumerate(one for one in screen.VOLUMES if one not in left_out)]
 
 
 @pytest.mark.parametrize("name", screen.NAMES)
@@ -142,6 +134,10 @@ def test_screen_is_as_expected(desk: Desk, name: str, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "libnvme", ModuleType("libnvme"))
     monkeypatch.setitem(sys.modules, "libnvme.nvme", module)
     monkeypatch.setattr(block, "ana_state", lambda *_: "optimized")
+    spaces = {
+        f"nvme{number}": [f"nvme{volume + 1}n1"] for volume, first in connected() for number in (first, first + 1)
+    }
+    monkeypatch.setattr(block, "namespaces", lambda device: spaces.get(device, []))
     known = {space.name: space for found in desk.volumes.values() for space in found}
     monkeypatch.setattr(namespaces, "named", lambda names: {one: known[one] for one in names})
     status, output, errors = desk.run(*screen.COMMANDS[what].split())

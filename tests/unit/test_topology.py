@@ -42,15 +42,14 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
 
 def controller(name: str, address: str | None = "192.0.2.1", transport: str = "tcp") -> SimpleNamespace:
     where = {"transport": transport, "traddr": address, "trsvcid": "4420" if address else None, "state": "live"}
-    return SimpleNamespace(name=name, namespaces=list, **where)
+    return SimpleNamespace(name=name, **where)
 
 
-def subsystem(number: int, controllers: list[SimpleNamespace], *spaces: str) -> SimpleNamespace:
+def subsystem(number: int, controllers: list[SimpleNamespace]) -> SimpleNamespace:
     return SimpleNamespace(
         name=f"nvme-subsys{number}",
         subsysnqn=NQN.format(number),
         controllers=lambda: iter(controllers),
-        namespaces=lambda: iter([SimpleNamespace(name=name) for name in spaces]),
     )
 
 
@@ -60,7 +59,7 @@ def scan() -> object:
         subsystems=lambda: iter(
             [
                 subsystem(10, [controller("nvme3", "2001:db8::1")]),
-                subsystem(1, [controller("nvme2", "198.51.100.1"), controller("nvme1")], "nvme1n1"),
+                subsystem(1, [controller("nvme2", "198.51.100.1"), controller("nvme1")]),
                 subsystem(0, [controller("nvme0", None, "pcie")]),
             ]
         ),
@@ -112,8 +111,7 @@ def test_ana_states_that_differ_are_told_by_namespace(
     storage: Storage, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage.namespace("nvme1n2", "nvme1", "nvme2", ana="inaccessible", subsystem=1)
-    spaces = ("nvme1n1", "nvme1n2")
-    host = SimpleNamespace(hostnqn="", subsystems=lambda: iter([subsystem(1, [controller("nvme1")], *spaces)]))
+    host = SimpleNamespace(hostnqn="", subsystems=lambda: iter([subsystem(1, [controller("nvme1")])]))
     provide(monkeypatch, package, lambda: SimpleNamespace(hosts=lambda: iter([host])))
     assert "live, optimized for nvme1n1, inaccessible for nvme1n2" in run(capsys)[1]
 
