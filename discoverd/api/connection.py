@@ -78,17 +78,19 @@ async def connected(
 async def _authenticate(end: socket.socket) -> None:
     """Say who we are; the kernel says it as well (D-Bus specification, "Authentication Protocol")."""
     loop = asyncio.get_running_loop()
-    await loop.sock_sendall(end, b"\0AUTH EXTERNAL " + str(os.geteuid()).encode().hex().encode() + b"\r\n")
+    # All at once, as systemd's own clients do. On its private socket systemd leaves a message that it reads together
+    # with BEGIN where it is until something else comes (src/libsystemd/sd-bus/bus-socket.c).
+    user = str(os.geteuid()).encode().hex().encode()
+    await loop.sock_sendall(end, b"\0AUTH EXTERNAL " + user + b"\r\nBEGIN\r\n")
     line = b""
     while not line.endswith(b"\r\n"):
-        # The bus says nothing more before it hears from us.
+        # It says nothing more before it hears from us.
         data = await loop.sock_recv(end, _LINE_MAX)
         line += data
         if not data or len(line) > _LINE_MAX:
             raise LostError("the bus does not take our word")
     if not line.startswith(b"OK "):
         raise PermissionError(f"the bus refuses us: {line[:80]!r}")
-    await loop.sock_sendall(end, b"BEGIN\r\n")
 
 
 class Connection:
@@ -111,6 +113,8 @@ class Connection:
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._closed: asyncio.Future[None] = self._loop.create_future()
+        # Why it has ended.
+        self._lost: LostError | None = None
         self._loop.add_reader(end, self._hear)
 
     @property
@@ -125,12 +129,13 @@ class Connection:
         self._loop.remove_reader(self._end)
         self._loop.remove_writer(self._end)
         self._closed.set_result(None)
+        self._lost = LostError(f"the bus has gone: {error!r}")
         self._pieces.clear()
         self._waiting = 0
         self._has_room.set()
         for future in self._asked.values():
             if not future.done():
-                future.set_exception(LostError(f"the bus has gone: {error!r}"))
+                future.set_exception(self._lost)
 
     async def closed(self) -> None:
         """Wait until the bus has gone."""
@@ -221,6 +226,9 @@ class Connection:
         if self._closed.done():
             raise LostError("the bus has gone")
         serial = self.send(wire.CALL, fields, signature, body, flags)
+        if self._lost is not None:
+            # In the moment of sending.
+            raise self._lost
         self._asked[serial] = future
         try:
             async with asyncio.timeout(seconds):
