@@ -84,9 +84,8 @@ class Feed:
             self._watch(os.path.dirname(state.ROOT))
         found = await asyncio.to_thread(_instances) if self._watch(state.CONTROLLERS) else set()
         turn = LoopTurn(_TURN_SECONDS)
-        for instance in self._known - found:
-            self._forget(instance)
-        for instance in found:
+        # Also those that were known: they may have come anew since the list was made.
+        for instance in self._known | found:
             self._look_at(instance)
             await turn.end_if_long()
 
