@@ -112,11 +112,13 @@ def _scan() -> Iterator[dict[str, Any]]:
     context = _context()
     for host in context.hosts():
         for one in host.subsystems():
+            # All at once: what is read while the library walks on is freed already.
+            controllers = list(one.controllers())
             yield {
                 "name": _text(one, "name"),
                 "nqn": _text(one, "subsysnqn"),
                 "hostnqn": _text(host, "hostnqn"),
-                "paths": [_path(controller) for controller in one.controllers()],
+                "paths": [_path(controller) for controller in controllers],
             }
 
 
