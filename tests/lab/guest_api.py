@@ -61,7 +61,7 @@ def events(bus: Any, seconds: float) -> None:
         except TimeoutError:
             return
         fields = {number.name: value for number, value in message.header.fields.items()}
-        print(json.dumps([fields.get("path"), fields.get("member"), plain(message.body)]), flush=True)
+        print(json.dumps([fields.get("path"), fields.get("member"), [plain(one) for one in message.body]]), flush=True)
 
 
 def everything(bus: Any, count: int) -> None:

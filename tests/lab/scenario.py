@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What scenarios ask of a machine on which discoverd runs."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+import pytest
 
 from tests.lab.machine import Machine
 
@@ -21,6 +24,9 @@ for name in nvme*; do
 done
 true
 """
+# What takes minutes to wait for, and is a rule that unit tests hold as well, is waited for with LAB_LONG=1.
+LONG = bool(os.environ.get("LAB_LONG"))
+long = pytest.mark.skipif(not LONG, reason="it takes minutes; LAB_LONG=1 has it run")
 # The bound for anything that takes a second on a quiet machine.
 GENEROUS = 90
 

@@ -139,7 +139,7 @@ controller = transport=tcp;traddr=192.0.2.1
 def test_polkit_decides_who_stops_a_controller(host: Machine) -> None:
     start(host)
     path = path_of(unit_name(1))
-    for member in ("Start", "Stop", "Restart", "Disconnect"):
+    for member in ("Stop", "Disconnect"):
         assert call(host, path, CONTROLLER, member) in ACCESS_DENIED
     assert call(host, ROOT, MANAGER, "Reload") in ACCESS_DENIED
     assert len(scenario.live(host)) == 5
@@ -195,17 +195,18 @@ def test_exclusions_by_who_may_change_unit_files(host: Machine) -> None:
 
 def test_changes_are_heard_by_everybody(host: Machine) -> None:
     start(host)
-    begin(host, "events", "guest_api.py", "caller", "events", "40")
+    begin(host, "events", "guest_api.py", "caller", "events", "25")
     output = "/var/tmp/events.out"
     host.wait_until(f"grep -q ready {output}", timeout=GENEROUS)
     host.run(["systemctl", "stop", unit_name(1)], timeout=GENEROUS)
     host.run(["systemctl", "start", unit_name(1)], timeout=GENEROUS)
     host.run("lab-target up --subsystems 5 --ports 192.0.2.1:4420")
-    host.wait_until("! systemctl is-active -q events.service", timeout=40 + GENEROUS)
+    host.wait_until("! systemctl is-active -q events.service", timeout=25 + GENEROUS)
     heard = [json.loads(line) for line in host.read(output).decode().splitlines() if line.startswith("[")]
     states = [body[1] for path, member, body in heard if member == "Event" and body[2] == path_of(unit_name(1))]
     assert "stopped" in states
     assert states[-1] == "live"
+    # The path of an object is in the ObjectManager's own signal.
     added = [body[0] for path, member, body in heard if member == "InterfacesAdded"]
     assert path_of(unit_name(5)) in added
     pages = [body for path, member, body in heard if path == path_of(DISCOVERY_UNIT) and member == "PropertiesChanged"]

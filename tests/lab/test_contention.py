@@ -170,7 +170,10 @@ controller = transport=tcp;traddr=192.0.2.1;trsvcid=4420
 """
 
 
-@pytest.mark.parametrize("stas_first", [False, True], ids=["discoverd first", "stas first"])
+@pytest.mark.parametrize(
+    "stas_first",
+    [pytest.param(False, id="discoverd first", marks=scenario.long), pytest.param(True, id="stas first")],
+)
 def test_nvme_stas_beside_us(host: Machine, stas_first: bool) -> None:
     """Both are told of the same discovery controller. Neither flaps, the set is complete, and each may go."""
     host.run("lab-target up --subsystems 4 --ports 192.0.2.1:4420")
@@ -268,6 +271,7 @@ def test_autoconnect_stands_back_while_discoverd_runs(host: Machine) -> None:
     assert {name: one for name, one in scenario.controllers(host).items() if name in before} == before
 
 
+@scenario.long
 def test_autoconnect_at_boot(fresh_machine: Machine) -> None:
     fresh_machine.put("/etc/lab-target.conf", "TARGET=--subsystems 2 --ports 192.0.2.1:4420\n")
     fresh_machine.put("/etc/nvme/discovery.conf", "--transport=tcp --traddr=192.0.2.1 --trsvcid=4420\n")

@@ -12,7 +12,7 @@ from tests.lab.machine import Machine
 from tests.lab.scenario import DISCOVERY_UNIT, GENEROUS, ONE_DISCOVERY_CONTROLLER, unit_name
 
 # LAB_ROUNDS=20 and more find what is rare; each round takes twenty seconds.
-ROUNDS, STOPS, KILLS = int(os.environ.get("LAB_ROUNDS", "5")), 5, 5
+ROUNDS, STOPS, KILLS = int(os.environ.get("LAB_ROUNDS", "2")), 5, 5
 TWO_PATHS = ONE_DISCOVERY_CONTROLLER + "controller = transport=tcp;traddr=198.51.100.1;trsvcid=4420\n"
 TEMPORARY = "find /run/discoverd /run/nvme -name '*.tmp.*' -o -name '*.new' -o -name '.*'"
 
@@ -100,6 +100,7 @@ def garbled(content: bytes) -> bytes:
 SPOILS = (truncated, emptied, older, newer, garbled)
 
 
+@scenario.long
 def test_state_files_that_cannot_be_read(host: Machine, allow_journal: Callable[[str], None]) -> None:
     # Workers that start before the supervisor has written their specification anew.
     allow_journal("no usable specification")

@@ -43,6 +43,7 @@ def monitor(host: Machine) -> Iterator[Machine]:
     host.run("pkill -x udevadm; true")
 
 
+@scenario.long
 def test_an_event_among_many_controllers_and_entries(monitor: Machine) -> None:
     """With 16 controllers connected; then with 512 entries in the log page besides.
 

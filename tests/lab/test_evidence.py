@@ -28,6 +28,7 @@ def volumes(host: Machine) -> dict[str, tuple[str, str, str]]:
     return {name: row for name, row in scenario.controllers(host).items() if ":vol" in row[0]}
 
 
+@scenario.long
 def test_restarted_cdc_disconnects_nothing_until_it_has_said_so_again(host: Machine) -> None:
     """Then what it takes away while it runs goes at once, half of it at once only when that is confirmed, and what
     refers to itself when nobody else does."""

@@ -17,7 +17,7 @@ SERVER, SOCKET = "discoverd-fork-server.service", "/run/discoverd-fork-server"
 BROKEN = f"/run/systemd/system/{SERVER}.d/broken.conf"
 VOLUMES = 4
 # LAB_ROUNDS=20 and LAB_STARTS=100 find what is rare.
-ROUNDS, STARTS = int(os.environ.get("LAB_ROUNDS", "3")), int(os.environ.get("LAB_STARTS", "12"))
+ROUNDS, STARTS = int(os.environ.get("LAB_ROUNDS", "2")), int(os.environ.get("LAB_STARTS", "12"))
 # What a process has got and would not lose, whatever its unit says.
 RESTRICTIONS = r"""
 process=/proc/%d

@@ -67,6 +67,7 @@ def test_owner_that_does_not_run_any_more(taken_over: Machine) -> None:
     assert "nvme-discoverd" not in taken_over.run("discoverctl doctor", check=False).stdout
 
 
+@scenario.long
 def test_owner_whose_unit_would_disconnect_it(taken_over: Machine) -> None:
     before = scenario.controllers(taken_over)
     taken_over.run(

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A hostile announcer on the link, beside an array that is configured: it keeps nobody waiting, and leaves nothing."""
 
-import os
-
 import pytest
 
 from tests.lab import scenario
@@ -15,8 +13,6 @@ SUBSYSTEMS = 16
 SETTINGS = "[Global]\nmdns-families = ipv4\n"
 # Seconds. What is printed is the measurement.
 BESIDE, END = 90, 600
-# LAB_LONG=1 waits until nothing is left of what was announced, five minutes and more; without it, unit tests tell.
-LONG = bool(os.environ.get("LAB_LONG"))
 # KiB of the supervisor's proportional set size (PSS), and milliseconds of a turn of its loop: 50, and four times that
 # where others have the processors as well.
 MEMORY, TURN = 64 * 1024, 4 * 50
@@ -81,7 +77,8 @@ def test_an_array_beside_a_hostile_announcer(host: Machine) -> None:
     assert not [one for one in tried if any(f" tcp:{address}:" in one for address in TRAPS)]
 
     before = scenario.controllers(host)
-    if LONG:
+    # Five minutes and more.
+    if scenario.LONG:
         seconds = host.wait_until(
             lambda: not strangers(host), timeout=END, interval=5, what="nothing is left of the announcer"
         )
@@ -90,4 +87,4 @@ def test_an_array_beside_a_hostile_announcer(host: Machine) -> None:
     assert len(ours) == SUBSYSTEMS
     assert {name: scenario.controllers(host).get(name) for name in ours} == ours
     assert set(scenario.units(host)) >= VOLUMES | {DISCOVERY_UNIT}
-    assert not LONG or set(scenario.units(host)) == VOLUMES | {DISCOVERY_UNIT}
+    assert not scenario.LONG or set(scenario.units(host)) == VOLUMES | {DISCOVERY_UNIT}

@@ -13,7 +13,7 @@ from tests.lab.test_authentication import make_key
 
 AUTOCONNECT = "nvmf-autoconnect.service"
 FAR = "198.51.100.1"
-LINE = "--transport=tcp --traddr=192.0.2.1 --trsvcid=4420 --ctrl-loss-tmo=1234 --nr-io-queues=1\n"
+LINE = "--transport=tcp --traddr=192.0.2.1 --trsvcid=4420 --ctrl-loss-tmo=1230 --nr-io-queues=1\n"
 DRY_RUN = "discoverctl import-nvme-cli --dry-run"
 IMPORT = "discoverctl import-nvme-cli"
 # Two subsystems that are in use, as an administrator's are.
@@ -31,9 +31,11 @@ sync
 def config_json(host: Machine) -> str:
     """A subsystem on the other path, which no line of discovery.conf leads to."""
     hostnqn = host.run("cat /etc/nvme/hostnqn").stdout.strip()
-    port = {"transport": "tcp", "traddr": FAR, "trsvcid": "4420", "ctrl_loss_tmo": 4321}
+    port = {"transport": "tcp", "traddr": FAR, "trsvcid": "4420", "ctrl_loss_tmo": 4320}
     subsystem = {"nqn": nqn(3), "ports": [port]}
-    return json.dumps([{"hostnqn": hostnqn, "subsystems": [subsystem]}], indent=2)
+    # Without a host ID, nvme-cli 2.13 compares with none, and crashes.
+    hostid = host.run("cat /etc/nvme/hostid").stdout.strip()
+    return json.dumps([{"hostnqn": hostnqn, "hostid": hostid, "subsystems": [subsystem]}], indent=2)
 
 
 @pytest.fixture
@@ -105,7 +107,7 @@ def test_host_is_changed_over_without_losing_a_connection(host: Machine) -> None
         found: host.run(f"cat /sys/class/nvme/{name}/ctrl_loss_tmo").stdout.strip()
         for name, (found, _, _) in scenario.controllers(host).items()
     }
-    assert (attributes[nqn(1)], attributes[nqn(3)]) == ("1234", "4321")
+    assert (attributes[nqn(1)], attributes[nqn(3)]) == ("1230", "4320")
     # And it may be asked again.
     assert "as it was" in host.run(IMPORT).stdout
 

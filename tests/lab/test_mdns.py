@@ -94,6 +94,7 @@ def test_announced_on_two_links_and_silent_again(host: Machine) -> None:
     assert {one.active for one in scenario.units(host).values()} == {"active"}
 
 
+@scenario.long
 def test_announced_before_it_listens_and_given_up(host: Machine) -> None:
     host.put("/etc/nvme/discoverd.conf", "[Global]\nmdns-interfaces = path0\nmdns-persistence = 15s\n")
     scenario.start(host, "")

@@ -65,13 +65,6 @@ def test_misspelt_key_and_a_reboot(fresh_machine: Machine, allow_journal: Callab
     assert "as the file was before the mistake in line 2" in why
     assert "counts as it was on " in machine.run("discoverctl doctor", check=False).stdout
 
-    # What is really removed is gone with the next boot.
-    scenario.configure(machine, "# nothing\n")
-    machine.run("systemctl reload discoverd.service", timeout=GENEROUS)
-    machine.reboot()
-    scenario.wait_status(machine, "0 controllers")
-    machine.poweroff()
-
 
 def test_var_that_cannot_be_written_costs_a_line_in_the_journal(
     host: Machine, allow_journal: Callable[[str], None]

@@ -34,6 +34,7 @@ def why(machine: Machine, volume: int) -> str:
     return machine.run(["discoverctl", "why", nqn(volume)], check=False).stdout
 
 
+@scenario.long
 def test_unlisted_controller_goes_if_the_scope_is_all(host: Machine) -> None:
     host.run(TARGET)
     host.run(f"modprobe nvme-tcp && {by_hand(2)} && {by_hand(3)}")

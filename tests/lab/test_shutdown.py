@@ -18,6 +18,7 @@ def host(fresh_machine: Machine) -> Machine:
     return fresh_machine
 
 
+@scenario.long
 def test_plain(host: Machine) -> None:
     """Only a measure: what the machine takes to power off with nothing connected."""
     storage.TIMES.append(("nothing connected", host.poweroff()))
