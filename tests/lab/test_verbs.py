@@ -11,12 +11,12 @@ import pytest
 from tests.lab import scenario
 from tests.lab.machine import Machine
 from tests.lab.scenario import DISCOVERY, GENEROUS, nqn, unit_name
+from tests.lab.test_authentication import make_key
 from tests.lab.test_discoverctl import NOT_LIVE, NOT_PERMITTED, TWO_PATHS, UNKNOWN, ctl, listed
 
 TIMED_OUT = 6
 NOBODY = "runuser -u nobody --"
 LOST, CANNOT_CONNECT = "c9a43174fa9447658f97317ee1ca89f1", "2839e690efc3498b8b345dc2ca8ddbe0"
-SECRET = "DHHC-1:00:ia6zGodOr4SEG0Zzaw398rpY0wqipUWj4jWjUh4HWUz6aQ2n:"
 PROM = "/var/lib/prometheus/node-exporter"
 
 
@@ -156,8 +156,9 @@ def test_message_ids(host: Machine, allow_journal: object) -> None:
 
 
 def test_what_an_ordinary_user_sees_and_may_not_do(host: Machine) -> None:
+    secret = make_key()
     host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
-    scenario.start(host, scenario.ONE_DISCOVERY_CONTROLLER + f"[Subsystem]\nnqn = {nqn(9)}\nkxchap-secret = {SECRET}\n")
+    scenario.start(host, scenario.ONE_DISCOVERY_CONTROLLER + f"[Subsystem]\nnqn = {nqn(9)}\nkxchap-secret = {secret}\n")
     scenario.wait_live(host, 2)
     for verb in ("list", "status", f"why {nqn(1)}", "status nvme0", f"log-page {DISCOVERY}", "metrics", "wait"):
         shown = host.run(f"{NOBODY} discoverctl {verb}")
@@ -169,7 +170,7 @@ def test_what_an_ordinary_user_sees_and_may_not_do(host: Machine) -> None:
         ended = host.run(f"{NOBODY} discoverctl {verb}", check=False)
         assert (ended.returncode, "Traceback" in ended.stderr) == (NOT_PERMITTED, False), verb
     assert len(scenario.live(host)) == 2
-    key = SECRET.split(":")[2]
+    key = secret.split(":")[2]
     assert host.run(f"{NOBODY} grep -rl '{key}' /run /etc/nvme 2>/dev/null || true").stdout == ""
     assert host.run(f"grep -rl '{key}' /run/discoverd || true").stdout.endswith("/spec\n")
 
