@@ -158,7 +158,7 @@ def test_message_ids(host: Machine, allow_journal: object) -> None:
 def test_what_an_ordinary_user_sees_and_may_not_do(host: Machine) -> None:
     secret = make_key()
     host.run("lab-target up --subsystems 1 --ports 192.0.2.1:4420")
-    scenario.start(host, scenario.ONE_DISCOVERY_CONTROLLER + f"[Subsystem]\nnqn = {nqn(9)}\nkxchap-secret = {secret}\n")
+    scenario.start(host, scenario.ONE_DISCOVERY_CONTROLLER + f"[Subsystem]\nnqn = {nqn(1)}\nkxchap-secret = {secret}\n")
     scenario.wait_live(host, 2)
     for verb in ("list", "status", f"why {nqn(1)}", "status nvme0", f"log-page {DISCOVERY}", "metrics", "wait"):
         shown = host.run(f"{NOBODY} discoverctl {verb}")
