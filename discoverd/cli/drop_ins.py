@@ -17,6 +17,8 @@ from discoverd.config.finding import Finding, Kind
 from discoverd.config.model import FabricsConfig
 from discoverd.config.sources import SourceFile, read_file
 
+# The command that has them count.
+START = "systemctl enable --now discoverd.service    (or, where it runs: systemctl reload discoverd.service)"
 _TEMPORARY = ".discoverctl-import."
 _SECRETS = "|".join(key.name for key in keys.SECURITY if key.secret)
 _SECRET_LINE = re.compile(rf"^({_SECRETS}) = .*$", re.MULTILINE)
@@ -135,6 +137,16 @@ def report(findings: Sequence[Finding], carried: str, tool: str) -> Exit:
         f"{kinds[Kind.IGNORED]} that {tool} ignores"
     )
     return Exit.FAILED if kinds[Kind.LOST] else Exit.OK
+
+
+def say_next(dry_run: bool, commands: Sequence[str]) -> None:
+    """Print what to type next, after an import or in place of one that was only shown."""
+    if dry_run:
+        text.line("Nothing was written. To write it, leave out --dry-run.")
+    elif commands:
+        text.line("Next, once the report is to your liking; what is connected stays connected:")
+        for command in commands:
+            text.line(f"    {command}")
 
 
 def read(path: Path) -> SourceFile | None:

@@ -22,6 +22,7 @@ _HOST = Path(exclusions.ROOT)
 _FOLDER = f"{FABRICS_CONF.name}.d"
 # The first file, and further ones, counted from 2.
 _FIRST, _FURTHER = "50-nvme-cli.conf", "50-nvme-cli-{}.conf"
+_NEXT = ("discoverd --check", drop_ins.START, "discoverctl doctor")
 _OURS = re.compile(r"50-nvme-cli(-[0-9]+)?\.conf")
 
 
@@ -44,7 +45,9 @@ def run(source: Path, target: Path, dry_run: bool, force: bool) -> Exit:
     for warning in warnings:
         text.line(f"warning: {warning}")
     status = drop_ins.report(result.findings, text.count(result.controllers, "controller"), "nvme-cli")
-    _say_next(dry_run, bool(result.controllers))
+    drop_ins.say_next(dry_run, _NEXT if result.controllers else ())
+    if result.controllers and not dry_run:
+        text.line("nvme-cli's own units stand back while discoverd runs, and its files stay as they are.")
     return status
 
 
@@ -71,16 +74,3 @@ def _check(target: Path, targets: list[DropIn], controllers: int, existing: Sequ
         faults = ["not everything would be understood as it was meant"]
     drop_ins.refuse(faults, f"the files in {target}" if existing else "our own rules")
     return warnings
-
-
-def _say_next(dry_run: bool, found: bool) -> None:
-    if dry_run:
-        text.line("Nothing was written. To write it, leave out --dry-run.")
-    elif found:
-        text.line("Next, once the report is to your liking; what is connected stays connected:")
-        text.line("    discoverd --check")
-        text.line(
-            "    systemctl enable --now discoverd.service    (or, where it runs: systemctl reload discoverd.service)"
-        )
-        text.line("    discoverctl doctor")
-        text.line("nvme-cli's own units stand back while discoverd runs, and its files stay as they are.")

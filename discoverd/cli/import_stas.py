@@ -22,6 +22,7 @@ _NAME = "50-nvme-stas.conf"
 _FABRICS = f"{FABRICS_CONF.name}.d/{_NAME}"
 _EXCLUSIONS = f"{exclusions.DROP_INS}/{_NAME}"
 _SETTINGS = f"{SETTINGS_CONF.name}.d/{_NAME}"
+_NEXT = ("discoverd --check", "systemctl disable --now stafd.service stacd.service", drop_ins.START)
 
 
 def run(source: Path, target: Path, dry_run: bool, force: bool) -> Exit:
@@ -38,7 +39,7 @@ def run(source: Path, target: Path, dry_run: bool, force: bool) -> Exit:
     drop_ins.show(targets, dry_run)
     carried = f"{text.count(result.controllers, 'controller')} and {text.count(result.entries, 'exclusion')}"
     status = drop_ins.report(result.findings, carried, "nvme-stas")
-    _say_next(dry_run)
+    drop_ins.say_next(dry_run, _NEXT)
     return status
 
 
@@ -62,13 +63,3 @@ def _check(target: Path, targets: list[DropIn], result: Translation, existing: l
     if not faults and (len(ours), len(found.entries)) != (result.controllers, result.entries):
         faults = ["not everything would be understood as it was meant"]
     drop_ins.refuse(faults, f"the files in {target}" if existing else "our own rules")
-
-
-def _say_next(dry_run: bool) -> None:
-    if dry_run:
-        text.line("Nothing was written. To write it, leave out --dry-run.")
-        return
-    text.line("Next, once the report is to your liking; what is connected stays connected:")
-    text.line("    discoverd --check")
-    text.line("    systemctl disable --now stafd.service stacd.service")
-    text.line("    systemctl enable --now discoverd.service    (or, where it runs: systemctl reload discoverd.service)")

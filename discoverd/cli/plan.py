@@ -92,10 +92,7 @@ def show(directory: Path, in_force: PlanFile, systemd: Systemd, json: bool) -> E
 
 def read(directory: Path) -> Draft:
     """Read a configuration. Connections until the next boot go with each."""
-    try:
-        before = _moved(record.read().files, directory)
-    except state.StateError:
-        before = Files()
+    before = _moved(record.files(), directory)
     files = read_files(directory)
     if all(one.fault == identity.MISSING for one in files.identity):
         # A configuration that is tried out elsewhere comes without the files that say who this host is.

@@ -127,6 +127,14 @@ def read() -> Record:
     return decode(data, machine_id())
 
 
+def files() -> Files:
+    """Return the files that are kept, none where nothing is kept that can be used. Blocks."""
+    try:
+        return read().files
+    except state.StateError:
+        return Files()
+
+
 def exists() -> bool:
     """Tell whether something is kept, whether it can be used or not. Blocks."""
     return os.path.lexists(PATH)

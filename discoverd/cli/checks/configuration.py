@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The configuration files, as a reload would judge them, and which of them count as they were before."""
 
-from discoverd import state
 from discoverd.cli.checks.finding import Finding, problem
 from discoverd.cli.plan_file import PlanFile
 from discoverd.config import record
@@ -15,11 +14,7 @@ def check(plan: PlanFile) -> list[Finding]:
     """Return the faults of the files, a secret that others can read among them, but not what discoverd refuses, and the
     files that it takes as they were before."""
     files = read_files()
-    try:
-        before = record.read().files
-    except state.StateError:
-        before = Files()
-    diagnostics = settle(Files(files.settings, files.fabrics), before).complaints
+    diagnostics = settle(Files(files.settings, files.fabrics), record.files()).complaints
     refused = {one.source for one in plan.refusals}
     found = [
         Finding(
