@@ -40,7 +40,6 @@ LIMITS_EXCEEDED = "org.freedesktop.DBus.Error.LimitsExceeded"
 FAILED = "org.freedesktop.DBus.Error.Failed"
 NO_UNIT = NAME + ".Error.NoUnit"
 NO_PAGE = NAME + ".Error.NoLogPage"
-NOT_RUNNING = NAME + ".Error.NotRunning"
 
 LOG_ENTRIES = "a(uyyyyqqqqsssayo)"
 

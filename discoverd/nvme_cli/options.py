@@ -74,7 +74,6 @@ LONG = {option.name: option for option in OPTIONS}
 SHORT = {option.short: option for option in OPTIONS if option.short}
 
 # Those that belong in a section of nvme-fabrics.conf and not on a path.
-SECTION_KINDS = ("text", "secret", "persistent")
 SECTION_FLAGS = ("tls", "concat")
 
 
