@@ -27,8 +27,13 @@ def natural(text: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", text)]
 
 
+def address(transport: str, traddr: str, trsvcid: str) -> tuple[object, ...]:
+    """Return what sorts addresses."""
+    return transport, natural(traddr), natural(trsvcid)
+
+
 def _by_address(one: Controller) -> tuple[object, ...]:
-    return one.transport, natural(one.traddr), natural(one.trsvcid)
+    return address(one.transport, one.traddr, one.trsvcid)
 
 
 def _by_subsystem(one: Controller) -> tuple[object, ...]:

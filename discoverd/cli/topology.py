@@ -19,7 +19,7 @@ _Ana = Mapping[str, Mapping[str, str]]
 def show(json: bool) -> Exit:
     """Print the subsystems that a network leads to. Raises CliError where libnvme is missing or fails."""
     found = [one for one in libnvme.subsystems() if any(path.transport in TRANSPORTS for path in one.paths)]
-    found.sort(key=lambda one: (order.natural(one.nqn), one.name))
+    found.sort(key=lambda one: (order.natural(one.nqn), [_address(path) for path in _paths(one)], one.name))
     try:
         known = namespaces.named({name for one in found for name in one.namespaces})
     except OSError as error:
@@ -35,6 +35,15 @@ def show(json: bool) -> Exit:
     for line in terminal.fold(count, width) if width else [count]:
         text.line(line)
     return Exit.OK
+
+
+def _paths(subsystem: Subsystem) -> list[Path]:
+    """Return its paths by their addresses: which of them is nvme0 depends on which was connected first."""
+    return sorted(subsystem.paths, key=lambda path: (_address(path), order.natural(path.device)))
+
+
+def _address(path: Path) -> object:
+    return order.address(path.transport, path.traddr, path.trsvcid)
 
 
 def _ana(subsystem: Subsystem) -> _Ana:
@@ -58,7 +67,7 @@ def _document(one: Subsystem, ana: _Ana, known: Mapping[str, Namespace]) -> dict
                 "kernel_state": path.state,
                 "ana_states": {name: states[path.device] for name, states in ana.items() if states[path.device]},
             }
-            for path in one.paths
+            for path in _paths(one)
         ],
         "namespaces": [
             {"name": space.name, "size": space.size, "devices": list(space.devices), "users": list(space.users)}
@@ -70,8 +79,7 @@ def _document(one: Subsystem, ana: _Ana, known: Mapping[str, Namespace]) -> dict
 def _lines(one: Subsystem, ana: _Ana, known: Mapping[str, Namespace], width: int) -> list[str]:
     nqn = printable(one.nqn)
     lines = [terminal.painted(terminal.cut(nqn, width) if width else nqn, terminal.BOLD)]
-    paths = sorted(one.paths, key=lambda path: (path.transport, order.natural(path.traddr), order.natural(path.device)))
-    rows = [[path.device, place(path.transport, path.traddr, path.trsvcid), _state(path, ana)] for path in paths]
+    rows = [[path.device, place(path.transport, path.traddr, path.trsvcid), _state(path, ana)] for path in _paths(one)]
     rows += [[name, size(known[name].size), _content(known[name])] for name in one.namespaces]
     return lines + _table(rows, width)
 

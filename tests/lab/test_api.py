@@ -2,7 +2,7 @@
 """The D-Bus API on a real bus, with systemd and polkit: who may look, who may act, and what happens then."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,10 @@ def test_polkit_decides_who_stops_a_controller(host: Machine) -> None:
     job_ended(host, call(host, ROOT, MANAGER, "Reload", user=""))
 
 
-def test_disconnect_ends_when_it_is_gone_and_fails_where_it_is_not(host: Machine) -> None:
+def test_disconnect_ends_when_it_is_gone_and_fails_where_it_is_not(
+    host: Machine, allow_journal: Callable[[str], None]
+) -> None:
+    allow_journal("in use by /mnt")
     start(host)
     host.put(RULE, ALLOWS)
     host.run("systemctl restart polkit.service", timeout=GENEROUS)

@@ -107,6 +107,21 @@ def test_subsystems_with_paths_namespaces_and_what_is_on_them(
     )
 
 
+def test_discovery_controllers_are_ordered_by_address(
+    storage: Storage, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # As the kernel has it where the second address was connected first: each is a subsystem of the same name.
+    found = [subsystem(1, [controller("nvme1", "198.51.100.10")]), subsystem(2, [controller("nvme2", "198.51.100.9")])]
+    for one in found:
+        one.subsysnqn = "nqn.2014-08.org.nvmexpress.discovery"
+    host = SimpleNamespace(hostnqn="", subsystems=lambda: iter(found))
+    provide(monkeypatch, package, lambda: SimpleNamespace(hosts=lambda: iter([host])))
+    text = run(capsys)[1]
+    assert text.index("198.51.100.9:") < text.index("198.51.100.10:")
+    paths = [one["paths"][0]["address"] for one in json.loads(run(capsys, "--json")[1])["subsystems"]]
+    assert paths == ["198.51.100.9", "198.51.100.10"]
+
+
 def test_ana_states_that_differ_are_told_by_namespace(
     storage: Storage, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
