@@ -41,7 +41,8 @@ FIRST_BACKOFF_SECONDS = 60
 class Persistence:
     """Whether the connection to a discovery controller is ``persistent``, None while that is not known.
 
-    ``why_not`` is why it is not.
+    ``why_not`` is why it is not. That it ends its connections holds until it has been disconnected for that: each of
+    these connections could say of itself that it is persistent.
     """
 
     def __init__(self) -> None:
@@ -51,11 +52,22 @@ class Persistence:
         # That it is not persistent because of that.
         self._ends_connections = False
 
+    def begin(self) -> None:
+        """A connection is a new one, or was made anew, and has not been asked yet."""
+        if not self._ends_connections:
+            self.persistent = None
+
+    def forget(self) -> None:
+        """The controller is no more, or to be judged otherwise."""
+        self.persistent = None
+        self._ends_connections = False
+
     def judge(self, spec: "state.Spec", answer: Interrogation) -> None:
         """Decide by what the controller has answered."""
+        if self._ends_connections:
+            return
         identity = answer.identity
         self.why_not = ""
-        self._ends_connections = False
         if spec.persistent == "no":
             self.why_not = "persistent = no"
         elif spec.persistent == "force" or identity is None or answer.may_persist():
@@ -70,7 +82,8 @@ class Persistence:
     def lost(self, spec: "state.Spec", seconds: float) -> None:
         """Take note of a connection that was lost after it had lasted for so many ``seconds``."""
         self._short_lived = self._short_lived + 1 if seconds < SHORT_LIVED_SECONDS else 0
-        self._ends_connections = False
+        if self._ends_connections and not self._short_lived:
+            self.forget()
         if self._short_lived >= _SHORT_LIVED_MAX and spec.persistent == "auto":
             self.persistent = False
             self.why_not = "it ends each connection within a minute"
@@ -126,7 +139,7 @@ class Discovery:
         if fresh:
             self._fresh = True
             self._connection = ""
-            self.persistence.persistent = None
+            self.persistence.begin()
             self.registration.put_off()
             self.log_read = ""
         self._again_after = self.under_way is not None
@@ -158,7 +171,7 @@ class Discovery:
 
     def forget(self) -> None:
         """The controller is no more: the next connection's log page decides anew."""
-        self.persistence.persistent = None
+        self.persistence.forget()
         self.registration.forget()
         self.under_way = None
         self.next = 0.0
@@ -258,6 +271,8 @@ class Discovery:
     def respecify(self, now: float, spec: "state.Spec") -> None:
         """Take a new specification, and do what it changes."""
         before, self.spec = self.spec, spec
+        if spec.persistent != before.persistent:
+            self.persistence.forget()
         # One that was withdrawn may have had this host taken off its record.
         asked_again = before.withdrawn and not spec.withdrawn
         if not spec.register:

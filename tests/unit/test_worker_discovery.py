@@ -643,10 +643,43 @@ def test_another_short_connection_is_enough_after_a_reading(reader: Reader) -> N
     reader.page = page(HELD_SELF)
     for _ in range(3):
         reader.lost(1)
+    reader.discovery.forget()
     reader.visited(fresh=True)
     assert reader.discovery.persistence.persistent
     reader.lost(1)
     assert reader.discovery.persistence.persistent is False
+
+
+@pytest.mark.parametrize("ends", ["after", "before"])
+def test_reading_of_an_earlier_connection_does_not_keep_one_that_ends_them(reader: Reader, ends: str) -> None:
+    """The kernel connects it again within one reading; what it says of itself is what it said each time."""
+    reader.page = page(HELD_SELF)
+    reader.again(fresh=True)
+    for _ in range(3):
+        reader.lost(1)
+    if ends == "after":
+        reader.again(fresh=True)
+    reader.end()
+    reader.now += 1
+    reader.visited(fresh=True)
+    assert reader.verdict == (False, "it ends each connection within a minute")
+    assert reader.discovery.persistence.away == 60
+
+
+@pytest.mark.parametrize("change", ["kept for an hour", "persistent = force"])
+def test_one_that_ended_its_connections_stays_when_that_is_no_more(reader: Reader, change: str) -> None:
+    """As long as it could not be disconnected: somebody uses it, or the kernel refuses."""
+    reader.page = page(HELD_SELF)
+    for _ in range(3):
+        reader.lost(1)
+    if change == "kept for an hour":
+        reader.lost(3600)
+    else:
+        reader.specify(persistent="force")
+        reader.end()
+    reader.now += 1
+    reader.visited(fresh=True)
+    assert reader.verdict == (True, "")
 
 
 def test_a_failed_reading_decides_nothing(reader: Reader) -> None:
@@ -752,9 +785,10 @@ def test_controller_that_ends_its_connections_is_left_longer_each_time(reader: R
     for _ in range(4):
         reader.lost(1)
         pauses.append(reader.discovery.persistence.away)
+        reader.discovery.forget()
         reader.visited(fresh=True)
     assert pauses == [60, 120, 240, 480]
-    # It is is_persistent again, and a connection that lasts ends the series.
+    # It is persistent again, and a connection that lasts ends the series.
     assert reader.discovery.persistence.away == 0
     reader.lost(61)
     for _ in range(3):
