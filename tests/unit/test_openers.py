@@ -110,7 +110,7 @@ def test_table_that_takes_too_long_hides_nobody(storage: Storage, monkeypatch: p
         return data
 
     monkeypatch.setattr(files, "posix", SimpleNamespace(**{**system, "read": read}))
-    for module in (mounts, openers):
+    for module in (files, mounts, openers):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     assert find() == [(7, "x", "/dev/nvme0n1")]
 
