@@ -207,7 +207,8 @@ class Discovery:
             self._silent = 0
         said: Said = []
         usable = error is None and answer.log is not None
-        if usable and answer.connection != self._connection:
+        present = answer.connection == self._connection
+        if usable and not present:
             self._again_after = True
         elif usable and not not_kept:
             said = self._read(now, answer)
@@ -220,7 +221,8 @@ class Discovery:
             self._connection = ""
         else:
             self._before = answer
-            if answer.fresh and self._takes_registrations(answer):
+            # The reading that is made anew on another connection registers there.
+            if answer.fresh and present and self._takes_registrations(answer):
                 self.registration.renew(now, fresh=True)
         if self._again_after:
             self.request(now)

@@ -540,6 +540,23 @@ def test_discovery_controller_is_told_when_it_is_to_know_the_host(reader: Reader
     assert reader.registration.renewed == [True], "an attempt that failed is not made again"
 
 
+@pytest.mark.parametrize("answer", [page(), admin.AdminError("garbage")])
+def test_reading_of_an_earlier_connection_registers_nobody(reader: Reader, answer: bytes | Exception) -> None:
+    """Else the host would be registered twice on the new one: for this reading, and for that of its own."""
+    reader.dctype = "cdc"
+    reader.again(fresh=True)
+    reader.again(fresh=True)
+    reader.now += 1
+    reader.page = answer
+    reader.end()
+    assert reader.registration.renewed == []
+    reader.page = page()
+    reader.now += 10
+    reader.tick()
+    reader.end()
+    assert reader.registration.renewed == [True]
+
+
 def test_a_failed_registration_is_tried_again_while_there_is_a_connection(reader: Reader) -> None:
     reader.dctype = "cdc"
     reader.visited(fresh=True)
