@@ -4,6 +4,7 @@
 import errno
 import os
 import posix
+import re
 import stat
 import subprocess
 import threading
@@ -76,6 +77,20 @@ def test_specification_file_keeps_its_keys() -> None:
     assert (written["horizon"], written["witnesses"]) == ("60", "a b")
     read = Spec.decode(state.encode(state.SPEC, list(written.items())))
     assert (read.give_up_after, read.referrers) == (60, "a b")
+
+
+def test_document_has_every_field_of_a_specification() -> None:
+    text = (Path(__file__).parents[2] / "docs/design/architecture.md").read_text()
+    (row,) = (line for line in text.splitlines() if line.startswith("| `spec` |"))
+    spec = Spec("discovery", [])
+    for name in Spec.__slots__:
+        if name not in ("options", "role"):
+            setattr(spec, name, "x" if isinstance(getattr(spec, name), str) else 1)
+    spec.register = spec.trusted = False
+    written = [key for key, _ in state.decode(state.SPEC, spec.encode())]
+    assert len(written) == len(Spec.__slots__) - len(["options"])
+    words = set(re.split(r"[\s,;:()|]+", row))
+    assert [key for key in written if key not in words] == []
 
 
 @pytest.mark.parametrize("text", NO_NUMBERS)
