@@ -34,7 +34,7 @@ controller = transport=tcp;traddr={PATHS[1]};trsvcid=4420
 TRY = f"""\
 systemctl list-units 'nvme-ctrl@*'
 systemctl status discoverd
-systemctl restart 'nvme-ctrl@*:{VOL1}'
+systemctl restart 'nvme-ctrl@*:{VOL1}.service'
 journalctl -f -u discoverd -u 'nvme-ctrl@*'
 lab-target add-subsystem vol5; lab-target link vol5 1
 ip -netns tgt link set path0 down"""
