@@ -30,9 +30,19 @@ class Abilities:
         self._answered = answered
         # The module that ``known`` is about; 0 for none.
         self._module = 0
+        # It has answered, and does not tell (before 5.17).
+        self._silent = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._complaint = ""
+
+    @property
+    def unique_nqn(self) -> bool:
+        """Tell whether the kernel takes any NQN for a discovery controller's (since 5.16), as far as it has answered.
+
+        Of one that does not tell that is not certain; every discovery controller has the well-known NQN as well.
+        """
+        return not self._silent if self.known is None else "discovery" in self.known
 
     async def look(self, seconds: float = 0) -> None:
         """Have the kernel asked, if it has not said it about the module that is loaded, and wait ``seconds`` for it."""
@@ -75,4 +85,5 @@ class Abilities:
             self._answered()
 
     def _take(self, module: int, known: set[str] | None) -> None:
-        self._module, self.known = module, None if known is None else frozenset(known)
+        self._module, self._silent = module, known is None
+        self.known = None if known is None else frozenset(known)

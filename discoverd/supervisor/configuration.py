@@ -35,7 +35,8 @@ class Snapshot:
 
     ``complaints`` are about the files as they are, also where those from before are in force. ``kept`` are the files
     that count as they were before, because of a mistake, and since when that is (local time). ``abilities`` are the
-    options of connects that the kernel knows, None where it does not tell, or has not told yet.
+    options of connects that the kernel knows, None where it does not tell, or has not told yet; ``unique_nqn`` as in
+    discoverd.supervisor.abilities.
     """
 
     fabrics: FabricsConfig = field(default_factory=FabricsConfig)
@@ -43,17 +44,13 @@ class Snapshot:
     host: HostIdentity = field(default_factory=lambda: HostIdentity("", ""))
     complaints: tuple[Diagnostic, ...] = ()
     abilities: frozenset[str] | None = None
+    unique_nqn: bool = True
     kept: tuple[tuple[Kept, str], ...] = ()
 
     @property
     def policy(self) -> Policy:
         """What the settings say about disconnects."""
         return Policy(self.settings.disconnect_scope, self.settings.disconnect_transports)
-
-    @property
-    def unique_nqn(self) -> bool:
-        """Tell whether the kernel takes any NQN for a discovery controller's."""
-        return self.abilities is None or "discovery" in self.abilities
 
 
 class Configuration:
@@ -90,15 +87,14 @@ class Configuration:
             told = await self._blocking(unserved.look, in_force.fabrics, in_force.host)
             if refused:
                 complaints = _refused((*settled.complaints, *told))
-                self.current = replace(self.current, complaints=complaints, abilities=self.abilities.known)
+                self.current = replace(self.current, complaints=complaints)
             else:
                 kept = tuple((one, _date(before, one.path)) for one in settled.kept)
                 complaints = _told((*settled.complaints, *told), kept)
                 self._settled = settled
                 self._record = record.renewed(before, settled.good, int(time.time()))
-                self.current = Snapshot(
-                    settled.fabrics, settled.settings, settled.host, complaints, self.abilities.known, kept
-                )
+                self.current = Snapshot(settled.fabrics, settled.settings, settled.host, complaints, kept=kept)
+            self._take_abilities()
         await self.set_log_level()
         if refused:
             fields = {"fields": {"MESSAGE_ID": notify.CONFIGURATION_REFUSED}}
@@ -120,8 +116,12 @@ class Configuration:
 
     def _kernel_answered(self) -> None:
         if not self._loading.locked():
-            self.current = replace(self.current, abilities=self.abilities.known)
+            self._take_abilities()
             self._changed()
+
+    def _take_abilities(self) -> None:
+        told = self.abilities
+        self.current = replace(self.current, abilities=told.known, unique_nqn=told.unique_nqn)
 
 
 def _date(before: record.Record, path: str) -> str:

@@ -63,6 +63,21 @@ def test_kernel_that_does_not_tell_is_asked_once(host: Host) -> None:
     assert host.asked == 1
 
 
+@pytest.mark.parametrize(("known", "unique"), [(None, False), (OLD, False), ({*OLD, "discovery"}, True)])
+def test_announced_nqn_is_asked_for_where_the_kernel_says_that_it_takes_it(
+    host: Host, known: set[str] | None, unique: bool
+) -> None:
+    """A kernel before 5.16 refuses each connect with the option, and one before 5.17 does not say whether it does."""
+    host.abilities = known
+
+    async def scenario() -> None:
+        await until(lambda: host.daemon and host.daemon._configuration.current.host.hostnqn)
+        await until(lambda: host.daemon and host.daemon._inventory.mdns.unique_nqn is unique)
+
+    assert host.play(scenario, asyncio.run) == 0
+    assert host.play(scenario, asyncio.run) == 0
+
+
 def test_another_loading_of_the_module_is_asked_at_the_next_round(host: Host) -> None:
     host.abilities = OLD
     host.configure(FIRST)
