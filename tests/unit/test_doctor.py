@@ -4,6 +4,7 @@
 import json
 import os
 import posix
+import re
 import stat
 import time
 from functools import partial
@@ -292,9 +293,14 @@ def test_autoconnect_while_discoverd_is_away(desk: Desk) -> None:
     assert "hint     nvmf-autoconnect.service is enabled" in output
 
 
-def test_the_template_of_autoconnect(desk: Desk) -> None:
-    desk.bus.units["nvmf-connect@discoverctl.service"] = Unit("inactive")
-    assert findings(desk, 1)[0][1].startswith("nvmf-connect@.service connects on its own")
+def test_each_unit_that_is_to_stand_back_is_looked_at(desk: Desk) -> None:
+    meson = (Path(__file__).parents[2] / "meson.build").read_text()
+    units = re.findall(r"'([^']+)'", meson.split("legacy_units = [")[1].split("]")[0])
+    for name in units:
+        # An instance stands for the template.
+        desk.bus.units[name.replace("@.", "@discoverctl.")] = Unit("inactive")
+    found = [text.split()[0] for _, text, _ in findings(desk, 1) if "connects on its own" in text]
+    assert sorted(found) == sorted(units)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,12 @@ _DAEMONS = {
     "stacd.service": "nvme-stas",
 }
 # An instance stands for the template.
-_LEGACY = ("nvmf-autoconnect.service", "nvmefc-boot-connections.service", "nvmf-connect@discoverctl.service")
+_LEGACY = (
+    "nvmf-autoconnect.service",
+    "nvmefc-boot-connections.service",
+    "nvmf-connect-nbft.service",
+    "nvmf-connect@discoverctl.service",
+)
 _STAND_BACK = "50-discoverd.conf"
 
 
