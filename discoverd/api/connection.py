@@ -16,8 +16,9 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from discoverd.api import wire
-from discoverd.api.frames import FrameError, Frames
+from discoverd.api.frames import Frames
 from discoverd.api.wire import Frame
+from discoverd.bus.stream import StreamError
 from discoverd.config.errors import printable
 
 SYSTEM_BUS = "/run/dbus/system_bus_socket"
@@ -282,7 +283,7 @@ class Connection:
             frames = self._frames.feed(memoryview(self._buffer)[:size])
         except (BlockingIOError, InterruptedError):
             return
-        except (OSError, EOFError, FrameError) as error:
+        except (OSError, EOFError, StreamError) as error:
             self.close(error)
             return
         for frame in frames:

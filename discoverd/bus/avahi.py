@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from discoverd.bus import Message, MessageBus, MessageType
 from discoverd.bus.calls import RefusedError, call
+from discoverd.bus.client import Message, MessageBus, MessageType
 from discoverd.bus.relay import system_bus
 
 log = logging.getLogger("discoverd.avahi")

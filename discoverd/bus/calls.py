@@ -4,7 +4,7 @@
 import asyncio
 from typing import Any
 
-from discoverd.bus import Message, MessageBus, MessageType
+from discoverd.bus.client import Message, MessageBus, MessageType
 
 
 class RefusedError(ConnectionError):

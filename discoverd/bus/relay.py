@@ -19,8 +19,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 
 from discoverd import state
-from discoverd.bus import MessageBus
-from discoverd.bus.frames import FrameError, Frames
+from discoverd.bus.client import MessageBus
+from discoverd.bus.frames import Frames
+from discoverd.bus.stream import StreamError
 
 log = logging.getLogger("discoverd.bus")
 
@@ -126,7 +127,7 @@ class _Relay:
             passed = self._frames.feed(memoryview(self._buffer)[:size])
         except (BlockingIOError, InterruptedError):
             return
-        except (OSError, EOFError, FrameError) as error:
+        except (OSError, EOFError, StreamError) as error:
             log.debug("the bus is gone: %r", error)
             self.close()
             return

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Never
 
-from discoverd.bus import Variant
 from discoverd.bus.calls import RefusedError
+from discoverd.bus.client import Variant
 from discoverd.systemd.unit_properties import Property
 from discoverd.tid import unit_name
 

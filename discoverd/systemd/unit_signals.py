@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Never
 
-from discoverd.bus import Message, MessageType
 from discoverd.bus.calls import RefusedError, call
+from discoverd.bus.client import Message, MessageType
 from discoverd.bus.relay import system_bus
 from discoverd.systemd.references import References
 from discoverd.tid import unit_instance

@@ -20,7 +20,7 @@ settings.load_profile("unit")
 # Where PyGObject is installed, dbus-next imports it, and its importer is one that Python warns about.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ImportWarning)
-    import discoverd.bus  # noqa: F401
+    import discoverd.bus.client  # noqa: F401
 
     from . import fake_kernel
     from .fake_host import Host, install

@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from discoverd.bus import Message, MessageType, avahi
+from discoverd.bus import avahi
 from discoverd.bus.avahi import IPV4, IPV6, TCP, UDP, Announced, News, Running, Service, Unasked, Withdrawn
+from discoverd.bus.client import Message, MessageType
 
 from . import virtual_time
 from .fake_host import until

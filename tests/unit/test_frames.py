@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discoverd.bus.frames import LENGTH_MAX, FrameError, Frames
+from discoverd.bus.frames import LENGTH_MAX, Frames
+from discoverd.bus.stream import StreamError
 
 from .bus_messages import ANSWER, CALL, ERROR, SIGNAL, field, framed, message, octets, text
 
@@ -80,12 +81,12 @@ def test_lines_of_authentication_pass_before_first_message_only() -> None:
     frames = Frames()
     assert frames.feed(b"OK 12") == []
     assert frames.feed(b"34\r\n" + answer(BUS)) == [b"OK 1234\r\n", answer(BUS)]
-    with pytest.raises(FrameError):
+    with pytest.raises(StreamError):
         frames.feed(b"OK 1234\r\n")
 
 
 def test_line_without_end_is_no_bus() -> None:
-    with pytest.raises(FrameError):
+    with pytest.raises(StreamError):
         Frames().feed(b"O" * (LENGTH_MAX + 1))
 
 

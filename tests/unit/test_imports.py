@@ -71,6 +71,18 @@ def test_worker_and_supervisor_meet_in_their_files_only() -> None:
             assert "discoverd.worker" not in {package(other) for other in others}
 
 
+@pytest.mark.parametrize(
+    ("process", "loads"),
+    [("discoverd.api.main", False), ("discoverd.api.action", False), ("discoverd.supervisor.daemon", True)],
+)
+def test_api_has_no_second_dbus_library(process: str, loads: bool) -> None:
+    edges, reached, ahead = graph(), set(), [process]
+    while ahead:
+        reached.add(module := ahead.pop())
+        ahead += edges[module] - reached
+    assert ("discoverd.bus.client" in reached) == loads
+
+
 @pytest.mark.parametrize("edges", [{"a": {"b"}, "b": {"a"}}, {"a": {"b"}, "b": {"c"}, "c": {"a"}}])
 def test_circle_is_found(edges: dict[str, set[str]]) -> None:
     assert circle(edges)

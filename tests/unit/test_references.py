@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from discoverd.bus import Message
 from discoverd.bus.calls import RefusedError
+from discoverd.bus.client import Message
 from discoverd.systemd.references import References
 from discoverd.systemd.unit_properties import Property, unit_properties, unless_exists
 from discoverd.systemd.units import UnitError, Units

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from discoverd import state
-from discoverd.bus import Message, MessageBus, relay
+from discoverd.bus import relay
+from discoverd.bus.client import Message, MessageBus
 from discoverd.bus.frames import Frames
 from discoverd.bus.relay import system_bus
 

@@ -207,7 +207,7 @@ def test_a_package_that_is_missing(
         for name in ("discoverd.supervisor.daemon", "discoverd.systemd.unit_signals", "discoverd.systemd.notifier"):
             monkeypatch.delattr(name)
             monkeypatch.delitem(sys.modules, name)
-        monkeypatch.delitem(sys.modules, "discoverd.bus")
+        monkeypatch.delitem(sys.modules, "discoverd.bus.client")
         for name in ("dbus_next", "dbus_fast") if package == "dbus-next" else (package,):
             monkeypatch.setitem(sys.modules, name, None)
     assert command.main() == 1

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from discoverd.bus import Message, MessageType
 from discoverd.bus.calls import RefusedError
+from discoverd.bus.client import Message, MessageType
 from discoverd.systemd import unit_signals
 from discoverd.systemd.references import References
 from discoverd.systemd.unit_signals import (
