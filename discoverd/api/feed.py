@@ -6,17 +6,15 @@ is by then. Secrets are in none of it: of a specification ``spec.public`` is rea
 """
 
 import asyncio
-import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from discoverd import state
+from discoverd.api.watches import Watches
 from discoverd.kernel.admin import HEADER_SIZE
-from discoverd.kernel.inotify import DELETE_SELF, MOVE_SELF, OVERFLOW, Event, Inotify
+from discoverd.kernel.inotify import DELETE_SELF, MOVE_SELF, OVERFLOW, Event
 from discoverd.supervisor.loop_turn import LoopTurn
-
-log = logging.getLogger("discoverd.api")
 
 # Kinds of facts: files, and of a log page only the head of the file and of the page; that there is nothing of a
 # controller any more; that all there was has been told once.
@@ -42,13 +40,12 @@ class Feed:
         self._known: set[str] = set()
         self._all_stale = True
         self._news = asyncio.Event()
-        self._complained = False
 
     async def run(self) -> None:
         """Tell what there is, and what changes, for ever. Raises OSError where nothing can be watched."""
         loop = asyncio.get_running_loop()
-        self._inotify = Inotify()
-        loop.add_reader(self._inotify, self._hear)
+        self._watches = Watches("what changes there is not seen")
+        loop.add_reader(self._watches, self._hear)
         try:
             await self._tell()
             self._take(WHOLE, "", b"")
@@ -57,8 +54,8 @@ class Feed:
                 self._news.clear()
                 await self._tell()
         finally:
-            loop.remove_reader(self._inotify)
-            self._inotify.close()
+            loop.remove_reader(self._watches)
+            self._watches.close()
 
     async def _tell(self) -> None:
         while self._all_stale or self._due:
@@ -79,10 +76,10 @@ class Feed:
     async def _look_at_all(self) -> None:
         """Watch what there is now, and have all of it told."""
         self._due[PLAN, ""] = None
-        if not self._watch(state.ROOT):
+        if not self._there(state.ROOT):
             # discoverd has not run yet.
-            self._watch(os.path.dirname(state.ROOT))
-        found = await asyncio.to_thread(_instances) if self._watch(state.CONTROLLERS) else set()
+            self._watches.watch_if_possible(os.path.dirname(state.ROOT))
+        found = await asyncio.to_thread(_instances) if self._there(state.CONTROLLERS) else set()
         turn = LoopTurn(_TURN_SECONDS)
         # Also those that were known: they may have come anew since the list was made.
         for instance in self._known | found:
@@ -90,7 +87,7 @@ class Feed:
             await turn.end_if_long()
 
     def _look_at(self, instance: str) -> None:
-        if not self._watch(state.directory(instance)):
+        if not self._there(state.directory(instance)):
             self._forget(instance)
             return
         self._known.add(instance)
@@ -103,19 +100,12 @@ class Feed:
             self._due.pop((kind, instance), None)
         self._due[GONE, instance] = None
 
-    def _watch(self, directory: str) -> bool:
-        """Watch a directory; returns False where there is none."""
-        try:
-            return self._inotify.watch(directory)
-        except OSError as error:
-            # Told once is better than not at all.
-            if not self._complained:
-                log.warning("%s cannot be watched: %s; what changes there is not seen", directory, error.strerror)
-            self._complained = True
-            return True
+    def _there(self, directory: str) -> bool:
+        """Watch a directory, and tell whether there is one: what cannot be watched is better told once than never."""
+        return self._watches.watch_if_possible(directory) is not False
 
     def _hear(self) -> None:
-        for event in self._inotify.read():
+        for event in self._watches.read():
             self._heard(event)
         self._news.set()
 

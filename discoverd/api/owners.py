@@ -2,14 +2,12 @@
 """The registry of owners, watched: entries come and go, and other tools change what is in one."""
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable
 
 from discoverd import registry
-from discoverd.kernel.inotify import DELETE_SELF, MOVE_SELF, OVERFLOW, Inotify
-
-log = logging.getLogger("discoverd.api")
+from discoverd.api.watches import Watches
+from discoverd.kernel.inotify import DELETE_SELF, MOVE_SELF, OVERFLOW
 
 
 class Owners:
@@ -18,25 +16,24 @@ class Owners:
     def __init__(self, changed: Callable[[str], None]) -> None:
         """Raises OSError where nothing can be watched."""
         self._changed = changed
-        self._inotify = Inotify()
+        self._watches = Watches("owners that change are seen late")
         self._watched = False
-        self._complained = False
         self._listing: asyncio.Future[None] | None = None
         self.look()
 
     def fileno(self) -> int:
         """Return what is readable when there is news, for :meth:`heard`."""
-        return self._inotify.fileno()
+        return self._watches.fileno()
 
     def close(self) -> None:
         """End the watches."""
         if self._listing:
             self._listing.cancel()
-        self._inotify.close()
+        self._watches.close()
 
     def look(self) -> None:
         """Watch what there is, if that is not done already; the registry is made with the first entry."""
-        if self._watched or not self._watch(registry.ROOT):
+        if self._watched or not self._watches.watch_if_possible(registry.ROOT):
             return
         self._watched = True
         self._listing = asyncio.ensure_future(self._look_at_entries())
@@ -47,12 +44,12 @@ class Owners:
         except OSError:
             return  # It has gone again, which is heard.
         for name in filter(registry.valid_device, names):
-            self._watch(f"{registry.ROOT}/{name}")
+            self._watches.watch_if_possible(f"{registry.ROOT}/{name}")
         self._changed("")
 
     def heard(self) -> None:
         """Take what has happened."""
-        for directory, name, mask in self._inotify.read():
+        for directory, name, mask in self._watches.read():
             if directory not in ("", registry.ROOT):
                 self._changed(os.path.basename(directory))
             elif mask & (OVERFLOW | DELETE_SELF | MOVE_SELF):
@@ -60,14 +57,5 @@ class Owners:
                 self._changed("")
                 self.look()
             elif registry.valid_device(name):
-                self._watch(f"{registry.ROOT}/{name}")
+                self._watches.watch_if_possible(f"{registry.ROOT}/{name}")
                 self._changed(name)
-
-    def _watch(self, directory: str) -> bool:
-        try:
-            return self._inotify.watch(directory)
-        except OSError as error:
-            if not self._complained:
-                log.warning("%s cannot be watched: %s; owners that change are seen late", directory, error.strerror)
-            self._complained = True
-            return False

@@ -2,6 +2,7 @@
 """What the API reads of /run/discoverd, and hears of it when it changes."""
 
 import asyncio
+import errno
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from discoverd import state, store
 from discoverd.api import feed
 from discoverd.api.feed import Feed
 from discoverd.kernel.admin import HEADER_SIZE
+from discoverd.kernel.inotify import Inotify
 
 from .fake_host import until
 from .private_bus import DC, SECRET, instance, make, page, patch, plan, report, spec
@@ -94,6 +96,25 @@ def test_directory_that_comes_later_or_again() -> None:
         await told.until("spec", ONE, b"traddr")
 
     run(test)
+
+
+def test_what_cannot_be_watched_is_told_once_and_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec(ONE)
+
+    def watch(_: Inotify, directory: str) -> bool:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), directory)
+
+    monkeypatch.setattr(Inotify, "watch", watch)
+
+    async def test(told: Told) -> None:
+        assert ("plan", "", b"") in (facts := await told.until("whole"))
+        assert any(one[:2] == ("spec", ONE) and b"traddr" in one[2] for one in facts)
+
+    run(test)
+    (line,) = caplog.messages
+    assert line == f"{state.ROOT} cannot be watched: No space left on device; what changes there is not seen"
 
 
 def test_whole_page_is_read_only_when_asked_for() -> None:

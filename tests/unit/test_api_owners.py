@@ -2,6 +2,8 @@
 """The registry of owners, watched: made before or after, and changed within an entry."""
 
 import asyncio
+import errno
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 from discoverd import registry
 from discoverd.api.owners import Owners
+from discoverd.kernel.inotify import Inotify
 
 from .fake_host import until
 
@@ -94,3 +97,27 @@ def test_registry_that_is_made_anew_is_watched_again(watched: Watched) -> None:
         await watched.is_heard("nvme3")
 
     run(watched, test)
+
+
+def test_registry_that_cannot_be_watched_is_said_once_and_tried_again(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    (watched.root / "nvme3").mkdir(parents=True)
+
+    def full(_: Inotify, directory: str) -> bool:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), directory)
+
+    async def test(owners: Owners) -> None:
+        owners.look()
+        assert watched.heard == []
+        refusing.undo()
+        owners.look()
+        await watched.is_heard("")
+        await asyncio.to_thread(watched.own, "nvme3", "stas")
+        await watched.is_heard("nvme3")
+
+    with pytest.MonkeyPatch.context() as refusing:
+        refusing.setattr(Inotify, "watch", full)
+        run(watched, test)
+    (line,) = caplog.messages
+    assert line == f"{watched.root} cannot be watched: No space left on device; owners that change are seen late"
