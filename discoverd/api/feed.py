@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from discoverd import state
+from discoverd.api import TURN_SECONDS
 from discoverd.api.watches import Watches
 from discoverd.kernel.admin import HEADER_SIZE
 from discoverd.kernel.inotify import DELETE_SELF, MOVE_SELF, OVERFLOW, Event
@@ -27,7 +28,6 @@ HEAD_BYTES_MAX = 4096
 _FILES = {"report": REPORT, state.PUBLIC_SPEC: SPEC, "log": LOG}
 # So many are read at once beside the loop; to take that many is short work in it.
 _AT_ONCE = 64
-_TURN_SECONDS = 0.005
 
 
 class Feed:
@@ -80,7 +80,7 @@ class Feed:
             # discoverd has not run yet.
             self._watches.watch_if_possible(os.path.dirname(state.ROOT))
         found = await asyncio.to_thread(_instances) if self._there(state.CONTROLLERS) else set()
-        turn = LoopTurn(_TURN_SECONDS)
+        turn = LoopTurn(TURN_SECONDS)
         # Also those that were known: they may have come anew since the list was made.
         for instance in self._known | found:
             self._look_at(instance)

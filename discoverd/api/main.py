@@ -19,16 +19,18 @@ from discoverd import registry
 from discoverd.api import connection as connections
 from discoverd.api import wire
 from discoverd.api.connection import BUS, BUS_PATH, Connection, LostError, connected
+from discoverd.api.devices import Devices
+from discoverd.api.facts import Facts
 from discoverd.api.feed import Feed
-from discoverd.api.host import Host
 from discoverd.api.interfaces import MANAGER, NAME, OURS, ROOT
+from discoverd.api.objects import Objects
 from discoverd.api.owners import Owners
+from discoverd.api.rounds import Rounds
 from discoverd.api.service import Service
 from discoverd.api.tree import Tree
 from discoverd.api.units import Units
 from discoverd.api.wire import Frame
 from discoverd.cli.overview import Controller
-from discoverd.cli.unit import Unit
 from discoverd.config.errors import printable
 from discoverd.sources.udev import listening_if_possible
 
@@ -47,11 +49,15 @@ class Api:
 
     def __init__(self) -> None:
         self._connection: Connection | None = None
+        news = asyncio.Event()
+        self._devices = Devices(news.set)
+        self._units = Units(news.set)
+        facts = Facts(news.set, self._devices.changed, self._units.reported)
+        self._feed = Feed(facts.take)
         tree = Tree(self._signal)
-        self._units = Units(self._take_units, self._take_daemon)
-        self._host = Host(tree, self._room, self._event, self._units.reported)
-        self._feed = Feed(self._host.take)
-        self._service = Service(tree, self._host, self._feed.page)
+        objects = Objects(tree, self._room, self._event)
+        self._rounds = Rounds(news, facts, self._units, self._devices, objects)
+        self._service = Service(tree, objects, facts, self._rounds.look_again, self._feed.page)
 
     async def run(self) -> None:
         """Serve until the bus has gone. Raises OSError where there is none, or the name is somebody else's."""
@@ -63,7 +69,7 @@ class Api:
             tasks = [
                 asyncio.create_task(work)
                 for work in (
-                    self._host.run(),
+                    self._rounds.run(),
                     self._feed.run(),
                     self._units.run(bus),
                     self._service.run(),
@@ -86,11 +92,11 @@ class Api:
         """Take the name on the bus when everybody has told what there is, and keep it."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(READY_TIMEOUT_SECONDS):
-                await self._host.ready.wait()
-        if not self._host.ready.is_set():
+                await self._rounds.ready.wait()
+        if not self._rounds.ready.is_set():
             log.warning("not everything is known after %d s; showing what is", READY_TIMEOUT_SECONDS)
-            await self._host.round()
-            self._host.ready.set()
+            await self._rounds.show()
+            self._rounds.ready.set()
         (answer,) = await bus.call(BUS, BUS_PATH, BUS, "RequestName", "su", NAME, _DO_NOT_QUEUE, answer="u")
         if answer != _PRIMARY_OWNER:
             raise FileExistsError(f"somebody else is {NAME} on the bus; see: busctl status {NAME}")
@@ -110,27 +116,21 @@ class Api:
             except wire.WireError as error:
                 log.debug("a signal that makes no sense: %s", error)
 
-    def _take_units(self, changed: Mapping[str, Unit | None]) -> None:
-        self._host.take_units(changed)
-
-    def _take_daemon(self, active: str, status: str) -> None:
-        self._host.take_daemon(active, status)
-
     @contextlib.asynccontextmanager
     async def _watching(self) -> AsyncIterator[None]:
         """Hear of controllers that come, go, or have another owner."""
         loop = asyncio.get_running_loop()
-        owners = Owners(self._host.device_changed)
+        owners = Owners(self._devices.changed)
 
         def heard(properties: Mapping[str, str]) -> None:
             name = properties.get("DEVPATH", "").rpartition("/")[2]
             owners.look()
-            self._host.device_changed(name if registry.valid_device(name) else "")
+            self._devices.changed(name if registry.valid_device(name) else "")
 
         loop.add_reader(owners, owners.heard)
         unnoticed = "controllers of others that come and go are seen late"
         try:
-            async with listening_if_possible("nvme", heard, partial(self._host.device_changed, ""), unnoticed):
+            async with listening_if_possible("nvme", heard, partial(self._devices.changed, ""), unnoticed):
                 yield
         finally:
             loop.remove_reader(owners)
@@ -143,11 +143,13 @@ class Api:
             await self._connection.room()
 
     def _signal(self, path: str, interface: str, member: str, signature: str, body: bytes) -> None:
-        if self._connection and self._host.ready.is_set():
+        if self._connection and self._rounds.ready.is_set():
             self._connection.signal(path, interface, member, signature, body)
 
     def _event(self, path: str, instance: str, now: str, one: Controller | None) -> None:
-        """Tell that a controller's state has changed."""
+        """Tell that a controller's state has changed; of what was there at first there is nothing to tell."""
+        if not self._rounds.ready.is_set():
+            return
         (event,) = OURS[MANAGER].signals
         microseconds = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
         text = one.status if one else ""

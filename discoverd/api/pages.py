@@ -5,9 +5,9 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 
-from discoverd.api import interfaces, log_page, properties, wire
-from discoverd.api.host import TURN_SECONDS, Host
+from discoverd.api import TURN_SECONDS, interfaces, log_page, properties, wire
 from discoverd.api.interfaces import NO_OBJECT
+from discoverd.api.objects import Objects
 from discoverd.api.refusal import RefusalError
 from discoverd.cli.overview import Controller
 from discoverd.kernel.controllers import canonical_nqn, same_address
@@ -18,10 +18,10 @@ KEPT = 4
 
 
 class Pages:
-    """``read`` reads the file of a log page; the controllers that pages list are those of the ``host``."""
+    """``read`` reads the file of a log page; the controllers that pages list are the ``objects``'."""
 
-    def __init__(self, host: Host, read: Callable[[str], Awaitable[bytes]]) -> None:
-        self._host = host
+    def __init__(self, objects: Objects, read: Callable[[str], Awaitable[bytes]]) -> None:
+        self._objects = objects
         self._read = read
         self._turns = asyncio.Semaphore(AT_ONCE)
         # By instance, what answers were made from, and their bodies.
@@ -34,7 +34,7 @@ class Pages:
             head, page = log_page.split(data)
             if head.fault:
                 raise RefusalError(interfaces.NO_PAGE, head.fault)
-            found = self._host.controllers
+            found = self._objects.controllers
             known = self._kept.get(one.name)
             if known and known[0] == data and known[1] is found:
                 return known[2]

@@ -29,8 +29,8 @@ from discoverd.kernel.controllers import canonical_nqn
 from discoverd.public_spec import TUNABLES
 from discoverd.tid import DISCOVERY as DISCOVERY_ROLE
 from discoverd.tid import DISCOVERY_NQN, IO
+from discoverd.version import VERSION
 
-VERSION = "0.1.0"
 _U32, _U64 = (1 << 32) - 1, (1 << 64) - 1
 
 

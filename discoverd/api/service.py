@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from discoverd.api import exclusion, interfaces, properties, wire
+from discoverd.api import TURN_SECONDS, exclusion, interfaces, properties, wire
 from discoverd.api.actions import Actions
 from discoverd.api.budget import Budget
 from discoverd.api.callers import Callers
 from discoverd.api.connection import Connection
-from discoverd.api.host import TURN_SECONDS, Host
+from discoverd.api.facts import Facts
 from discoverd.api.interfaces import (
     DISCOVERY,
     INTROSPECTABLE,
@@ -32,6 +32,7 @@ from discoverd.api.interfaces import (
     Interface,
     Method,
 )
+from discoverd.api.objects import Objects
 from discoverd.api.pages import Pages
 from discoverd.api.refusal import RefusalError
 from discoverd.api.tree import Tree
@@ -55,18 +56,30 @@ _TOO_MUCH = "wait for the answers to what you have asked before"
 
 
 class Service:
-    """Answers calls about the ``tree`` and what the ``host`` knows; ``page`` reads a log page's file."""
+    """Answers calls about the ``tree``, the ``objects`` that it shows, and the plan, which is one of the ``facts``.
 
-    def __init__(self, tree: Tree, host: Host, page: Callable[[str], Awaitable[bytes]]) -> None:
+    ``look_again`` has the objects be as they are now, before each answer; ``page`` reads a log page's file.
+    """
+
+    def __init__(
+        self,
+        tree: Tree,
+        objects: Objects,
+        facts: Facts,
+        look_again: Callable[[], Awaitable[None]],
+        page: Callable[[str], Awaitable[bytes]],
+    ) -> None:
         self._tree = tree
-        self._host = host
+        self._objects = objects
+        self._facts = facts
+        self._look_again = look_again
         self._callers = Callers()
         self._tasks: set[asyncio.Task[None]] = set()
         # Those whose users the bus is asked for.
         self._asking: set[str] = set()
         # By user, and whether it acts.
         self._under_way: Counter[tuple[int, bool]] = Counter()
-        self._pages = Pages(host, page)
+        self._pages = Pages(objects, page)
         self._plan: tuple[object, bytes] = (None, b"")
         self._refused, self._refused_since = 0, 0.0
         self._faults: set[str] = set()
@@ -164,7 +177,7 @@ class Service:
             await self._callers.wait()
             turn = LoopTurn(TURN_SECONDS)
             while taken := self._callers.take():
-                await self._host.look_again()
+                await self._look_again()
                 await self._connection.room()
                 user, call = taken
                 try:
@@ -279,7 +292,7 @@ class Service:
         return self._tree.managed()
 
     def _decisions(self, _call: Frame, _path: str) -> bytes:
-        plan = self._host.plan
+        plan = self._facts.plan
         if self._plan[0] is not plan:
             rows = [wire.element("(sssss)", row) for row in properties.decisions(plan)]
             self._plan = (plan, wire.array(rows))
@@ -292,7 +305,7 @@ class Service:
                 interfaces.INVALID_ARGUMENTS,
                 f"give at most {_WORD_MAX} characters, and {_PATTERN_MAX} of a pattern",
             )
-        found = self._host.controllers
+        found = self._objects.controllers
         try:
             # Beside the loop: each controller is compared in several ways. Places are left
             # out, because this process does not see what is at one.
@@ -320,7 +333,7 @@ class Service:
         return await self._pages.body(self._controller(call))
 
     def _controller(self, call: Frame) -> Controller:
-        one = self._host.controllers.get(call.text(wire.PATH))
+        one = self._objects.controllers.get(call.text(wire.PATH))
         if one is None:
             raise RefusalError(interfaces.UNKNOWN_OBJECT, f"{call.text(wire.PATH)} is no more")
         return one
@@ -354,7 +367,7 @@ class Service:
         if verb == "disconnect":
             # Without a device there is a worker to be stopped, at most.
             verb = "disconnect" if one.device else "stop"
-        if verb == "disconnect" and one.device and len(self._host.named.get(one.name, ())) > 1:
+        if verb == "disconnect" and one.device and len(self._objects.named.get(one.name, ())) > 1:
             raise RefusalError(
                 interfaces.FAILED,
                 f"other controllers are called {one.name} as well; disconnect this one by its device: discoverctl "
@@ -371,7 +384,7 @@ class Service:
         """Return the exclusion that a word means: one as it is, an NQN, or a controller's instance. Raises
         RefusalError."""
         # Those of one name have the same target.
-        found = self._host.named.get(word)
+        found = self._objects.named.get(word)
         try:
             return exclusion.of_target(*properties.target(found[0])[:5]) if found else exclusion.of_word(word)
         except exclusion.ExclusionError as error:

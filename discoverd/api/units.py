@@ -43,16 +43,20 @@ _NO_OWNER = "org.freedesktop.DBus.Error.NameHasNoOwner"
 
 
 class Units:
-    """Asks when there is news. ``changed`` gets units by instance, None for one that is no more; ``daemon`` gets the
-    state and the status line of discoverd.service."""
+    """Asks systemd when there is news, and calls ``told`` when it has answered.
 
-    def __init__(self, changed: Callable[[dict[str, Unit | None]], None], daemon: Callable[[str, str], None]) -> None:
-        self._changed = changed
-        self._tell_daemon = daemon
+    ``found`` has the units by instance, ``daemon`` the state and the status line of discoverd.service; ``listed`` tells
+    whether systemd has listed the units yet.
+    """
+
+    def __init__(self, told: Callable[[], None]) -> None:
+        self._told = told
+        self.found: dict[str, Unit] = {}
+        self.daemon = ("", "")
+        self.listed = False
         self._stale: set[str] = set()
         self._all = True
         self._daemon_stale = True
-        self._known: set[str] = set()
         self._news = asyncio.Event()
         self._owner = b""
 
@@ -137,16 +141,17 @@ class Units:
         stale, self._stale = self._stale, set()
         if self._all or len(stale) > _ONE_BY_ONE_MAX:
             self._all = False
-            found = dict(_understand(await self._list(connection, [f"{UNIT_PREFIX}*{UNIT_SUFFIX}"])))
-            gone = (self._known | stale) - found.keys()
+            self.found = dict(_understand(await self._list(connection, [f"{UNIT_PREFIX}*{UNIT_SUFFIX}"])))
         elif stale:
             # No unit's name can have a character in it that means something in a pattern.
             found = dict(_understand(await self._list(connection, [unit_name(one) for one in stale])))
-            gone = stale - found.keys()
+            for gone in stale - found.keys():
+                self.found.pop(gone, None)
+            self.found |= found
         else:
             return
-        self._known = (self._known | found.keys()) - gone
-        self._changed({**found, **dict.fromkeys(gone)})
+        self.listed = True
+        self._told()
 
     async def _look_at_daemon(self, connection: Connection) -> None:
         rows = await self._list(connection, [DAEMON])
@@ -158,7 +163,8 @@ class Units:
                     *(SYSTEMD, rows[0][6], _PROPERTIES, "Get", "ss"), SYSTEMD + ".Service", "StatusText", answer="v"
                 )
                 status = str(value[1])
-        self._tell_daemon(active, status)
+        self.daemon = (active, status)
+        self._told()
 
     async def _list(self, connection: Connection, patterns: list[str]) -> list[Any]:
         (rows,) = await self._ask(connection, "ListUnitsByPatterns", "asas", [], patterns, answer=_ROWS)

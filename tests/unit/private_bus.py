@@ -293,7 +293,7 @@ def patch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Nothing is missing here, but a busy machine takes its time.
     monkeypatch.setattr(main, "READY_TIMEOUT_SECONDS", 600)
     load = identity.load_host_identity
-    monkeypatch.setattr("discoverd.api.host.load_host_identity", lambda: load(folder / "etc"))
+    monkeypatch.setattr("discoverd.api.facts.load_host_identity", lambda: load(folder / "etc"))
 
 
 @contextlib.asynccontextmanager

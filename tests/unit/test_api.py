@@ -3,7 +3,6 @@
 
 import asyncio
 import re
-import tomllib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from discoverd import store
-from discoverd.api import actions, host, interfaces, properties, wire
+from discoverd.api import actions, devices, interfaces, wire
 from discoverd.api.connection import BUS, BUS_PATH, TEXT_BYTES_MAX, RefusedError
 from discoverd.api.interfaces import (
     CONTROLLER,
@@ -28,6 +27,7 @@ from discoverd.api.interfaces import (
     object_path,
 )
 from discoverd.tid import unit_name
+from discoverd.version import VERSION
 
 from . import log_pages
 from .fake_host import until
@@ -105,7 +105,7 @@ def test_every_fact_of_list_and_why_is_a_property(bus: Bus) -> None:
         assert set(objects[DC_PATH]) == {CONTROLLER, DISCOVERY}
         manager = await one.call(ROOT, PROPERTIES, "GetAll", "s", MANAGER, answer="a{sv}")
         assert {name: value for name, (_, value) in manager.items()} == {
-            "Version": properties.VERSION,
+            "Version": VERSION,
             "State": "active",
             "Status": "all is well",
             "HostNQN": HOSTNQN,
@@ -453,7 +453,7 @@ def test_lost_connection_of_another_tool_is_seen_by_who_asks(bus: Bus, monkeypat
     """The kernel does not tell, and there is no worker that does."""
     populate(bus, 1)
     kernel("nvme9", instance(99))
-    monkeypatch.setattr(host, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(devices, "LOOK_SECONDS", 0)
     path = object_path(CONTROLLERS, instance(99))
 
     async def test(one: Client) -> None:
@@ -534,8 +534,3 @@ def test_supervisor_that_has_never_run_leaves_an_empty_host(bus: Bus) -> None:
         await until(lambda: len(one.heard("InterfacesAdded")) == 3)
 
     serve(bus, test)
-
-
-def test_version_is_the_projects() -> None:
-    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
-    assert project["project"]["version"] == properties.VERSION

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from discoverd.api import budget, service, wire
-from discoverd.api.host import Host
+from discoverd.api.facts import Facts
 from discoverd.api.interfaces import (
     CONTROLLER,
     CONTROLLERS,
@@ -27,6 +27,7 @@ from discoverd.api.interfaces import (
     UNKNOWN_OBJECT,
     object_path,
 )
+from discoverd.api.objects import Objects
 from discoverd.api.service import Service
 from discoverd.api.tree import Tree
 from discoverd.api.wire import Frame
@@ -67,6 +68,10 @@ class Connection:
         self.said.append((name, text.encode()))
 
 
+async def nothing() -> None:
+    """Whatever is shown is as it is."""
+
+
 async def page(_: str) -> bytes:
     return b""
 
@@ -77,8 +82,9 @@ class Served:
     def __init__(self) -> None:
         self.connection = Connection()
         self.tree = Tree(lambda *_: None)
-        self.host = Host(self.tree, self.connection.room, lambda *_: None, lambda _: None)
-        self.service = Service(self.tree, self.host, page)
+        objects = Objects(self.tree, self.connection.room, lambda *_: None)
+        facts = Facts(lambda: None, lambda _: None, lambda _: None)
+        self.service = Service(self.tree, objects, facts, nothing, page)
         connection: Any = self.connection
         self.service.connect(connection)
         self.tree.put(ROOT, {MANAGER: {}})
