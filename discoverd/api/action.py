@@ -26,6 +26,7 @@ from discoverd.api.actions import REQUEST_BYTES_MAX
 from discoverd.api.connection import BUS, BUS_PATH, Connection, RefusedError, connected
 from discoverd.api.exclusion import ExclusionError, Fields, written
 from discoverd.api.interfaces import ACCESS_DENIED, FAILED, INTERACTIVE_REQUIRED, INVALID_ARGUMENTS, NO_UNIT
+from discoverd.api.refusal import RefusalError
 from discoverd.api.units import DAEMON, MANAGER, SYSTEMD_PATH
 from discoverd.api.wire import Frame, WireError
 from discoverd.cli import exclusion_lists
@@ -58,14 +59,6 @@ _UNIT_VERBS = {
 _RELOAD, _EXCLUDE, _UNEXCLUDE = "reload", "exclude", "unexclude"
 
 
-class ActionError(Exception):
-    """What was not done; ``name`` is that of the error for the caller."""
-
-    def __init__(self, name: str, text: str) -> None:
-        super().__init__(text)
-        self.name = name
-
-
 @dataclass(frozen=True, slots=True)
 class Request:
     """What is asked for, and by whom: the name of his connection, and whether he can be asked for a password."""
@@ -78,7 +71,7 @@ class Request:
 
 
 def understand(line: bytes) -> Request:
-    """Return the request in a line. Raises ActionError."""
+    """Return the request in a line. Raises RefusalError."""
     try:
         raw = json.loads(line)
         request = Request(
@@ -89,22 +82,24 @@ def understand(line: bytes) -> Request:
             tuple({str(key): str(value) for key, value in entry.items()} for entry in raw.get("entries", ())),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ActionError(INVALID_ARGUMENTS, f"the request makes no sense: {error!r}") from None
+        raise RefusalError(INVALID_ARGUMENTS, f"the request makes no sense: {error!r}") from None
     known = request.verb in (_RELOAD, _EXCLUDE, _UNEXCLUDE)
     if not known and (request.verb not in _UNIT_VERBS or not state.valid_instance(request.instance)):
-        raise ActionError(INVALID_ARGUMENTS, f"{request.verb} of {request.instance!r} is nothing that can be asked for")
+        raise RefusalError(
+            INVALID_ARGUMENTS, f"{request.verb} of {request.instance!r} is nothing that can be asked for"
+        )
     if request.sender[:1] != ":":
-        raise ActionError(INVALID_ARGUMENTS, f"{request.sender!r} is nobody on the bus")
+        raise RefusalError(INVALID_ARGUMENTS, f"{request.sender!r} is nobody on the bus")
     return request
 
 
 async def carry_out(request: Request) -> dict[str, Any]:
-    """Do what is asked for, if the caller may. Raises ActionError."""
+    """Do what is asked for, if the caller may. Raises RefusalError."""
     if request.verb in (_EXCLUDE, _UNEXCLUDE):
         try:
             entries = [written(entry) for entry in request.entries]
         except ExclusionError as error:
-            raise ActionError(INVALID_ARGUMENTS, str(error)) from None
+            raise RefusalError(INVALID_ARGUMENTS, str(error)) from None
         await _authorise(request, MANAGE_UNIT_FILES, {})
         edit = _exclude if request.verb == _EXCLUDE else _unexclude
         try:
@@ -113,7 +108,7 @@ async def carry_out(request: Request) -> dict[str, Any]:
             if error.errno != errno.EROFS:
                 raise
             # Its unit has it so.
-            raise ActionError(
+            raise RefusalError(
                 FAILED,
                 f"only what is in {exclusions.ROOT} can be written from here, and it is missing, or a list in it is a "
                 f"link to elsewhere; use discoverctl {request.verb}",
@@ -133,12 +128,12 @@ async def carry_out(request: Request) -> dict[str, Any]:
 
 
 async def _authorise(request: Request, action: str, details: Mapping[str, str]) -> None:
-    """Return if the caller may. Raises ActionError."""
+    """Return if the caller may. Raises RefusalError."""
     async with _bus() as bus:
         try:
             (user,) = await bus.call(BUS, BUS_PATH, BUS, "GetConnectionUnixUser", "s", request.sender, answer="u")
         except RefusedError:
-            raise ActionError(ACCESS_DENIED, "whoever asked has left the bus") from None
+            raise RefusalError(ACCESS_DENIED, "whoever asked has left the bus") from None
         if user == ROOT_USER:
             return
         # The first time without a word to anybody: most of those who may need not prove it.
@@ -148,8 +143,8 @@ async def _authorise(request: Request, action: str, details: Mapping[str, str]) 
     if allowed:
         return
     if challenge and not request.interactive:
-        raise ActionError(INTERACTIVE_REQUIRED, "a password is asked for this, and the call did not allow that")
-    raise ActionError(ACCESS_DENIED, f"polkit does not allow this ({action}); an administrator can allow it by a rule")
+        raise RefusalError(INTERACTIVE_REQUIRED, "a password is asked for this, and the call did not allow that")
+    raise RefusalError(ACCESS_DENIED, f"polkit does not allow this ({action}); an administrator can allow it by a rule")
 
 
 async def _ask(bus: Connection, sender: str, action: str, details: Mapping[str, str], flags: int) -> tuple[bool, bool]:
@@ -162,7 +157,7 @@ async def _ask(bus: Connection, sender: str, action: str, details: Mapping[str, 
             seconds=POLKIT_TIMEOUT_SECONDS,
         )
     except RefusedError as error:
-        raise ActionError(ACCESS_DENIED, f"polkit cannot be asked ({error}), so only root may") from None
+        raise RefusalError(ACCESS_DENIED, f"polkit cannot be asked ({error}), so only root may") from None
     return allowed, challenge
 
 
@@ -180,11 +175,11 @@ async def _job(method: str, unit: str) -> str:
             )
         except RefusedError as error:
             if error.name == _NO_SUCH_UNIT:
-                raise ActionError(
+                raise RefusalError(
                     NO_UNIT, f"{unit} is not loaded; discoverd makes it: see systemctl status discoverd"
                 ) from None
             # The error that systemd would have given him.
-            raise ActionError(error.name, str(error)) from None
+            raise RefusalError(error.name, str(error)) from None
     return str(job)
 
 
@@ -218,7 +213,7 @@ async def serve(line: bytes) -> bytes:
     """Return the answer to a request, both as lines."""
     try:
         answer = await carry_out(understand(line))
-    except ActionError as error:
+    except RefusalError as error:
         answer = {"error": error.name, "text": str(error)}
     except (CliError, OSError, WireError) as error:
         answer = {"error": FAILED, "text": str(error)}

@@ -16,8 +16,9 @@ from jeepney.low_level import Message, calc_msg_size
 
 from discoverd.api import action, interfaces, wire
 from discoverd.api import connection as connections
-from discoverd.api.action import MANAGE_UNIT_FILES, MANAGE_UNITS, ActionError
+from discoverd.api.action import MANAGE_UNIT_FILES, MANAGE_UNITS
 from discoverd.api.connection import connected
+from discoverd.api.refusal import RefusalError
 from discoverd.api.wire import Frame
 from discoverd.cli import files
 from discoverd.tid import TransportId, unit_name
@@ -295,7 +296,7 @@ def test_list_that_cannot_be_written_from_here_is_for_discoverctl(bus: Bus, monk
 
 @given(st.binary(max_size=200))
 def test_request_that_is_no_json_is_refused(line: bytes) -> None:
-    with pytest.raises(ActionError):
+    with pytest.raises(RefusalError):
         action.understand(line)
 
 
@@ -313,7 +314,7 @@ def test_request_that_is_no_json_is_refused(line: bytes) -> None:
 def test_request_is_one_of_those_that_there_are(raw: dict[str, Any]) -> None:
     try:
         request = action.understand(json.dumps(raw).encode())
-    except ActionError:
+    except RefusalError:
         return
     assert request.verb in ("start", "stop", "restart", "disconnect", "reload", "exclude", "unexclude")
     assert request.sender.startswith(":")
