@@ -58,7 +58,7 @@ class Frames(Stream[bytes]):
         if kind == _SIGNAL and not any(self._buffer.find(mark, start, head) >= 0 for mark in self._marks):
             return None
         fields = self._fields(start, head)
-        # The bus itself puts it into a header; who has had it put in something else there is not believed.
+        # The bus puts it in itself. A header that has other fields than the specification's is not believed.
         sender: bytes = fields.get(_SENDER, b"") if fields.keys() <= TYPES.keys() else b""
         if sender == _BUS or sender in self._talkers:
             return fields

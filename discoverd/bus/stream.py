@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
+# What a message begins with: the order of its bytes.
 _LITTLE, _BIG = ord("l"), ord("B")
 ORDERS = (_LITTLE, _BIG)
 # Byte order, type, flags, version, length of the body, serial, length of the header's fields.

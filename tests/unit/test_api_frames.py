@@ -15,7 +15,7 @@ from discoverd.api.interfaces import object_path
 from discoverd.api.wire import Frame, WireError
 from discoverd.bus.stream import StreamError
 
-from .bus_messages import ANSWER, CALL, ERROR, SIGNAL, message, text
+from .bus_messages import ANSWER, CALL, ERROR, SIGNAL, field, framed, message, text
 
 SYSTEMD, USER = ":1.5", ":1.66"
 OURS = (ANSWER, ERROR, SIGNAL, CALL)
@@ -54,6 +54,12 @@ def test_call_that_is_too_long_is_dropped_and_the_next_one_is_not() -> None:
     assert len(found) == 1
     assert found[0].body == b""
     assert len(taken._buffer) < 1000
+
+
+@pytest.mark.parametrize(("type_", "count"), [("o", 1), ("s", 0)])
+def test_field_of_another_type_than_the_specifications_is_not_believed(type_: str, count: int) -> None:
+    fields = [field(1, type_, text("/a")), field(7, "s", text(USER))]
+    assert len(frames().feed(framed(CALL, fields))) == count
 
 
 @given(st.lists(st.sampled_from([(kind, sender) for kind in OURS for sender in (SYSTEMD, USER)])), st.data())
