@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line of ``discoverctl``: its verbs, their options and what they are for.
 
-It imports no verb, and nothing but argparse, so that ``--help`` costs what an interpreter and argparse cost
+It imports no verb, and little but argparse, so that ``--help`` costs what an interpreter and argparse cost
 (tests/unit/test_cli_imports.py).
 """
 
 import argparse
 
+from discoverd import time_span
 from discoverd.version import VERSION
 
 TYPE_CHECKING = False
@@ -19,18 +20,6 @@ _EXCLUDED = f"an exclusion, as in transport=tcp;traddr=192.0.2.1, or {_WHICH}"
 ORDERS = ("subsystem", "state", "device", "address", "since")
 GOALS = ("live", "any-path", "gone")
 LEVELS = ("err", "warning", "info", "debug", "default")
-_UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
-
-
-def seconds(text: str) -> float:
-    """Return a span of time, such as ``90``, ``30s`` or ``5min``, in seconds. Raises ValueError for none."""
-    number = text.rstrip("abcdefghijklmnopqrstuvwxyz")
-    if not number.strip().isascii() or not number.strip().replace(".", "", 1).isdigit():
-        raise ValueError(text)
-    unit = text[len(number) :]
-    if unit not in _UNITS:
-        raise ValueError(text)
-    return float(number) * _UNITS[unit]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -78,7 +67,7 @@ def _looks(verbs: "_Verbs") -> None:
     _add_json(one)
     one = verbs.add_parser("wait", help="wait until controllers are live, or gone")
     one.add_argument("--for", dest="goal", choices=GOALS, default=GOALS[0], help="what is waited for (%(default)s)")
-    one.add_argument("--timeout", type=seconds, default=120.0, metavar="TIME", help="120 s by default, 0 for ever")
+    one.add_argument("--timeout", type=_seconds, default=120.0, metavar="TIME", help="120 s by default, 0 for ever")
     one.add_argument("controller", nargs="*", metavar="CONTROLLER", help=f"all that is wanted by default; {_WHICH}")
     one = verbs.add_parser("metrics", help="how things are as OpenMetrics text")
     one.add_argument("--output", metavar="FILE", default="", help="write it to a file, in one step")
@@ -148,3 +137,10 @@ def _imports(verbs: "_Verbs") -> None:
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _seconds(text: str) -> float:
+    try:
+        return time_span.parse(text)
+    except time_span.TimeSpanError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {error}") from None

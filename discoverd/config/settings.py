@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """discoverd.conf and its drop-ins: the daemon's own settings, under nvme-cli's lexical rules."""
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from .. import time_span
 from ..state import PARKED_INTERVAL_SECONDS
 from ..tid import TidError, check_interface
 from .errors import Diagnostic, Report, did_you_mean, quote
@@ -30,10 +30,8 @@ AUTO = ("auto",)
 
 SECTION = "Global"
 _HOUR = 3600
-_UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": _HOUR, "hours": _HOUR, "d": 24 * _HOUR, "days": 24 * _HOUR}
-_SHOWN = (("h", _HOUR), ("min", 60), ("s", 1))
-_SPAN = re.compile(r"([0-9]{1,9})\s*([a-z]*)")
-_SPAN_MAX = 10 * 365 * 24 * _HOUR
+# The most that can be set: of a span of time, and of the attempts to connect.
+SPAN_MAX_SECONDS, ATTEMPTS_MAX = 10 * 365 * 24 * _HOUR, 1000
 _INTERVAL_MIN, _INTERVAL_MAX = 60, 7 * 24 * _HOUR
 
 
@@ -159,7 +157,7 @@ def _shown(value: object, read: Callable[[str], Any]) -> str:
     if read is _share:
         return f"{value}%"
     if read in (_span, _interval) and isinstance(value, int):
-        return next((f"{value // size}{unit}" for unit, size in _SHOWN if value and not value % size), "never")
+        return time_span.written(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):
@@ -241,20 +239,21 @@ def _share(text: str) -> int:
 
 def _attempts(text: str) -> int:
     number = parse_int(text)
-    if number is None or not 0 <= number <= 1000:
-        raise _BadValueError("a whole number from 0 (no limit) to 1000")
+    if number is None or not 0 <= number <= ATTEMPTS_MAX:
+        raise _BadValueError(f"a whole number from 0 (no limit) to {ATTEMPTS_MAX}")
     return number
 
 
 def _span(text: str) -> int:
-    """Return seconds: a number with a unit (``90``, ``15min``, ``72h``, ``3d``), 0 for ``never``."""
-    word = text.lower()
-    match = _SPAN.fullmatch(word)
-    if word == "never":
-        return 0
-    if not match or (match[2] and match[2] not in _UNITS) or int(match[1]) * _UNITS.get(match[2], 1) > _SPAN_MAX:
-        raise _BadValueError("a time such as 30min, 72h or 3d, or never")
-    return int(match[1]) * _UNITS.get(match[2], 1)
+    """Return seconds, 0 for ``never`` (discoverd.time_span)."""
+    try:
+        seconds = time_span.parse(text)
+    except time_span.TimeSpanError as error:
+        raise _BadValueError(str(error)) from None
+    # Cut off, a part of a second would be never.
+    if not seconds.is_integer() or seconds > SPAN_MAX_SECONDS:
+        raise _BadValueError("a time of whole seconds up to ten years")
+    return int(seconds)
 
 
 def _interval(text: str) -> int:

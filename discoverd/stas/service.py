@@ -4,11 +4,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from discoverd import time_span
 from discoverd.config.errors import did_you_mean, printable, quote
 from discoverd.config.finding import Findings
+from discoverd.config.settings import ATTEMPTS_MAX, SPAN_MAX_SECONDS
 
 from .grammar import Option
-from .values import QUEUES, TUNABLES, BadValueError, choice, is_true, number, seconds, span, tunable
+from .values import QUEUES, TUNABLES, BadValueError, choice, is_true, number, seconds, tunable
 
 GLOBAL = "Global"
 DISCOVERY = "Service Discovery"
@@ -23,8 +25,6 @@ _SCOPES = {
 }
 _FAMILIES = {"ipv4": (4,), "ipv6": (6,), "ipv4+ipv6": (4, 6), "ipv6+ipv4": (4, 6)}
 _SWITCH = {"enabled": "yes", "disabled": "no"}
-_ATTEMPTS_MAX = 1000
-_SPAN_MAX = 10 * 365 * 86400
 _OBSOLETE = ("udev-rule", "sticky-connections", "blacklist", "duplicate-connect", "persistent-connections")
 
 
@@ -138,11 +138,11 @@ def _zeroconf_persistence(service: Service, option: Option, findings: Findings) 
     elif not value:
         service.settings["mdns-persistence"] = "1s"
         findings.differs(option.line, option.key, "nothing is given up at once, so it is after a second; nothing to do")
-    elif value > _SPAN_MAX:
+    elif value > SPAN_MAX_SECONDS:
         service.settings["mdns-persistence"] = "never"
         findings.differs(option.line, option.key, "more than ten years is never; nothing to do")
     else:
-        service.settings["mdns-persistence"] = span(value)
+        service.settings["mdns-persistence"] = time_span.written(value)
 
 
 def _scope(service: Service, option: Option, findings: Findings) -> None:
@@ -174,8 +174,8 @@ def _attempts(service: Service, option: Option, findings: Findings) -> None:
     elif value < 0:
         value = 1
         findings.differs(option.line, option.key, "a negative number is one attempt there; it is written so")
-    elif value > _ATTEMPTS_MAX:
-        value = _ATTEMPTS_MAX
+    elif value > ATTEMPTS_MAX:
+        value = ATTEMPTS_MAX
         findings.differs(option.line, option.key, f"at most {value} can be set, which is written; 0 sets no limit")
     service.settings["connect-attempts-on-ncc"] = str(value)
 

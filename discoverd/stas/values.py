@@ -108,11 +108,6 @@ def seconds(text: str) -> int:
     return sign * math.ceil(sum(part * unit for part, unit in zip(parts, _UNITS, strict=True)))
 
 
-def span(value: int) -> str:
-    """Return a number of seconds, not 0, as discoverd.conf has it."""
-    return next(f"{value // size}{unit}" for unit, size in (("h", 3600), ("min", 60), ("s", 1)) if not value % size)
-
-
 def _bad(text: str, wanted: str) -> BadValueError:
     hint = comment_hint(text)
     return BadValueError(f"{quote(text)} is not {wanted}; {hint or 'write one'}")

@@ -64,6 +64,7 @@ def test_help_imports_no_verb() -> None:
         "discoverd.cli",
         "discoverd.cli.command_line",
         "discoverd.cli.main",
+        "discoverd.time_span",
         "discoverd.version",
     }
     assert loaded & (HEAVY | {"dataclasses", "json", "pystemd", "typing"}) == set()

@@ -28,7 +28,7 @@ from discoverd.config.sources import SourceFile
 from discoverd.stas import grammar
 from discoverd.stas.host import KEYS
 from discoverd.stas.service import TABLES
-from discoverd.stas.values import BadValueError, seconds, span
+from discoverd.stas.values import BadValueError, seconds
 from discoverd.tid import DISCOVERY_NQN
 
 from . import dhchap_secrets
@@ -391,11 +391,6 @@ def test_spans_of_time(text: str, expected: int | None) -> None:
             seconds(text)
     else:
         assert seconds(text) == expected
-
-
-@pytest.mark.parametrize(("value", "expected"), [(1, "1s"), (90, "90s"), (900, "15min"), (259200, "72h")])
-def test_spans_as_we_write_them(value: int, expected: str) -> None:
-    assert span(value) == expected
 
 
 # Controllers
