@@ -11,7 +11,8 @@ kind and version, ``key=value`` lines, and ``end``, whose absence tells a trunca
 
 import posix
 
-ROOT = "/run/discoverd"
+# Until the next boot, and over boots. Units and tmpfiles.d have them as well (tests/unit/test_packaging.py).
+ROOT, LASTING = "/run/discoverd", "/var/lib/discoverd"
 CONTROLLERS = ROOT + "/controllers"
 # Workers send their instance here, one datagram each time they have written a new report.
 WAKE_SOCKET = ROOT + "/wake"

@@ -4,6 +4,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from .. import state
 from .cascade import check_personas, distrust_defaults, resolve
 from .model import FabricsConfig
 from .sections import parse_file
@@ -11,7 +12,7 @@ from .sources import SourceFile, read_drop_ins, read_tree
 
 FABRICS_CONF = Path("/etc/nvme/nvme-fabrics.conf")
 # Drop-ins until the next boot, which `discoverctl connect` writes. Ours alone: nvme-cli does not read them.
-RUNTIME_DROP_INS = Path("/run/discoverd/nvme-fabrics.conf.d")
+RUNTIME_DROP_INS = Path(state.ROOT) / "nvme-fabrics.conf.d"
 
 
 def load_fabrics(main: Path = FABRICS_CONF, runtime: Path = RUNTIME_DROP_INS) -> FabricsConfig:

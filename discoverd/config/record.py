@@ -17,7 +17,7 @@ from .files import Files
 from .identity import MISSING
 from .sources import SourceFile
 
-PATH = "/var/lib/discoverd/last-good"
+PATH = state.LASTING + "/last-good"
 KIND = "discoverd-configuration 1"
 MACHINE = Path("/etc/machine-id")
 # All files, each of 1 MiB at most, and a third more for their form.

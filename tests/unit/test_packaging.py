@@ -10,12 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from discoverd import boot_record, registry, state
+from discoverd.api import actions
 from discoverd.cli.main import main
 from discoverd.config import record
 from discoverd.version import VERSION
 
 ROOT = Path(__file__).parents[2]
 MESON = (ROOT / "meson.build").read_text()
+
+
+def settings(name: str, key: str) -> list[str]:
+    """Return what a unit's file says for a key, a word for each."""
+    text = (ROOT / "units" / name).read_text()
+    return [word for line in re.findall(rf"^{key}=(.*)$", text, re.MULTILINE) for word in line.split()]
 
 
 def test_one_version() -> None:
@@ -52,10 +60,36 @@ def test_units_before_remote_mounts_wait_for_no_directory_in_var() -> None:
 
 
 def test_directory_of_the_last_good_configuration_is_made_for_root_only() -> None:
-    text = (ROOT / "units/discoverd.tmpfiles.conf").read_text()
-    folder = os.path.dirname(record.PATH)
-    assert f"\nd {folder} 0700 root root -\n" in text
-    assert f"\nReadWritePaths=-{folder}\n" in (ROOT / "units/discoverd.service.in").read_text()
+    assert os.path.dirname(record.PATH) == state.LASTING
+    made = re.findall(r"^[^#\n].*$", (ROOT / "units/discoverd.tmpfiles.conf").read_text(), re.MULTILINE)
+    assert made == [f"d {state.LASTING} 0700 root root -"]
+    assert "-" + state.LASTING in settings("discoverd.service.in", "ReadWritePaths")
+
+
+def test_units_have_the_directories_and_sockets_of_the_code() -> None:
+    assert settings("discoverd.service.in", "RuntimeDirectory") == [state.ROOT.removeprefix("/run/")]
+    assert settings("discoverd.service.in", "RuntimeDirectoryMode") == [f"{state.PUBLIC_DIRECTORY:04o}"]
+    assert "-" + os.path.dirname(registry.ROOT) in settings("discoverd.service.in", "ReadWritePaths")
+    assert "-" + state.ROOT in settings("discoverd-api-action@.service.in", "ReadWritePaths")
+    assert settings("discoverd-boot.service.in", "ConditionPathExists") == ["!" + boot_record.PATH]
+    assert settings("discoverd-fork-server.socket", "ListenStream") == [state.FORK_SERVER]
+    assert settings("discoverd-api-action.socket", "ListenStream") == [actions.SOCKET]
+
+
+def test_no_installed_file_names_a_path_of_the_state_that_the_code_does_not_have() -> None:
+    known = {
+        *(state.ROOT, state.LASTING, state.CONTROLLERS, state.FORK_SERVER),
+        *(actions.SOCKET, boot_record.PATH, registry.ROOT, os.path.dirname(registry.ROOT)),
+    }
+    for folder in ("packaging", "udev", "units"):
+        named = {
+            (path.name, named.rstrip("./"))
+            for path in (ROOT / folder).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+            for named in re.findall(r"/(?:run|var/lib)/(?:discoverd|nvme)[a-z-]*(?:/[a-z-]+)*", path.read_text())
+        }
+        assert named
+        assert {one for one in named if one[1] not in known} == set()
 
 
 def test_all_files_of_packaging_are_installed() -> None:
