@@ -4,10 +4,6 @@
 import json
 import re
 import stat
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,86 +13,40 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discoverd.cli import import_nvme_cli
-from discoverd.cli.main import main
-from discoverd.config.fabrics import load_fabrics
 from discoverd.config.finding import Findings
-from discoverd.config.model import Connection, FabricsConfig
 from discoverd.config.sources import SourceFile
 from discoverd.nvme_cli import config_json, discovery_conf, located_json
 from discoverd.nvme_cli.options import OPTIONS
 from discoverd.tid import DISCOVERY_NQN
 
 from . import dhchap_secrets
+from .fake_import import HOST_NQN, OTHER_NQN, OTHER_UUID, UUID, ImportDesk
 
 NQN = "nqn.2024-08.com.example:vol1"
-UUID = "1f0e3c5a-6f0b-4d5e-9b57-3c2f1d7a9e10"
-HOST_NQN = f"nqn.2014-08.org.nvmexpress:uuid:{UUID}"
-OTHER_UUID = "2a9d3c5a-6f0b-4d5e-9b57-3c2f1d7a9e11"
-OTHER_NQN = f"nqn.2014-08.org.nvmexpress:uuid:{OTHER_UUID}"
 SECRET = dhchap_secrets.secret("host")
 PADDED = dhchap_secrets.secret("padded", "02", 48)
 
 
-@dataclass
-class Desk:
-    """A directory with nvme-cli's files, one for ours, and one with who the host is."""
-
-    root: Path
-    read: Callable[[], tuple[str, str]]
+class Desk(ImportDesk):
+    """A host with nvme-cli's files."""
 
     def lines(self, *lines: str) -> None:
-        (self.root / "from/discovery.conf").write_text("".join(f"{line}\n" for line in lines))
+        (self.source / "discovery.conf").write_text("".join(f"{line}\n" for line in lines))
 
     def json(self, value: object) -> None:
-        (self.root / "from/config.json").write_text(json.dumps(value, indent=2))
+        (self.source / "config.json").write_text(json.dumps(value, indent=2))
 
     def ports(self, *ports: dict[str, Any], nqn: str = NQN, **host: object) -> None:
         """Write a host with one subsystem."""
         self.json([{"hostnqn": HOST_NQN, "subsystems": [{"nqn": nqn, "ports": list(ports)}], **host}])
 
-    def run(self, *options: str) -> tuple[int, str, str]:
-        status = main(["import-nvme-cli", "--from", str(self.root / "from"), "--to", str(self.nvme), *options])
-        return status, *self.read()
-
-    @property
-    def nvme(self) -> Path:
-        return self.root / "nvme"
-
     def path(self, name: str = "50-nvme-cli.conf") -> Path:
         return self.nvme / "nvme-fabrics.conf.d" / name
 
-    @property
-    def fabrics(self) -> FabricsConfig:
-        return load_fabrics(self.nvme / "nvme-fabrics.conf")
-
-    @property
-    def connection(self) -> Connection:
-        (one,) = self.fabrics.connections
-        return one
-
-    def finding(self, output: str, name: str, line: int) -> str:
-        prefix = f"{self.root}/from/{name}:{line}: "
-        (found,) = [text.removeprefix(prefix) for text in output.splitlines() if text.startswith(prefix)]
-        return found
-
-
-def lay(root: Path) -> None:
-    (root / "from").mkdir()
-    (root / "host").mkdir()
-    (root / "host/hostnqn").write_text(HOST_NQN + "\n")
-    (root / "host/hostid").write_text(UUID + "\n")
-
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Desk:
-    lay(tmp_path)
-    monkeypatch.setattr(import_nvme_cli, "_HOST", tmp_path / "host")
-
-    def read() -> tuple[str, str]:
-        captured = capsys.readouterr()
-        return captured.out, captured.err
-
-    return Desk(tmp_path, read)
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    return Desk(tmp_path, import_nvme_cli, monkeypatch)
 
 
 PORT = {"transport": "tcp", "traddr": "192.0.2.10", "trsvcid": "4420"}
@@ -290,7 +240,7 @@ def test_options_hold_for_what_the_discovery_controller_lists(desk: Desk) -> Non
 def test_option_is_reported_as_carried_over_or_not(desk: Desk, line: str, expected: str) -> None:
     desk.lines("# first", line)
     status, output, _ = desk.run()
-    prefix = f"{desk.root}/from/discovery.conf:2: "
+    prefix = f"{desk.source}/discovery.conf:2: "
     lines = [text.removeprefix(prefix) for text in output.splitlines() if text.startswith(prefix)]
     assert any(expected in text for text in lines), lines
     assert status == (1 if any("not carried over" in text for text in lines) else 0)
@@ -317,7 +267,7 @@ def test_secret_with_padding_counts_as_a_whole(desk: Desk) -> None:
 
 
 def test_bad_line_costs_itself_only(desk: Desk) -> None:
-    (desk.root / "from/discovery.conf").write_bytes(b"-t tcp -a \xff\n-t tcp -a 192.0.2.1")
+    (desk.source / "discovery.conf").write_bytes(b"-t tcp -a \xff\n-t tcp -a 192.0.2.1")
     status, output, _ = desk.run()
     assert status == 1
     assert "it is not valid UTF-8" in desk.finding(output, "discovery.conf", 1)
@@ -431,10 +381,10 @@ def test_another_host_gets_a_file_of_its_own(desk: Desk) -> None:
     ],
 )
 def test_file_that_is_not_as_it_should_be(desk: Desk, text: str, line: int, expected: str) -> None:
-    (desk.root / "from/config.json").write_text(text)
+    (desk.source / "config.json").write_text(text)
     desk.lines("-t tcp -a 192.0.2.1")
     _, output, _ = desk.run()
-    prefix = f"{desk.root}/from/config.json:{line}: "
+    prefix = f"{desk.source}/config.json:{line}: "
     assert any(one.startswith(prefix) and expected in one for one in output.splitlines()), output
     assert desk.connection.traddr == "192.0.2.1"
 
@@ -650,24 +600,19 @@ _JSON = st.one_of(
 @given(conf=_CONF, text=_JSON)
 def test_no_file_does_harm(conf: bytes, text: bytes) -> None:
     with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as monkeypatch:
-        root = Path(name)
-        lay(root)
-        monkeypatch.setattr(import_nvme_cli, "_HOST", root / "host")
-        (root / "from/discovery.conf").write_bytes(conf)
-        (root / "from/config.json").write_bytes(text)
-        desk = Desk(root, lambda: ("", ""))
-        output = StringIO()
-        with redirect_stdout(output), redirect_stderr(output):
-            status = desk.run()[0]
+        desk = Desk(Path(name), import_nvme_cli, monkeypatch)
+        (desk.source / "discovery.conf").write_bytes(conf)
+        (desk.source / "config.json").write_bytes(text)
+        status, output, errors = desk.run()
         assert status in (0, 1)
-        assert "carried over; " in output.getvalue(), output.getvalue()
+        assert "carried over; " in output, output + errors
         config = desk.fabrics
         assert config.valid
         assert not [one.problem for one in config.connections if one.problem]
-        count = re.search(r"^([0-9]+) controllers? carried over", output.getvalue(), re.MULTILINE)
+        count = re.search(r"^([0-9]+) controllers? carried over", output, re.MULTILINE)
         assert count
         assert int(count[1]) == len(config.connections)
-        assert SECRET[10:30] not in output.getvalue()
+        assert SECRET[10:30] not in output + errors
 
 
 @given(_CONF)

@@ -5,10 +5,6 @@ import configparser
 import os
 import re
 import stat
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,10 +15,7 @@ from hypothesis import strategies as st
 
 from discoverd import exclusions
 from discoverd.cli import drop_ins, import_stas
-from discoverd.cli.main import main
-from discoverd.config.fabrics import load_fabrics
 from discoverd.config.finding import Findings
-from discoverd.config.model import Connection, FabricsConfig
 from discoverd.config.settings import Settings, load_settings
 from discoverd.config.sources import SourceFile
 from discoverd.stas import grammar
@@ -32,11 +25,9 @@ from discoverd.stas.values import BadValueError, seconds
 from discoverd.tid import DISCOVERY_NQN
 
 from . import dhchap_secrets
+from .fake_import import HOST_NQN, OTHER_NQN, OTHER_UUID, UUID, ImportDesk
 
 NQN = "nqn.2024-08.com.example:vol1"
-UUID = "1f0e3c5a-6f0b-4d5e-9b57-3c2f1d7a9e10"
-HOST_NQN = f"nqn.2014-08.org.nvmexpress:uuid:{UUID}"
-OTHER_UUID = "2a9d3c5a-6f0b-4d5e-9b57-3c2f1d7a9e11"
 SECRET = "DHHC-1:00:ia6zGodOr4SEG0Zzaw398rpY0wqipUWj4jWjUh4HWUz6aQ2n:"
 PADDED = dhchap_secrets.secret("padded", "02", 48)
 DC = "controller = transport=tcp;traddr=192.0.2.1\n"
@@ -46,37 +37,16 @@ DC_MANAGEMENT = "[Discovery controller connection management]\n"
 IO_MANAGEMENT = "[I/O controller connection management]\n"
 
 
-@dataclass
-class Desk:
-    """A directory with nvme-stas's files, one for ours, and one with who the host is."""
-
-    root: Path
-    read: Callable[[], tuple[str, str]]
+class Desk(ImportDesk):
+    """A host with nvme-stas's files."""
 
     def put(self, **files: str) -> None:
         for name, content in files.items():
-            (self.root / "stas" / f"{name}.conf").write_text(content)
-
-    def run(self, *options: str) -> tuple[int, str, str]:
-        status = main(["import-stas", "--from", str(self.root / "stas"), "--to", str(self.nvme), *options])
-        return status, *self.read()
-
-    @property
-    def nvme(self) -> Path:
-        return self.root / "nvme"
+            (self.source / f"{name}.conf").write_text(content)
 
     @property
     def fabrics_path(self) -> Path:
         return self.nvme / "nvme-fabrics.conf.d/50-nvme-stas.conf"
-
-    @property
-    def fabrics(self) -> FabricsConfig:
-        return load_fabrics(self.nvme / "nvme-fabrics.conf")
-
-    @property
-    def connection(self) -> Connection:
-        (one,) = self.fabrics.connections
-        return one
 
     @property
     def settings(self) -> Settings:
@@ -90,29 +60,10 @@ class Desk:
         assert lists.problems == []
         return [";".join(f"{key}={value}" for key, value in one.fields.items()) for one in lists.entries]
 
-    def finding(self, output: str, name: str, line: int) -> str:
-        prefix = f"{self.root}/stas/{name}.conf:{line}: "
-        (found,) = [text.removeprefix(prefix) for text in output.splitlines() if text.startswith(prefix)]
-        return found
-
-
-def lay(root: Path) -> None:
-    (root / "stas").mkdir()
-    (root / "host").mkdir()
-    (root / "host/hostnqn").write_text(HOST_NQN + "\n")
-    (root / "host/hostid").write_text(UUID + "\n")
-
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Desk:
-    lay(tmp_path)
-    monkeypatch.setattr(import_stas, "_HOST", tmp_path / "host")
-
-    def read() -> tuple[str, str]:
-        captured = capsys.readouterr()
-        return captured.out, captured.err
-
-    return Desk(tmp_path, read)
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    return Desk(tmp_path, import_stas, monkeypatch)
 
 
 # As a whole
@@ -160,7 +111,7 @@ def test_no_files(desk: Desk) -> None:
 
 
 def test_a_file_that_cannot_be_read(desk: Desk) -> None:
-    (desk.root / "stas/stafd.conf").mkdir()
+    (desk.source / "stafd.conf").mkdir()
     status, _, errors = desk.run()
     assert status == 1
     assert "stafd.conf is not a regular file; mend that" in errors
@@ -189,7 +140,7 @@ def test_secret_of_another_form_is_lost_with_the_reason_and_not_shown(desk: Desk
     desk.put(stafd=f"{CONTROLLERS}controller=transport=tcp;traddr=192.0.2.1;dhchap-secret={odd}\n")
     status, output, errors = desk.run()
     assert status == 1
-    assert "it has not the form" in desk.finding(output, "stafd", 2)
+    assert "it has not the form" in desk.finding(output, "stafd.conf", 2)
     assert odd not in output + errors
 
 
@@ -235,7 +186,7 @@ def test_a_path_that_is_configured_already_stays_as_it_is(desk: Desk) -> None:
     main_file.write_text("[Discovery Controller]\ncontroller = transport=tcp;traddr=192.0.2.1;trsvcid=8009\n")
     desk.put(sys="[Host]\nsymname = a\n", stafd=f"{CONTROLLERS}{DC}{DC}controller=transport=tcp;traddr=192.0.2.2\n")
     _, output, _ = desk.run()
-    assert f"the same path stands in {main_file}:2" in desk.finding(output, "stafd", 2)
+    assert f"the same path stands in {main_file}:2" in desk.finding(output, "stafd.conf", 2)
     assert [one.traddr for one in desk.fabrics.connections] == ["192.0.2.1", "192.0.2.2"]
 
 
@@ -345,7 +296,7 @@ def test_either_daemon_traces(desk: Desk) -> None:
 def test_option_is_reported_as_carried_over_or_not(desk: Desk, daemon: str, text: str, expected: str) -> None:
     desk.put(**{daemon: GLOBAL + text})
     status, output, _ = desk.run()
-    lines = [line for line in output.splitlines() if line.startswith(f"{desk.root}/stas/{daemon}.conf:")]
+    lines = [line for line in output.splitlines() if line.startswith(f"{desk.source}/{daemon}.conf:")]
     assert any(expected in line for line in lines)
     assert status == (1 if any("not carried over" in line for line in lines) else 0)
 
@@ -354,11 +305,11 @@ def test_defaults_do_not_reach_what_is_announced(desk: Desk) -> None:
     desk.put(stafd="", stacd=f"{GLOBAL}ctrl-loss-tmo=1800\n")
     status, output, _ = desk.run()
     assert status == 1
-    assert "[I/O Controller Defaults]: not carried over: it counts for" in desk.finding(output, "stacd", 2)
+    assert "[I/O Controller Defaults]: not carried over: it counts for" in desk.finding(output, "stacd.conf", 2)
     desk.put(stafd=CONTROLLERS + DC)
     status, output, _ = desk.run("--force")
     assert status == 0
-    assert "[I/O Controller Defaults]: differs: it counts for" in desk.finding(output, "stacd", 2)
+    assert "[I/O Controller Defaults]: differs: it counts for" in desk.finding(output, "stacd.conf", 2)
 
 
 @pytest.mark.parametrize(
@@ -452,7 +403,7 @@ def test_a_controller(desk: Desk, daemon: str, line: str, expected: tuple[str, .
 def test_malformed_controller_is_reported(desk: Desk, line: str, expected: str) -> None:
     desk.put(stacd=f"{CONTROLLERS}{line}\n")
     status, output, _ = desk.run()
-    told = [text for text in output.splitlines() if text.startswith(f"{desk.root}/stas/stacd.conf:2: ")]
+    told = [text for text in output.splitlines() if text.startswith(f"{desk.source}/stacd.conf:2: ")]
     assert any(expected in text for text in told)
     assert status == int("not carried over" in "".join(told))
     assert not desk.fabrics_path.exists()
@@ -482,7 +433,7 @@ def test_the_secret_of_a_controller_needs_one_of_the_host(desk: Desk) -> None:
     desk.put(stafd=f"{CONTROLLERS}controller=transport=tcp;traddr=192.0.2.1;dhchap-ctrl-secret={SECRET}\n")
     status, output, _ = desk.run()
     assert status == 1
-    assert "does nothing without the host's" in desk.finding(output, "stafd", 2)
+    assert "does nothing without the host's" in desk.finding(output, "stafd.conf", 2)
     assert desk.connection.secrets.kxchap_ctrl_secret == ""
     desk.put(sys=f"[Host]\nkey={SECRET}\n")
     assert desk.run("--force")[0] == 0
@@ -494,7 +445,7 @@ def test_a_controllers_own_secret_counts_beside_one_of_the_host(desk: Desk) -> N
     desk.put(sys=f"[Host]\nkey={SECRET}\n", stafd=f"{CONTROLLERS}{DC.strip()};dhchap-secret={own}\n")
     status, output, _ = desk.run()
     assert status == 0
-    assert "dhchap-secret: differs: the host's key in sys.conf" in desk.finding(output, "stafd", 2)
+    assert "dhchap-secret: differs: the host's key in sys.conf" in desk.finding(output, "stafd.conf", 2)
     assert desk.connection.secrets.kxchap_secret == own
 
 
@@ -505,8 +456,8 @@ def test_families(desk: Desk) -> None:
     )
     _, output, _ = desk.run()
     assert [one.traddr for one in desk.fabrics.connections] == ["dc.example", "2001:db8::1"]
-    assert "leaves out IPv4" in desk.finding(output, "stafd", 4)
-    assert "does not hold for host names" in desk.finding(output, "stafd", 5)
+    assert "leaves out IPv4" in desk.finding(output, "stafd.conf", 4)
+    assert "does not hold for host names" in desk.finding(output, "stafd.conf", 5)
 
 
 def test_families_and_interfaces_of_both_daemons_hold_for_everything(desk: Desk) -> None:
@@ -526,7 +477,7 @@ def test_interfaces_that_are_ignored(desk: Desk) -> None:
     _, output, _ = desk.run()
     assert desk.connection.host_iface == ""
     assert desk.excluded == []
-    assert "no controller has an interface" in desk.finding(output, "stafd", 5)
+    assert "no controller has an interface" in desk.finding(output, "stafd.conf", 5)
 
 
 # Exclusions
@@ -572,7 +523,7 @@ def test_malformed_exclusion_is_reported(desk: Desk, line: str, expected: str) -
     desk.put(stafd=f"{CONTROLLERS}{line}\n")
     status, output, _ = desk.run()
     assert status == 1
-    assert expected in desk.finding(output, "stafd", 2)
+    assert expected in desk.finding(output, "stafd.conf", 2)
     assert desk.excluded == []
 
 
@@ -581,7 +532,7 @@ def test_exclusion_of_everything_by_accident_excludes_what_it_says(desk: Desk) -
     status, output, _ = desk.run()
     assert status == 0
     assert desk.excluded == ["host-traddr=192.0.2.9", "nqn=nqn.2024-08.com.example:a=b"]
-    assert "it leaves nqn out of the comparison" in desk.finding(output, "stacd", 3)
+    assert "it leaves nqn out of the comparison" in desk.finding(output, "stacd.conf", 3)
 
 
 def test_exclusion_of_both_daemons_is_written_once(desk: Desk) -> None:
@@ -597,7 +548,7 @@ def test_an_exclusion_of_subsystems_that_would_take_a_discovery_controller_away(
     desk.put(stafd=CONTROLLERS + DC, stacd=f"{CONTROLLERS}exclude=traddr=192.0.2.1\n")
     status, output, _ = desk.run()
     assert status == 1
-    assert f"the exclude in {desk.root}/stas/stacd.conf:2 keeps it away" in desk.finding(output, "stafd", 2)
+    assert f"the exclude in {desk.source}/stacd.conf:2 keeps it away" in desk.finding(output, "stafd.conf", 2)
 
 
 def test_an_excluded_interface_is_not_listened_on(desk: Desk) -> None:
@@ -625,19 +576,18 @@ def test_own_identity_in_another_case_needs_no_words(desk: Desk) -> None:
 
 
 def test_another_identity(desk: Desk) -> None:
-    nqn = f"nqn.2014-08.org.nvmexpress:uuid:{OTHER_UUID}"
-    desk.put(sys=f"[Host]\nnqn={nqn}\nid={OTHER_UUID}\n", stafd=CONTROLLERS + DC)
+    desk.put(sys=f"[Host]\nnqn={OTHER_NQN}\nid={OTHER_UUID}\n", stafd=CONTROLLERS + DC)
     status, output, _ = desk.run()
     assert status == 0
-    assert (desk.connection.hostnqn, desk.connection.hostid) == (nqn, OTHER_UUID)
-    assert "it is not what /etc/nvme/hostnqn says" in desk.finding(output, "sys", 2)
+    assert (desk.connection.hostnqn, desk.connection.hostid) == (OTHER_NQN, OTHER_UUID)
+    assert "it is not what /etc/nvme/hostnqn says" in desk.finding(output, "sys.conf", 2)
 
 
 @pytest.mark.parametrize(
     ("text", "expected", "lost"),
     [
         ("nqn=nqn.2024-08.com.example:host", "two host NQNs must not share one", True),
-        (f"nqn=nqn.2014-08.org.nvmexpress:uuid:{OTHER_UUID}", f"it goes with the host ID in it ({OTHER_UUID})", False),
+        (f"nqn={OTHER_NQN}", f"it goes with the host ID in it ({OTHER_UUID})", False),
         ("nqn=host", "does not begin with 'nqn.'", True),
         ("id=17", "is not a UUID", True),
         (f"id={OTHER_UUID}", "the kernel takes one host ID for one host NQN", False),
@@ -703,12 +653,9 @@ _FILE = st.one_of(_TEXT, st.binary(max_size=200))
 @given(sys=_FILE, stafd=_FILE, stacd=_FILE)
 def test_no_file_does_harm(sys: bytes, stafd: bytes, stacd: bytes) -> None:
     with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as monkeypatch:
-        root = Path(name)
-        lay(root)
-        monkeypatch.setattr(import_stas, "_HOST", root / "host")
+        desk = Desk(Path(name), import_stas, monkeypatch)
         for daemon, content in (("sys", sys), ("stafd", stafd), ("stacd", stacd)):
-            (root / f"stas/{daemon}.conf").write_bytes(content)
-        desk = Desk(root, lambda: ("", ""))
+            (desk.source / f"{daemon}.conf").write_bytes(content)
         assert desk.run()[0] in (0, 1)
         config = desk.fabrics
         assert config.diagnostics == ()
@@ -734,16 +681,11 @@ def test_secrets_are_never_shown(token: str, where: int, dry: bool) -> None:
         f"{CONTROLLERS}exclude=traddr=192.0.2.1;dhchap-secret={token}\n",
     ][where]
     with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as monkeypatch:
-        root = Path(name)
-        lay(root)
-        monkeypatch.setattr(import_stas, "_HOST", root / "host")
-        (root / "stas/sys.conf").write_text(f"[Host]\nkey={token} {'' if where % 2 else ','}\n")
-        (root / "stas/stafd.conf").write_text(text)
-        output = StringIO()
-        with redirect_stdout(output), redirect_stderr(output):
-            Desk(root, lambda: ("", "")).run(*(["--dry-run"] if dry else []))
-        assert token not in output.getvalue()
-        assert "carried over" in output.getvalue()
+        desk = Desk(Path(name), import_stas, monkeypatch)
+        desk.put(sys=f"[Host]\nkey={token} {'' if where % 2 else ','}\n", stafd=text)
+        _, output, errors = desk.run(*(["--dry-run"] if dry else []))
+        assert token not in output + errors
+        assert "carried over" in output
 
 
 class _Multiple(dict[Any, Any]):
