@@ -2,6 +2,7 @@
 """``discoverctl monitor``: a line for each thing that happens to a controller, as it happens."""
 
 import contextlib
+import errno
 import os
 import select
 import sys
@@ -67,7 +68,11 @@ class _Changes:
             if not self._inotify.watch(state.ROOT):
                 raise CliError(f"there is no {state.ROOT}; if discoverd does not run: systemctl start discoverd")
         except OSError as error:
-            what = "open too much already: fs.inotify.max_user_instances" if error.errno == 24 else str(error.strerror)
+            what = (
+                "open too much already: fs.inotify.max_user_instances"
+                if error.errno == errno.EMFILE
+                else str(error.strerror)
+            )
             raise CliError(f"cannot watch {state.ROOT}: {what}") from None
         self._watched: set[str] = set()
         self.follow()

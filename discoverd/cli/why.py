@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``discoverctl why``: in whole sentences who asks for a controller, what was decided, and what would change it."""
 
+import errno
 from collections.abc import Container, Sequence
 from dataclasses import replace
 
@@ -20,6 +21,8 @@ _DECISIONS = {
     "keep stopped": "discoverd does not start it: it is {}.",
     "leave": "discoverd leaves it as it is: it is {}.",
 }
+# What a socket says whose target has not answered.
+_SILENT = (errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH)
 _ANNOUNCED = (
     "Only an announcement leads to it, which whoever is on the link can make: it gets no key of this host. To have it "
     "trusted, configure it, or its discovery controller, in /etc/nvme/nvme-fabrics.conf."
@@ -156,15 +159,15 @@ def _failure(controller: Controller, lines: list[Line], devices: Container[str],
     if report is None or not _fails(controller):
         return []
     quoted = _quoted(controller, report, lines, devices, alone)
-    errno, answered = report.errno, report.answer
+    number, answered = report.errno, report.answer
     if controller.state == state.RECONNECTING:
         # The kernel is at it, and nobody hears what comes of its attempts.
-        errno = kernel_log.socket_error(quoted)
-        answered = state.SILENT if errno in (110, 112, 113) else state.ANSWERED if errno == 111 else ""
+        number = kernel_log.socket_error(quoted)
+        answered = state.SILENT if number in _SILENT else state.ANSWERED if number == errno.ECONNREFUSED else ""
     found = [f"The kernel says: {line}" for line in quoted]
-    if said := advice.answer(controller, errno, answered):
+    if said := advice.answer(controller, number, answered):
         found.append(said)
-    if helps := advice.help_for(controller, errno):
+    if helps := advice.help_for(controller, number):
         found.append(f"What would help: {helps}.")
     return found
 
