@@ -12,7 +12,7 @@ from discoverd.cli.overview import Controller, Overview
 from discoverd.kernel.admin import TRTYPES
 from discoverd.plan.candidate import Target, target_of
 from discoverd.plan.log_page import NVM, REFERRAL, SELF, Entry, LogPageError, PageRead
-from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TidError, TransportId
+from discoverd.tid import DISCOVERY, IO, TidError, TransportId
 
 _KINDS = {NVM: "subsystem", REFERRAL: "referral", SELF: "itself"}
 
@@ -70,17 +70,11 @@ def _page(controller: Controller) -> PageRead:
         ) from None
     if read is not None:
         return read
-    if controller.subsysnqn and controller.subsysnqn != DISCOVERY_NQN and not _is_discovery(controller):
+    if controller.subsysnqn and not controller.is_discovery:
         raise CliError(f"{controller.name} is no discovery controller, and has no log page", Exit.USAGE)
     raise CliError(
         f"no log page of {controller.name} was read yet; see why: discoverctl why {text.quoted(controller.name)}"
     )
-
-
-def _is_discovery(controller: Controller) -> bool:
-    planned = controller.planned
-    in_kernel = controller.device is not None and controller.device.kernel.cntrltype == DISCOVERY
-    return in_kernel or (planned is not None and planned.role == DISCOVERY)
 
 
 def _age(read: PageRead) -> float:

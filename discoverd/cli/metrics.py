@@ -27,7 +27,6 @@ _DAEMON = "discoverd.service"
 _TEMPORARY = ".discoverd."
 # What the textfile collector of node_exporter reads ends like this.
 _TEXTFILE = ".prom"
-_WANTED = ("start", "keep")
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -67,7 +66,9 @@ def families(overview: Overview, runs: bool) -> Iterator[Family]:
     about = "What a controller is; all else is told by its instance, which stays the same."
     described = tuple((_described(one), 1.0) for one in controllers)
     yield Family("discoverd_controller_info", "gauge", about, described)
-    yield _each("discoverd_controller_wanted", "gauge", "Whether it is to be connected.", controllers, _wanted)
+    yield _each(
+        "discoverd_controller_wanted", "gauge", "Whether it is to be connected.", controllers, lambda one: one.wanted
+    )
     yield _each("discoverd_controller_live", "gauge", "Whether it is live.", controllers, lambda one: one.live)
     parked = _reported(controllers, lambda one: one.state == state.PARKED)
     what = "Whether it is a discovery controller that is read now and then, without a connection."
@@ -113,11 +114,6 @@ def _of_pages(controllers: Iterable[Controller]) -> Iterator[Family]:
     yield Family("discoverd_log_page_age_seconds", "gauge", about, tuple(ages))
     yield Family("discoverd_log_page_generation", "gauge", "The generation of the log page.", tuple(generations))
     yield Family("discoverd_log_page_entries", "gauge", "The entries of the log page.", tuple(entries))
-
-
-def _wanted(controller: Controller) -> bool:
-    planned = controller.planned
-    return bool(planned and planned.action in _WANTED and not planned.excluded_by and not planned.withdrawn_by)
 
 
 def _each(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # What a controller is beside the states of its worker (discoverd.state).
 LEFT_ALONE, BLOCKED = "left alone", "blocked"
+_WANTED = ("start", "keep")
 _PLANNED = {"start": "starting", "keep stopped": state.STOPPED, "leave": LEFT_ALONE, "keep": state.STOPPED}
 # States of a worker under another name.
 _SHOWN = {state.FOREIGN: LEFT_ALONE}
@@ -93,6 +94,12 @@ class Controller:
         return self.live or self.state == state.PARKED
 
     @property
+    def wanted(self) -> bool:
+        """Tell whether discoverd wants it connected, and a source asks for it still."""
+        planned = self.planned
+        return bool(planned and planned.action in _WANTED and not planned.excluded_by and not planned.withdrawn_by)
+
+    @property
     def excluded(self) -> str:
         """Where the exclusion stands that applies to it (``file:line``), '' if discoverd has found none."""
         return self.planned.excluded_by if self.planned else ""
@@ -147,13 +154,24 @@ class Controller:
 
     @property
     def role(self) -> str:
-        """DISCOVERY or IO (discoverd.tid)."""
+        """DISCOVERY or IO (discoverd.tid), as it is asked for, or as the kernel has it where nobody asks."""
         if self.spec:
             return self.spec.role
         if self.planned and self.planned.role:
             return self.planned.role
-        discovery = self.device is not None and self.device.kernel.cntrltype == "discovery"
-        return DISCOVERY if discovery or self.subsysnqn == DISCOVERY_NQN else IO
+        return DISCOVERY if self._discovery_in_kernel or self.subsysnqn == DISCOVERY_NQN else IO
+
+    @property
+    def is_discovery(self) -> bool:
+        """Tell whether it is a discovery controller: it is asked for as one, or the kernel has found that it is one.
+
+        Kernels before 5.18 do not tell that of any.
+        """
+        return self.role == DISCOVERY or self._discovery_in_kernel
+
+    @property
+    def _discovery_in_kernel(self) -> bool:
+        return self.device is not None and self.device.kernel.cntrltype == "discovery"
 
     @property
     def state(self) -> str:

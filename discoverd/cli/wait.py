@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from discoverd import state
 from discoverd.cli import choose, text
 from discoverd.cli import overview as overviews
+from discoverd.cli.command_line import GOALS
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.overview import Controller, Overview
 from discoverd.tid import DISCOVERY
 
-LIVE, ANY_PATH, GONE = "live", "any-path", "gone"
+LIVE, ANY_PATH, GONE = GOALS
 # Seconds between two looks: each reads some files for each controller, and none asks systemd.
 _POLL_FIRST, _POLL_MOST = 0.1, 1.0
 _SHOW_WAIT_SECONDS = 2.0
-_WANTED = ("start", "keep")
 _SHOWN = 10
 
 
@@ -84,7 +84,7 @@ class _Awaited:
     def _meant(self, overview: Overview) -> list[list[Controller]]:
         """Return the controllers that each word means, and without words all that are wanted."""
         if not self._words:
-            return [[one for one in overview.controllers if _wanted(one)]]
+            return [[one for one in overview.controllers if one.wanted]]
         return [choose.matches(word, overview.controllers) for word in self._words]
 
 
@@ -93,19 +93,14 @@ def _subsystem(controller: Controller) -> str:
     return controller.name if controller.role == DISCOVERY else controller.subsysnqn
 
 
-def _wanted(controller: Controller) -> bool:
-    """Tell whether discoverd wants it connected, and asks for it still."""
-    planned = controller.planned
-    return bool(planned and planned.action in _WANTED and not planned.excluded_by and not planned.withdrawn_by)
-
-
 def _in_order(controller: Controller) -> bool:
+    """Tell what Controller.in_order tells where systemd was asked: here the worker's report has to do."""
     parked = controller.report is not None and controller.report.state == state.PARKED
     return controller.live or parked
 
 
 def _has_said_all(controller: Controller) -> bool:
-    """Tell whether it is in order, and if it is one of discovery, has said on this connection what it lists."""
+    """Tell whether it is in order, and of a discovery controller, whether its log page was read on this connection."""
     report, device = controller.report, controller.device
     if controller.role != DISCOVERY or not controller.live:
         return _in_order(controller)

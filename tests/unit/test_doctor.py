@@ -23,6 +23,7 @@ from discoverd.config.files import Files, read_files
 from discoverd.config.identity import load_host_identity
 from discoverd.kernel import block, fabrics, mounts
 from discoverd.nvme_cli import unserved
+from discoverd.tid import DISCOVERY_NQN
 
 from .fake_ctl import Desk, Unit, install, instance
 
@@ -498,6 +499,18 @@ def test_one_path_left_because_the_other_was_stopped(desk: Desk) -> None:
     name = desk.controller(1, "", address="192.0.2.2", action="keep stopped", unit=Unit("inactive"), report="stopped")
     ((severity, text, remedy),) = findings(desk, 0)
     assert (severity, text.endswith("1 other stopped"), remedy) == ("hint", True, f"discoverctl start {name}")
+
+
+def test_discovery_controllers_are_no_paths_on_a_kernel_that_does_not_tell_which_they_are(desk: Desk) -> None:
+    """Before 5.18 there is no cntrltype, and all of them may have the well-known NQN."""
+    for number in (1, 2):
+        name = desk.controller(1, f"nvme{number}", address=f"192.0.2.{number}")
+        spec = state.Spec("discovery", [("nqn", DISCOVERY_NQN), ("transport", "tcp")])
+        spec.options += [("traddr", f"192.0.2.{number}"), ("trsvcid", "4420")]
+        (Path(state.directory(name)) / "spec").write_bytes(spec.encode())
+        desk.set(f"nvme{number}", "subsysnqn", DISCOVERY_NQN)
+    desk.set("nvme2", "state", "connecting")
+    assert findings(desk, 0) == []
 
 
 def test_a_foreign_wake_socket(desk: Desk, tmp_path: Path) -> None:

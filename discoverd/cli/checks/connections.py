@@ -10,7 +10,6 @@ from discoverd.cli import plan_file
 from discoverd.cli.checks.finding import Finding, hint, problem
 from discoverd.cli.overview import Controller
 from discoverd.cli.text import count, quoted
-from discoverd.tid import DISCOVERY
 
 # A worker waits up to 8 s between two attempts: these take two minutes at least.
 _ATTEMPTS = 20
@@ -28,7 +27,7 @@ def unconnected(controllers: Iterable[Controller]) -> list[Finding]:
         if _is_wanted(one) and (since := _without(one, now, undone)):
             cause = one.report.cause if one.report else ""
             trusted = not (one.planned and one.planned.trust == "announced")
-            groups.setdefault((_address(one), f"{since}: {cause}" if cause else since, trusted), []).append(one)
+            groups.setdefault((one.traddr, f"{since}: {cause}" if cause else since, trusted), []).append(one)
     found = []
     for (_, why, trusted), some in groups.items():
         names = ", ".join(one.name for one in some[:_NAMED])
@@ -43,7 +42,7 @@ def last_paths(controllers: Iterable[Controller]) -> list[Finding]:
     """Return the subsystems of which one path is left. That the others were stopped on purpose makes it a hint."""
     subsystems: dict[str, list[Controller]] = {}
     for one in controllers:
-        if not _is_discovery(one) and one.subsysnqn:
+        if not one.is_discovery and one.subsysnqn:
             subsystems.setdefault(one.subsysnqn, []).append(one)
     found = []
     for nqn, paths in sorted(subsystems.items()):
@@ -59,12 +58,6 @@ def last_paths(controllers: Iterable[Controller]) -> list[Finding]:
         else:
             found.append(make(f"{text}; {count(len(down), 'other')} down", f"see why: discoverctl why {name}"))
     return found
-
-
-def _is_discovery(one: Controller) -> bool:
-    if one.device:
-        return one.device.kernel.cntrltype == "discovery"
-    return DISCOVERY in (one.spec.role if one.spec else "", one.planned.role if one.planned else "")
 
 
 def _is_asked_for(one: Controller) -> bool:
@@ -106,9 +99,3 @@ def _without(one: Controller, now: float, undone: int) -> str:
     if report.state in (state.WAITING, state.CONNECTING, state.RECONNECTING) and minutes >= _MINUTES:
         return f"for {minutes} minutes"
     return ""
-
-
-def _address(one: Controller) -> str:
-    if one.spec:
-        return one.spec.option("traddr")
-    return one.planned.traddr if one.planned else ""
