@@ -4,22 +4,18 @@
 Only the daemon decides and only workers disconnect, so this leaves the word where the daemon finds it.
 """
 
-import os
-import socket
-import time
-
 from discoverd import state, store
-from discoverd.cli import text
+from discoverd.cli import text, wake
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.overview import Controller
 from discoverd.cli.plan_file import PlanFile
 
-# Seconds that the daemon has to take it; less than store.CONFIRMATION_MAX_SECONDS.
-_TIMEOUT_SECONDS = 10.0
-
 
 def confirm(chosen: list[Controller], plan: PlanFile, dry_run: bool) -> Exit:
-    """Have disconnected what the log pages of these discovery controllers no longer list. Raises CliError."""
+    """Have disconnected what the log pages of these discovery controllers no longer list, or only show what that is.
+
+    Raises CliError where nothing waits to be confirmed, or discoverd does not answer.
+    """
     if plan.fault:
         raise CliError(plan.fault)
     for one in chosen:
@@ -46,14 +42,7 @@ def _tell(instance: str, pending: tuple[str, ...]) -> None:
     except state.StateError as error:
         raise CliError(f"cannot tell discoverd: {error}; free space there, and try again") from None
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wake:
-            wake.settimeout(_TIMEOUT_SECONDS)
-            wake.sendto(instance.encode(), state.WAKE_SOCKET)
-        deadline = time.monotonic() + _TIMEOUT_SECONDS
-        while os.path.exists(path):
-            if time.monotonic() > deadline:
-                raise TimeoutError
-            time.sleep(0.02)
+        wake.tell(instance.encode(), path)
     except OSError:
         raise CliError("discoverd does not answer, so nothing is confirmed; see: systemctl status discoverd") from None
     finally:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``discoverctl start``, ``stop`` and ``restart``: jobs of systemd, and what the controllers are after them."""
 
-import sys
 import time
 from collections.abc import Callable, Mapping
 
@@ -16,8 +15,7 @@ from discoverd.systemd.unit_properties import STOP_TIMEOUT_SECONDS
 # Seconds. A unit has started after 30 at the latest, when nothing it waits for holds it up.
 START_JOB_TIMEOUT_SECONDS = 120
 STOP_JOB_TIMEOUT_SECONDS = STOP_TIMEOUT_SECONDS + 30
-# A wait that takes longer than this is shown.
-_SHOW_WAIT_SECONDS = 2.0
+# Between two looks at the jobs.
 _POLL_FIRST, _POLL_MOST = 0.02, 0.25
 
 
@@ -144,22 +142,15 @@ def wait_for_jobs(queued: Mapping[int, Controller], systemd: Systemd, limit: flo
     """Wait until the jobs are gone. Raises CliError when the limit, in seconds, is over."""
     began = time.monotonic()
     pause = _POLL_FIRST
-    shown = False
-    try:
+    with text.waiting() as show:
         while left := queued.keys() & systemd.jobs():
-            waited = time.monotonic() - began
             first = queued[min(left)]
-            if waited > limit:
+            if time.monotonic() - began > limit:
                 raise CliError(
                     f"{text.count(len(left), 'job')} not done after {limit:.0f} s, {first.name} among them; the wait "
                     "goes on without this command; see: systemctl list-jobs",
                     Exit.TIMED_OUT,
                 )
-            if waited > _SHOW_WAIT_SECONDS and sys.stderr.isatty():
-                shown = True
-                text.progress(f"{waited:.0f} s: {len(left)} of {len(queued)} not done, {first.name} among them")
+            show(f"{len(left)} of {len(queued)} not done, {first.name} among them")
             time.sleep(pause)
             pause = min(_POLL_MOST, pause * 1.5)
-    finally:
-        if shown:
-            text.progress("")

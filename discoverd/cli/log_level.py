@@ -3,15 +3,10 @@
 
 import contextlib
 import os
-import socket
-import time
 
 from discoverd import log_level, state
-from discoverd.cli import text
+from discoverd.cli import text, wake
 from discoverd.cli.exits import CliError, Exit
-
-# Seconds that the daemon has to take it.
-TIMEOUT_SECONDS = 10.0
 
 
 def change(level: str) -> Exit:
@@ -37,14 +32,7 @@ def _tell() -> None:
     try:
         asked = state.ROOT + "/" + log_level.ASKED
         state.write(asked, b"")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wake:
-            wake.settimeout(TIMEOUT_SECONDS)
-            wake.sendto(log_level.WAKE, state.WAKE_SOCKET)
-        deadline = time.monotonic() + TIMEOUT_SECONDS
-        while os.path.exists(asked):
-            if time.monotonic() > deadline:
-                raise TimeoutError
-            time.sleep(0.02)
+        wake.tell(log_level.WAKE, asked)
     except (OSError, state.StateError):
         what = "discoverd does not answer; it takes the level at its next start"
         raise CliError(f"{what}; see: systemctl status discoverd") from None

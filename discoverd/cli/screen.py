@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from discoverd import state
-from discoverd.cli import terminal
+from discoverd.cli import terminal, text
 from discoverd.cli.overview import BLOCKED, Controller
 from discoverd.config.errors import printable
 
@@ -50,8 +50,7 @@ def table(controllers: Sequence[Controller], columns: Sequence[Column], legend: 
     cells = [[column.shown(one) or "-" for column in columns] for one in controllers]
     if legend:
         cells.insert(0, [column.title for column in columns])
-    widths = [max((len(row[number]) for row in cells), default=0) for number in range(len(columns))]
-    return [_row(row, widths) for row in cells]
+    return text.aligned(cells)
 
 
 def tree(controllers: Sequence[Controller], columns: Sequence[Column], width: int, legend: bool) -> list[str]:
@@ -118,9 +117,9 @@ def _below(cells: Sequence[str], width: int) -> list[str]:
     return [_INDENT + line for line in lines]
 
 
-def _indented(text: str, width: int) -> list[str]:
+def _indented(detail: str, width: int) -> list[str]:
     indent = _INDENT * 2
-    return [indent + line for line in terminal.fold(text, width - len(indent))] if text else []
+    return [indent + line for line in terminal.fold(detail, width - len(indent))] if detail else []
 
 
 def _row(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -2,10 +2,15 @@
 """What goes to the terminal: tables, lines and JSON. What a peer or a file brought is made harmless here."""
 
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from discoverd.config.errors import printable
+
+# A wait that takes longer than this is shown.
+_SHOW_WAIT_SECONDS = 2.0
 
 
 def line(text: str = "") -> None:
@@ -34,15 +39,18 @@ def document(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
-def table(titles: Sequence[str], rows: Iterable[Sequence[str]], legend: bool = True) -> None:
-    """Write a table, an empty cell as ``-``. The last column is as wide as it likes."""
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a table below its titles, an empty cell as ``-``."""
     cells = [[printable(cell) or "-" for cell in row] for row in rows]
-    if legend:
-        cells.insert(0, list(titles))
-    widths = [max((len(row[column]) for row in cells), default=0) for column in range(len(titles) - 1)]
-    for row in cells:
-        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        sys.stdout.write("  ".join([*padded, row[-1]]).rstrip() + "\n")
+    for one in aligned([titles, *cells]):
+        raw(one)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a line for each row, its cells below those of the others. The last one is as wide as it likes."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    padded = ([*map(str.ljust, row, widths), row[-1]] for row in rows)
+    return ["  ".join(cells).rstrip() for cells in padded]
 
 
 def quoted(word: str) -> str:
@@ -57,8 +65,31 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def progress(text: str) -> None:
-    """Show a text in place of the last one on standard error, which is a terminal; '' takes it away."""
+@contextmanager
+def waiting() -> Iterator[Callable[[str], None]]:
+    """Give what shows how a wait stands: in one line of standard error, if that is a terminal and it takes long.
+
+    At the end the line is taken away.
+    """
+    began = time.monotonic()
+    shown = False
+
+    def show(what: str) -> None:
+        nonlocal shown
+        waited = time.monotonic() - began
+        if waited > _SHOW_WAIT_SECONDS and sys.stderr.isatty():
+            shown = True
+            _progress(f"{waited:.0f} s: {what}")
+
+    try:
+        yield show
+    finally:
+        if shown:
+            _progress("")
+
+
+def _progress(text: str) -> None:
+    """Show a text in place of the last one; '' takes it away."""
     import shutil
 
     sys.stderr.write("\r\x1b[K" + printable(text)[: shutil.get_terminal_size().columns - 1])

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``discoverctl wait``: until controllers are live, each subsystem has a path, or they are gone."""
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -16,7 +15,6 @@ from discoverd.tid import DISCOVERY
 LIVE, ANY_PATH, GONE = GOALS
 # Seconds between two looks: each reads some files for each controller, and none asks systemd.
 _POLL_FIRST, _POLL_MOST = 0.1, 1.0
-_SHOW_WAIT_SECONDS = 2.0
 _SHOWN = 10
 
 
@@ -31,24 +29,17 @@ def wait(words: Sequence[str], goal: str, timeout: float, look: Callable[[], Ove
     awaited = _Awaited(words, goal)
     began = time.monotonic()
     pause = _POLL_FIRST
-    shown = False
-    try:
+    with text.waiting() as show:
         while True:
             overview = look()
             missing = awaited.missing(overview)
-            waited = time.monotonic() - began
             if not missing:
                 break
-            if timeout and waited >= timeout:
+            if timeout and time.monotonic() - began >= timeout:
                 raise _late(words, goal, overview, missing, timeout)
-            if waited > _SHOW_WAIT_SECONDS and sys.stderr.isatty():
-                shown = True
-                text.progress(f"{waited:.0f} s: {missing[0]}" + (f", {len(missing) - 1} more" * (len(missing) > 1)))
+            show(missing[0] + (f", {len(missing) - 1} more" * (len(missing) > 1)))
             time.sleep(min(pause, max(0.0, began + timeout - time.monotonic())) if timeout else pause)
             pause = min(_POLL_MOST, pause * 1.5)
-    finally:
-        if shown:
-            text.progress("")
     return Exit.OK
 
 

@@ -9,7 +9,7 @@ import pytest
 from pystemd.dbusexc import DBusBaseError
 
 from discoverd import registry
-from discoverd.cli import jobs, overview
+from discoverd.cli import overview
 from discoverd.cli.overview import Device
 from discoverd.kernel import controllers, fabrics, usage
 from discoverd.kernel.openers import UnknownError
@@ -126,7 +126,7 @@ def test_a_job_that_does_not_end(desk: Desk) -> None:
 def test_a_long_wait_is_shown_on_a_terminal(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     name = desk.controller(1, "nvme0")
     desk.bus.slow = True
-    monkeypatch.setattr(jobs, "_SHOW_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("discoverd.cli.text._SHOW_WAIT_SECONDS", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     _, _, errors = desk.run("stop", "nvme0")
     shown = errors.split("\r\x1b[K")

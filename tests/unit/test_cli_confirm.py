@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from discoverd import state, store
-from discoverd.cli import confirm
 
 from .fake_ctl import Desk, install
 
@@ -57,7 +56,7 @@ def test_a_dry_run_only_shows(desk: Desk) -> None:
 
 @pytest.mark.parametrize("listens", [True, False])
 def test_without_the_daemon_nothing_is_confirmed(desk: Desk, monkeypatch: pytest.MonkeyPatch, listens: bool) -> None:
-    monkeypatch.setattr(confirm, "_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("discoverd.cli.wake.TIMEOUT_SECONDS", 0.1)
     parent, _ = waiting(desk)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wake:
         if listens:

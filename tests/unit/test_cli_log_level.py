@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from discoverd import log_level, state
-from discoverd.cli import log_level as command
 from discoverd.cli.exits import Exit
 from discoverd.systemd import journal
 
@@ -22,7 +21,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     install(made, monkeypatch)
     monkeypatch.setattr(state, "ROOT", str(tmp_path / "run"))
     monkeypatch.setattr(state, "WAKE_SOCKET", str(tmp_path / "run/wake"))
-    monkeypatch.setattr(command, "TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("discoverd.cli.wake.TIMEOUT_SECONDS", 0.1)
     return made
 
 
