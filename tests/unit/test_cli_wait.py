@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from discoverd import state
-from discoverd.cli import command_line, wait
+from discoverd.cli import command_line, overview, wait
 from discoverd.cli.exits import Exit
+from discoverd.cli.overview import Overview
 from discoverd.tid import DISCOVERY_NQN, unit_name
 
 from .fake_ctl import NQN, Desk, Unit, install, instance
@@ -87,16 +88,21 @@ def test_another_subsystem_with_a_longer_name_is_not_what_is_waited_for(desk: De
     assert "there is no controller vol1" in errors
 
 
-def test_what_comes_meanwhile_need_not_be_gone(desk: Desk) -> None:
+def test_what_comes_meanwhile_need_not_be_gone(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.controller(1, "nvme0")
+    looks: list[Overview] = []
+    look = overview.look
 
-    def replaced() -> None:
-        desk.kernel(2, "nvme1")
-        desk.vanish("nvme0")
+    def look_and_replace(systemd: None) -> Overview:
+        looks.append(look(systemd))
+        if len(looks) == 1:
+            desk.kernel(2, "nvme1")
+            desk.vanish("nvme0")
+        return looks[-1]
 
-    thread = meanwhile(replaced)
-    assert desk.run("wait", "--for=gone", "*:vol?", "--timeout", "5") == (0, "", "")
-    thread.join()
+    monkeypatch.setattr(overview, "look", look_and_replace)
+    assert desk.run("wait", "--for=gone", "*:vol?", "--timeout", "30") == (0, "", "")
+    assert [len(one.controllers) for one in looks] == [1, 2]
 
 
 def discovery(desk: Desk, address: str) -> str:
