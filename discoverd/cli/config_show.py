@@ -13,9 +13,8 @@ from discoverd import exclusions
 from discoverd.cli import text
 from discoverd.cli.exits import CliError, Exit
 from discoverd.config import fabrics, identity, keys, settings
-from discoverd.config.errors import Report
 from discoverd.config.fabrics import FABRICS_CONF
-from discoverd.config.ini import Entry, Section, key_name, scan
+from discoverd.config.ini import Entry, entries, key_name
 from discoverd.config.settings import SETTINGS_CONF
 from discoverd.config.sources import SourceFile, read_drop_ins, read_file, read_tree
 
@@ -74,26 +73,19 @@ def _settings(sources: list[SourceFile]) -> Iterator[Value]:
     given, _ = settings.parse_settings(sources)
     places = {}
     for source in sources:
-        section = ""
-        for item in scan(source, Report(source.path)):
-            if isinstance(item, Section):
-                section = item.name
-            elif section == settings.SECTION and item.value:
-                places[item.key] = f"{source.path}:{item.line}"
+        for section, entry in entries(source):
+            if section == settings.SECTION and entry.value:
+                places[entry.key] = f"{source.path}:{entry.line}"
             elif section == settings.SECTION:
-                places.pop(item.key, None)
+                places.pop(entry.key, None)
     for key in settings.KEYS:
         yield Value(settings.SECTION, key, settings.shown(given, key), places.get(key, _DEFAULT))
 
 
 def _fabrics(sources: list[SourceFile]) -> Iterator[Value]:
     for source in sources:
-        section = ""
-        for item in scan(source, Report(source.path)):
-            if isinstance(item, Section):
-                section = item.name
-            else:
-                yield Value(section, _name(item.key), _value(item), f"{source.path}:{item.line}")
+        for section, entry in entries(source):
+            yield Value(section, _name(entry.key), _value(entry), f"{source.path}:{entry.line}")
 
 
 def _value(entry: Entry) -> str:

@@ -11,7 +11,7 @@ from discoverd.config import identity, keys
 from discoverd.config.errors import Report
 from discoverd.config.fabrics import FABRICS_CONF, parse_fabrics
 from discoverd.config.identity import HostIdentity, derived_hostid
-from discoverd.config.ini import Section, scan
+from discoverd.config.ini import Section, entries, scan
 from discoverd.config.placeholders import PLACEHOLDERS
 from discoverd.config.sources import SourceFile, read_file, read_tree
 from discoverd.kernel.controllers import UUID_NQN_PREFIX
@@ -57,12 +57,9 @@ def _symname(directory: Path) -> tuple[str, str]:
     """Return the symbolic name and where it stands, '' for none."""
     found, place = "", ""
     source = read_file(directory / FABRICS_CONF.name)
-    section = ""
-    for item in scan(source, Report(source.path)) if source else ():
-        if isinstance(item, Section):
-            section = item.name
-        elif (section, item.key) == (keys.HOST, "hostsymname"):
-            found, place = item.value, f"{directory / FABRICS_CONF.name}:{item.line}"
+    for section, entry in entries(source) if source else ():
+        if (section, entry.key) == (keys.HOST, "hostsymname"):
+            found, place = entry.value, f"{directory / FABRICS_CONF.name}:{entry.line}"
     return found, place if found else ""
 
 
@@ -91,10 +88,16 @@ def init(directory: Path) -> Exit:
 
 def _content(path: Path) -> SourceFile | None:
     """Return a file that says something, None if it is not there, or blank. Raises CliError if it cannot be read."""
+    source = _read(path)
+    return source if source and source.data.strip() else None
+
+
+def _read(path: Path) -> SourceFile | None:
+    """Return a file, None if it is not there. Raises CliError if it cannot be read."""
     source = read_file(path)
     if source and source.fault:
         raise CliError(f"{path} {source.fault}; mend that, and try again")
-    return source if source and source.data.strip() else None
+    return source
 
 
 def _write(path: Path, value: str) -> None:
@@ -115,22 +118,20 @@ def _machine_uuid() -> str:
 def set_symname(directory: Path, name: str) -> Exit:
     """Write the host's symbolic name into the main file of the connections; '' takes it away.
 
-    Raises CliError where the file would have a fault that it has not now, and OSError.
+    Raises CliError where the configuration has no error now and would have one, and OSError.
     """
     if not name.isascii() or not name.isprintable() or name != name.strip() or len(name) > SYMNAME_SIZE:
         what = f"a symbolic name is up to {SYMNAME_SIZE} printable ASCII characters, without blanks around it"
         raise CliError(what, Exit.USAGE)
     main = directory / FABRICS_CONF.name
-    before = read_file(main)
-    if before and before.fault:
-        raise CliError(f"{main} {before.fault}; mend that, and try again")
+    before = _read(main)
     data = edited(before, str(main), name)
     after = SourceFile(str(main), data, before.mode if before else 0o600)
     drop_ins = [one for one in read_tree(main) if one.drop_in]
-    faults = {str(one) for one in parse_fabrics([*([before] if before else []), *drop_ins]).diagnostics}
-    new = [str(one) for one in parse_fabrics([after, *drop_ins]).diagnostics if one.severity == "error"]
-    if [one for one in new if one not in faults] and parse_fabrics([*([before] if before else []), *drop_ins]).valid:
-        raise CliError(f"nothing was written: {new[0]}; mend that, and try again")
+    was = parse_fabrics([before, *drop_ins] if before else drop_ins)
+    errors = [str(one) for one in parse_fabrics([after, *drop_ins]).diagnostics if one.severity == "error"]
+    if was.valid and errors:
+        raise CliError(f"nothing was written: {errors[0]}; mend that, and try again")
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     # The file may be a link into a managed directory; the link stays.
     real = Path(os.path.realpath(main))

@@ -69,6 +69,16 @@ def scan(source: SourceFile, report: Report) -> Iterator[Section | Entry]:
             yield item
 
 
+def entries(source: SourceFile) -> Iterator[tuple[str, Entry]]:
+    """Yield the entries in file order, each behind its section's name, '' before any; faults are passed over."""
+    section = ""
+    for item in scan(source, Report(source.path)):
+        if isinstance(item, Section):
+            section = item.name
+        else:
+            yield section, item
+
+
 def _line(raw: bytes, number: int, report: Report) -> Section | Entry | None:
     try:
         text = raw.decode()

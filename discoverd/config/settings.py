@@ -10,7 +10,7 @@ from .. import time_span
 from ..state import PARKED_INTERVAL_SECONDS
 from ..tid import TidError, check_interface
 from .errors import Diagnostic, Report, did_you_mean, quote
-from .ini import Entry, Section, comment_hint, key_name, scan
+from .ini import Entry, Section, comment_hint, entries, key_name, scan
 from .keys import parse_bool, parse_int
 from .sources import SourceFile, read_tree
 
@@ -120,14 +120,7 @@ def parse_settings(
 
 def keys_of(source: SourceFile) -> frozenset[str]:
     """Return the settings that a file says something about."""
-    section = ""
-    found = set()
-    for item in scan(source, Report(source.path)):
-        if isinstance(item, Section):
-            section = item.name
-        elif section == SECTION and item.key in KEYS:
-            found.add(item.key)
-    return frozenset(found)
+    return frozenset(entry.key for section, entry in entries(source) if section == SECTION and entry.key in KEYS)
 
 
 def _apply(settings: Settings, entry: Entry, report: Report, fallback: Settings) -> Settings:
