@@ -35,6 +35,7 @@ class DropIn:
 
     @property
     def changes(self) -> bool:
+        """Tell whether the file that is there says something else, or cannot be read."""
         return (self.before.data if self.before else b"") != self.content.encode() or bool(
             self.before and self.before.fault
         )
@@ -105,6 +106,7 @@ def write(drop_ins: Sequence[DropIn], force: bool) -> None:
 
 
 def _keep(path: Path) -> None:
+    """Have the file stay as ``.bak``, in place of an earlier one, when it is replaced."""
     backup = path.with_name(path.name + ".bak")
     backup.unlink(missing_ok=True)
     os.link(path, backup)
@@ -149,8 +151,18 @@ def say_next(dry_run: bool, commands: Sequence[str]) -> None:
             text.line(f"    {command}")
 
 
-def read(path: Path) -> SourceFile | None:
-    """Read a file of another tool's, None if it does not exist. Raises CliError if it cannot be read."""
+def read_theirs(source: Path, names: Sequence[str], verb: str) -> dict[str, SourceFile]:
+    """Return the other tool's files in a directory, those that are there, by name.
+
+    Raises CliError if there is none of them, or one cannot be read.
+    """
+    found = {name: file for name in names if (file := _read(source / name))}
+    if not found:
+        raise CliError(f"{source} has none of {', '.join(names)}; say where they are: discoverctl {verb} --from DIR")
+    return found
+
+
+def _read(path: Path) -> SourceFile | None:
     file = read_file(path)
     if file and file.fault:
         denied = os.geteuid() and file.denied

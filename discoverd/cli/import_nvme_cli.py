@@ -8,7 +8,7 @@ from pathlib import Path
 from discoverd import exclusions
 from discoverd.cli import drop_ins, text
 from discoverd.cli.drop_ins import DropIn
-from discoverd.cli.exits import CliError, Exit
+from discoverd.cli.exits import Exit
 from discoverd.config.errors import Diagnostic
 from discoverd.config.fabrics import FABRICS_CONF, parse_fabrics
 from discoverd.config.identity import load_host_identity
@@ -28,7 +28,7 @@ _OURS = re.compile(r"50-nvme-cli(-[0-9]+)?\.conf")
 
 def run(source: Path, target: Path, dry_run: bool, force: bool) -> Exit:
     """Translate the files in ``source`` and write ours below ``target``. Raises CliError, and OSError from writing."""
-    theirs = _read(source)
+    theirs = drop_ins.read_theirs(source, files.NAMES, "import-nvme-cli")
     folder = target / _FOLDER
     tree = read_tree(target / FABRICS_CONF.name)
     earlier = {file.path for file in tree if file.drop_in and _OURS.fullmatch(Path(file.path).name)}
@@ -49,14 +49,6 @@ def run(source: Path, target: Path, dry_run: bool, force: bool) -> Exit:
     if result.controllers and not dry_run:
         text.line("nvme-cli's own units stand back while discoverd runs, and its files stay as they are.")
     return status
-
-
-def _read(source: Path) -> dict[str, SourceFile]:
-    found = {name: file for name in files.NAMES if (file := drop_ins.read(source / name))}
-    if not found:
-        names = " and no ".join(files.NAMES)
-        raise CliError(f"{source} has no {names}; say where they are: discoverctl import-nvme-cli --from DIR")
-    return found
 
 
 def _name(number: int) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from discoverd import exclusions
 from discoverd.cli import drop_ins, text
 from discoverd.cli.drop_ins import DropIn
-from discoverd.cli.exits import CliError, Exit
+from discoverd.cli.exits import Exit
 from discoverd.config.fabrics import FABRICS_CONF, parse_fabrics
 from discoverd.config.identity import load_host_identity
 from discoverd.config.settings import SETTINGS_CONF, parse_settings
@@ -27,7 +27,7 @@ _NEXT = ("discoverd --check", "systemctl disable --now stafd.service stacd.servi
 
 def run(source: Path, target: Path, dry_run: bool, force: bool) -> Exit:
     """Translate the files in ``source`` and write ours below ``target``. Raises CliError, and OSError from writing."""
-    stas = _read(source)
+    stas = drop_ins.read_theirs(source, translation.NAMES, "import-stas")
     existing = [file for file in read_tree(target / FABRICS_CONF.name) if file.path != str(target / _FABRICS)]
     own = load_host_identity(_HOST)
     result = translation.translate(stas, own, _HOST, parse_fabrics(existing))
@@ -41,14 +41,6 @@ def run(source: Path, target: Path, dry_run: bool, force: bool) -> Exit:
     status = drop_ins.report(result.findings, carried, "nvme-stas")
     drop_ins.say_next(dry_run, _NEXT)
     return status
-
-
-def _read(source: Path) -> dict[str, SourceFile]:
-    found = {name: file for name in translation.NAMES if (file := drop_ins.read(source / name))}
-    if not found:
-        names = ", ".join(translation.NAMES)
-        raise CliError(f"{source} has none of {names}; say where they are: discoverctl import-stas --from DIR")
-    return found
 
 
 def _check(target: Path, targets: list[DropIn], result: Translation, existing: list[SourceFile]) -> None:

@@ -79,7 +79,7 @@ def test_both_files(desk: Desk) -> None:
 def test_no_files(desk: Desk) -> None:
     status, output, errors = desk.run()
     assert (status, output) == (1, "")
-    assert "has no config.json and no discovery.conf; say where they are: discoverctl import-nvme-cli --from" in errors
+    assert "has none of config.json, discovery.conf; say where they are: discoverctl import-nvme-cli --from" in errors
 
 
 def test_file_as_it_is_shipped_asks_for_nothing(desk: Desk) -> None:
