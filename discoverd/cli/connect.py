@@ -18,6 +18,7 @@ from discoverd.cli import overview as overviews
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.overview import Controller, Overview
 from discoverd.cli.systemd import Systemd, UnitNotLoaded
+from discoverd.cli.unit import DAEMON
 from discoverd.config import fabrics, settings
 from discoverd.config.identity import load_host_identity
 from discoverd.config.model import Connection
@@ -27,7 +28,6 @@ from discoverd.sources.ways import Ways
 from discoverd.supervisor import reload
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, IO, TidError, TransportId, check_nqn
 
-DAEMON = "discoverd.service"
 RELOAD_TIMEOUT_SECONDS = 90
 # A first attempt ends, in success or in a scheduled retry, within so many seconds.
 FIRST_ATTEMPT_TIMEOUT_SECONDS = 45.0
@@ -223,7 +223,7 @@ def _reload(systemd: Systemd, asked: int) -> None:
 
 def _queue_reload(systemd: Systemd) -> int:
     with contextlib.suppress(UnitNotLoaded):
-        if systemd.units([DAEMON])[DAEMON].active in ("active", "reloading", "activating"):
+        if systemd.units([DAEMON])[DAEMON].up:
             return systemd.reload(DAEMON)
     raise CliError(f"discoverd does not run; start it: systemctl start {DAEMON}")
 

@@ -26,6 +26,7 @@ from discoverd.cli.checks.finding import Finding, hint, problem
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.overview import Overview
 from discoverd.cli.systemd import Systemd
+from discoverd.cli.unit import DAEMON
 from discoverd.config.files import read_files
 
 
@@ -42,7 +43,7 @@ def examine(overview: Overview, systemd: Systemd, json: bool) -> Exit:
 
 
 def _checks(overview: Overview, systemd: Systemd) -> list[tuple[str, Callable[[], list[Finding]]]]:
-    runs = systemd.units(["discoverd.service"])["discoverd.service"].active in units.RUNNING
+    runs = systemd.units([DAEMON])[DAEMON].up
     # Without a plan nothing speaks against these, which proves nothing.
     by_the_plan: list[tuple[str, Callable[[], list[Finding]]]] = [
         ("nothing that is asked for is refused", lambda: refusals.check(overview.plan.refusals)),

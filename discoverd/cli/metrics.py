@@ -19,11 +19,11 @@ from discoverd.cli import files
 from discoverd.cli.exits import CliError, Exit
 from discoverd.cli.overview import Controller, Overview
 from discoverd.cli.systemd import Systemd
+from discoverd.cli.unit import DAEMON
 from discoverd.config.errors import printable
 from discoverd.plan.log_page import LogPageError
 from discoverd.version import VERSION
 
-_DAEMON = "discoverd.service"
 _TEMPORARY = ".discoverd."
 # What the textfile collector of node_exporter reads ends like this.
 _TEXTFILE = ".prom"
@@ -43,7 +43,7 @@ class Family:
 
 def show(overview: Overview, systemd: Systemd, output: str) -> Exit:
     """Print the metrics, or write them to a file in one step. Raises CliError."""
-    unit = systemd.units([_DAEMON])[_DAEMON]
+    unit = systemd.units([DAEMON])[DAEMON]
     path = Path(output)
     textfile = output != "" and path.suffix == _TEXTFILE
     found = document(families(overview, unit.active in ("active", "reloading")), textfile=textfile)

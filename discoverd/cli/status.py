@@ -9,16 +9,14 @@ from discoverd.cli.holdings import Namespace
 from discoverd.cli.listing import VERSION, moment, refusal, summary
 from discoverd.cli.overview import Controller, Overview
 from discoverd.cli.systemd import Systemd
-
-DAEMON = "discoverd.service"
+from discoverd.cli.unit import DAEMON
 
 
 def daemon(overview: Overview, systemd: Systemd, json: bool) -> Exit:
     """Print how discoverd is. Returns FAILED if it does not run."""
     unit = systemd.units([DAEMON])[DAEMON]
-    runs = unit.active in ("active", "activating", "reloading")
     # systemd keeps the last word of one that has ended.
-    status = systemd.status(unit) if runs else ""
+    status = systemd.status(unit) if unit.up else ""
     counts = Counter(one.state for one in overview.controllers)
     plan = overview.plan
     if json:
@@ -48,7 +46,7 @@ def daemon(overview: Overview, systemd: Systemd, json: bool) -> Exit:
             text.line(f"refused:     {one.what} ({one.source}): {one.reason}")
     if plan.fault:
         text.remark(plan.fault)
-    if runs:
+    if unit.up:
         return Exit.OK
     text.remark(f"discoverd does not run; start it: systemctl start {DAEMON}")
     return Exit.FAILED

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A controller's unit, as systemd lists it."""
+"""A unit, as systemd lists it: a controller's, or a service."""
 
 from dataclasses import dataclass
+
+# discoverd itself.
+DAEMON = "discoverd.service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +18,11 @@ class Unit:
     job: bool
     path: str
     status: str = ""
+
+    @property
+    def up(self) -> bool:
+        """Tell whether it runs, or is being started; one that is being stopped is not up."""
+        return self.active in ("active", "activating", "reloading")
 
     @property
     def running(self) -> bool:

@@ -11,9 +11,10 @@ from discoverd.cli.checks.finding import Finding, hint
 from discoverd.cli.overview import Controller
 from discoverd.cli.systemd import Systemd
 from discoverd.cli.text import count, quoted
+from discoverd.cli.unit import DAEMON
 from discoverd.kernel import processes
 
-SERVICES = ("discoverd.service", "discoverd-fork-server.service", "discoverd-mounts.service")
+SERVICES = (DAEMON, "discoverd-fork-server.service", "discoverd-mounts.service")
 PACKAGE = Path(discoverd.__file__).parent
 # Of proc_pid_stat(5): when it was started, in ticks since the boot.
 _START = 22 - 3

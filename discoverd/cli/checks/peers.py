@@ -27,7 +27,7 @@ def daemons(systemd: Systemd) -> list[Finding]:
             f"use one of the two; for discoverd: systemctl disable --now {unit.name}",
         )
         for unit in systemd.units(_DAEMONS).values()
-        if unit.active in ("active", "activating", "reloading")
+        if unit.up
     ]
 
 

@@ -8,21 +8,20 @@ from discoverd.cli import text
 from discoverd.cli.checks.finding import Finding, hint, problem
 from discoverd.cli.overview import Controller
 from discoverd.cli.systemd import Systemd
+from discoverd.cli.unit import DAEMON
 
-_DAEMON = "discoverd.service"
 _MOUNTS = "discoverd-mounts.service"
 _TEMPLATE = "nvme-ctrl@.service"
-RUNNING = ("active", "activating", "reloading")
 
 
 def services(systemd: Systemd) -> list[Finding]:
     """Return the services of discoverd that do not run."""
-    units = systemd.units([_DAEMON, _MOUNTS])
+    units = systemd.units([DAEMON, _MOUNTS])
     found = []
-    if units[_DAEMON].active not in RUNNING:
-        what = f"{_DAEMON} does not run: nothing new is connected, and stopped units cannot be started"
-        found.append(problem(what, f"systemctl enable --now {_DAEMON}"))
-    if units[_MOUNTS].active not in RUNNING:
+    if not units[DAEMON].up:
+        what = f"{DAEMON} does not run: nothing new is connected, and stopped units cannot be started"
+        found.append(problem(what, f"systemctl enable --now {DAEMON}"))
+    if not units[_MOUNTS].up:
         what = f"{_MOUNTS} does not run, so a mount without _netdev is not ended before its network"
         found.append(problem(what, f"systemctl start {_MOUNTS}"))
     return found
