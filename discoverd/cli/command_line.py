@@ -15,10 +15,10 @@ TYPE_CHECKING = False
 _WHICH = "an instance, unit, device, mount point, address[:port], subsystem NQN or a part of one, or a pattern of these"
 _EXCLUDED = f"an exclusion, as in transport=tcp;traddr=192.0.2.1, or {_WHICH}"
 
-
 # In which list can sort; discoverd.cli.order has how.
 ORDERS = ("subsystem", "state", "device", "address", "since")
 GOALS = ("live", "any-path", "gone")
+# As discoverd.config.settings has them, whose import would be a cost; and what it says itself.
 LEVELS = ("err", "warning", "info", "debug", "default")
 
 

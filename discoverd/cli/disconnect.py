@@ -22,7 +22,7 @@ def disconnect(chosen: list[Controller], systemd: Systemd, force: bool) -> Exit:
     # Before anything is changed: a worker that has ended looks after nothing any more.
     for one in chosen:
         if one.device:
-            _must_not_carry_system(one.device, force)
+            _refuse_system(one.device, force)
             if one.device.foreign and not force:
                 raise CliError(_foreign(one.device), Exit.REFUSED)
     jobs.queue_stop(chosen, systemd)
@@ -41,6 +41,7 @@ def disconnect(chosen: list[Controller], systemd: Systemd, force: bool) -> Exit:
 
 
 def _finish(before: Controller, now: Controller, systemd: Systemd, force: bool) -> Exit:
+    """See to it that a controller whose unit was stopped is gone, and say what became of it. Raises CliError."""
     device = before.device or now.device
     if device is None or controllers.sysfs_inode(device.name) != device.sysfs_inode:
         text.line(f"{now.name}: disconnected" if device else f"{now.name}: was not connected")
@@ -68,26 +69,29 @@ def _refuse(controller: Controller, device: Device, why: str) -> Exit:
     return Exit.REFUSED
 
 
-def _must_not_carry_system(device: Device, force: bool) -> None:
+def _refuse_system(device: Device, force: bool) -> None:
+    """Raise CliError for what carries the system itself, and, without ``force``, where it cannot be told."""
     try:
         used = holdings.claimed(block.namespaces(device.name))
     except OSError as error:
         if not force:
             raise _unknown(device, error) from None
         # It is said later, when it is tried again.
-        _must_not_be_systems(device)
+        _refuse_subsystem_of_system(device)
         return
     if any(usage.carries_system(users) for users in used.values()):
         raise _carries_system(device)
 
 
-def _must_not_be_systems(device: Device) -> None:
-    """Where it cannot be told who uses it, what the system is mounted from can."""
+def _refuse_subsystem_of_system(device: Device) -> None:
+    """Raise CliError for a path to a subsystem that the system is mounted from: it can be told of that at least."""
     if controllers.attribute(device.name, "subsysnqn") in usage.system_subsystems():
         raise _carries_system(device)
 
 
 def _disconnect(device: Device, force: bool) -> disconnecting.Answer:
+    """Disconnect it unless it is in use, or carries the system. Raises CliError."""
+
     def judge(used: dict[str, list[usage.User]]) -> disconnecting.Answer | None:
         users = usage.everybody(used)
         if usage.carries_system(users):
@@ -102,7 +106,7 @@ def _disconnect(device: Device, force: bool) -> disconnecting.Answer:
     def on_error(error: OSError) -> None:
         if not force:
             raise _unknown(device, error)
-        _must_not_be_systems(device)
+        _refuse_subsystem_of_system(device)
         text.remark(f"{device.name}: cannot tell who uses it ({error.strerror or error}); disconnected all the same")
 
     try:
@@ -139,7 +143,7 @@ def _foreign(device: Device) -> str:
 
 
 def _settle(controller: Controller, systemd: Systemd) -> Exit:
-    """A unit that failed because its worker refused has no reason to be shown as failed any more."""
+    """Have a unit that failed because its worker refused not be shown as failed any more, and return OK."""
     if controller.unit and controller.unit.active == "failed":
         systemd.reset_failed(controller.unit_name)
     return Exit.OK

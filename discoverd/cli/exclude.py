@@ -15,8 +15,6 @@ from discoverd.tid import TidError, check_peer_nqn
 
 # What says which controller is meant, and nothing of this host's identity, as other tools write it.
 _OF_A_CONTROLLER = ("transport", "traddr", "trsvcid", "nqn", "host-iface")
-
-
 # The daemon reads the lists a second after the last edit of them, and ten seconds after the first at the latest.
 _TAKE_UP_SECONDS = 15.0
 _POLL_SECONDS = 0.05

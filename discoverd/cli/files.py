@@ -9,8 +9,8 @@ from pathlib import Path
 def replace(path: Path, data: bytes, mode: int, prefix: str) -> None:
     """Write a file in one step, so that a reader sees the old or the new content, and make it lasting.
 
-    Until then it has a name that begins with ``prefix``, in the same directory. Raises OSError, and then the old
-    content is still there.
+    Until then it has a name that begins with ``prefix``, in the same directory. Raises OSError; the old content is
+    still there then, unless all that failed was to make the new one lasting.
     """
     fd, temporary = tempfile.mkstemp(prefix=prefix, dir=path.parent)
     try:

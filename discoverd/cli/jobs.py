@@ -36,12 +36,16 @@ def restart(chosen: list[Controller], systemd: Systemd) -> Exit:
     return _run(chosen, systemd, systemd.restart, STOP_JOB_TIMEOUT_SECONDS + START_JOB_TIMEOUT_SECONDS)
 
 
-def _run(chosen: list[Controller], systemd: Systemd, order: Callable[[str], int], limit: float) -> Exit:
+def _run(chosen: list[Controller], systemd: Systemd, queue: Callable[[str], int], limit: float) -> Exit:
+    """Queue a job for each unit, wait for all, ``limit`` seconds at most, and say what became of each.
+
+    Returns the worst of it.
+    """
     queued = {}
     worst = Exit.OK
     for one in chosen:
         try:
-            queued[_queue(one, order)] = one
+            queued[_queue(one, queue)] = one
         except CliError as error:
             # The other paths of a subsystem are wanted all the same.
             text.remark(str(error))
@@ -50,12 +54,13 @@ def _run(chosen: list[Controller], systemd: Systemd, order: Callable[[str], int]
     return max([worst, *map(_started, overviews.refreshed(list(queued.values()), systemd))])
 
 
-def _queue(controller: Controller, order: Callable[[str], int]) -> int:
+def _queue(controller: Controller, queue: Callable[[str], int]) -> int:
+    """Return the number of the job. Raises CliError where there can be none."""
     unit = controller.unit_name
     if controller.blocked and controller.fragment:
         raise CliError(f"{controller.name}: {controller.fragment.problem}")
     try:
-        return order(unit)
+        return queue(unit)
     except UnitMasked:
         raise CliError(f"{unit} is masked; to allow it: systemctl unmask {text.quoted(unit)}") from None
     except UnitNotLoaded:
@@ -78,6 +83,7 @@ def _foreign(controller: Controller) -> bool:
 
 
 def _started(controller: Controller) -> Exit:
+    """Say what became of a start: NOT_LIVE where the attempt has ended without a connection."""
     unit = controller.unit
     if unit is None or unit.active == "failed":
         text.remark(
@@ -117,6 +123,7 @@ def queue_stop(chosen: list[Controller], systemd: Systemd) -> None:
 
 
 def _stopped(controller: Controller) -> Exit:
+    """Say what became of a stop: REFUSED where it is still connected."""
     unit = controller.unit
     if unit is None or unit.active == "inactive":
         device = controller.device

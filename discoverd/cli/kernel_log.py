@@ -83,8 +83,8 @@ def in_attempt(lines: list[Line], reported: float, others: Container[str]) -> li
 
     Without those about ``others``, devices that are there. Those of another attempt in the same seconds are among them.
     """
-    end = _monotonic(reported) + 1
-    found = [line.text for line in lines if end - 1 - ATTEMPT_SECONDS <= line.time <= end]
+    end = _monotonic(reported)
+    found = [line.text for line in lines if end - ATTEMPT_SECONDS <= line.time <= end + 1]
     return [text for text in found if not any(device in others for device in _DEVICE.findall(text))][-_SHOWN:]
 
 

@@ -30,7 +30,7 @@ def devices(word: str) -> set[str]:
 
 
 def _numbers(word: str) -> list[str]:
-    """Return the numbers of the block devices that a word names."""
+    """Return the numbers (``major:minor``) of the block devices that a word names."""
     if not word.startswith("/"):
         return _number(word)
     if word.startswith("/dev/"):
@@ -50,7 +50,10 @@ def _numbers(word: str) -> list[str]:
 
 
 def _number(name: str) -> list[str]:
-    """Return the number of a block device, or of that of a generic character device."""
+    """Return the number (``major:minor``) of a block device, or of the namespace that a character device (ng1n1) is of.
+
+    None for another name.
+    """
     if not re.fullmatch(r"[A-Za-z0-9._!-]+", name) or name in (".", ".."):
         return []
     generic = _GENERIC.fullmatch(name)

@@ -86,7 +86,7 @@ class Systemd:
             return 0  # There is no such unit, or not any more.
 
     def names(self, unit: Unit, relation: str) -> set[str]:
-        """Return the units in a property that lists some, such as ``After``."""
+        """Return the names or paths in a property that lists some, such as ``After`` or ``DropInPaths``."""
         try:
             found = self._property(unit.path, _UNIT, relation.encode(), b"as")
         except DBusBaseError as error:

@@ -20,6 +20,7 @@ def run(asked: "Namespace") -> Exit:
 
 
 def _look() -> "tuple[Overview, Systemd]":
+    """Return all controllers as they are, and the connection to systemd that told of their units. Raises CliError."""
     from discoverd.cli import overview
     from discoverd.cli.systemd import Systemd
 

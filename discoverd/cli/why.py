@@ -32,7 +32,7 @@ _ANNOUNCED = (
 def explain(words: Sequence[str], overview: Overview, json: bool) -> Exit:
     """Print the explanation of each controller that the words mean, and of each that is refused.
 
-    Raises CliError if a word means none.
+    Raises CliError if a word means none, and, once all is printed, if every one of them is refused.
     """
     # What cannot be connected is no controller, and yet it has names.
     refused, why_refused = _refused(overview)

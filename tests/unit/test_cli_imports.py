@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 import discoverd
-from discoverd.cli import command_line, verbs
+from discoverd import log_level
+from discoverd.cli import command_line, order, verbs
+from discoverd.config.settings import LOG_LEVELS
 
 PACKAGE = Path(discoverd.__file__).parent
 # What takes long to import, or tells that something came along that no look needs.
@@ -85,6 +87,11 @@ def test_look_imports_what_it_shows(words: str) -> None:
 @pytest.mark.parametrize("other", ["doctor", "exclude", "disconnect", "import_stas", "plan", "connect", "identity"])
 def test_list_imports_no_other_verb(other: str) -> None:
     assert f"discoverd.cli.{other}" not in modules("from discoverd.cli.main import main\nmain(['list'])\n")
+
+
+def test_choices_of_the_command_line_are_those_of_the_modules_that_it_does_not_import() -> None:
+    assert tuple(order._KEYS) == command_line.ORDERS
+    assert (*LOG_LEVELS, log_level.DEFAULT) == command_line.LEVELS
 
 
 def test_each_verb_of_the_command_line_runs_something() -> None:

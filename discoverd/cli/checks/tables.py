@@ -62,7 +62,7 @@ def entries() -> Iterator[Entry]:
 
 
 def transports_of(what: str) -> set[str]:
-    """Return the transports of the namespaces on which a device lies, '' for what is no device of this moment."""
+    """Return the transports of the namespaces on which a device lies, none where there is no such device now."""
     tag, equals, value = what.partition("=")
     if equals and tag in _TAGS:
         what = f"{DISKS}/{_TAGS[tag]}/{_encoded(value.strip(chr(34)))}"
