@@ -147,8 +147,12 @@ def test_two_that_refer_to_each_other_and_list_the_same(host: Machine) -> None:
         assert len(scenario.units(host)) == 6
         before = volumes(host)
 
-        # One of the two lists it no more; another moves from one to the other, and there is a moment without it.
+        # One of the two lists it no more; another moves from one to the other. Both list it before one does not: their
+        # pages are read one after the other, and what none of them lists in between would rightly go.
+        cdc.order("load", entries=[*both, entry(nqn(2)), entry(nqn(3))])
+        lists(UNIT, 6)
         cdc.order("load", entries=[*both, entry(nqn(2), instances=["b"]), entry(nqn(3), instances=["a"])])
+        lists(UNIT, 5)
         lists(other, 5)
         cdc.order("load", entries=[*both, entry(nqn(3), instances=["a"])])
         lists(other, 4)
@@ -159,7 +163,7 @@ def test_two_that_refer_to_each_other_and_list_the_same(host: Machine) -> None:
         # A ring has an end: each was connected once, and read then and at its events.
         for name in ("a", "b"):
             assert len(cdc.history("connected", name)) == 1
-            assert cdc.counter("log-reads", name) <= 8
+            assert cdc.counter("log-reads", name) <= 10
         cdc.order("down", instance="b")
         scenario.wait_unit(host, other, "reconnecting")
         assert volumes(host) == kept
