@@ -341,10 +341,11 @@ def devices() -> list[Device]:
 
 
 def read_device(name: str) -> Device | None:
-    """Return a fabrics controller; None for one on PCIe, and for one that is gone."""
+    """Return a fabrics controller; None for one on PCIe, for one that is gone, and for one that is still being made."""
     sysfs_inode = controllers.sysfs_inode(name)
     kernel = KernelController(name)
-    if kernel.transport not in TRANSPORTS or not sysfs_inode:
+    # One without an NQN is an attempt to connect, of a unit that says so, and nobody can tell whose it is.
+    if kernel.transport not in TRANSPORTS or not sysfs_inode or not kernel.subsysnqn:
         return None
     try:
         entry = [registry.retrieve(name, attribute) or "" for attribute in ("owner", "unit", "seqnum")]

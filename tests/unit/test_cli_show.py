@@ -123,6 +123,17 @@ def test_a_loss_that_the_worker_has_not_seen_yet(desk: Desk) -> None:
     assert output.splitlines()[1].startswith("reconnecting  nvme0")
 
 
+def test_what_the_kernel_is_still_making_is_nobodys_controller(desk: Desk) -> None:
+    """Else monitor told of a controller without a name at each connect that it looked at in its middle."""
+    desk.kernel(7, "nvme5")
+    desk.set("nvme5", "state", "connecting")
+    desk.set("nvme5", "subsysnqn", "")
+    desk.write_plan()
+    assert "nvme5" not in desk.run("list")[1]
+    desk.set("nvme5", "subsysnqn", NQN.format(7))
+    assert "nvme5" in desk.run("list")[1]
+
+
 def test_a_device_is_one_units_only(desk: Desk) -> None:
     """Another unit asks for the same target, and is content with any connection."""
     desk.controller(1, "nvme0")
