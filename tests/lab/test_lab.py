@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import evidence, journal
+from tests.lab import evidence, journal, scenario
 from tests.lab.machine import LabError, Machine
 
 VOLUMES = [f"nqn.2024-08.com.example:vol{number}" for number in range(1, 5)]
@@ -110,6 +110,7 @@ def test_many_subsystems_are_made_quickly(host: Machine) -> None:
     assert len(json.loads(host.run("lab-target list").stdout)["ports"]["1"]["subsystems"]) == 64
 
 
+@scenario.long
 def test_reboot_keeps_the_disk_and_brings_the_target(fresh_machine: Machine) -> None:
     fresh_machine.put("/etc/lab-target.conf", 'TARGET="--subsystems 2"\n')
     before = fresh_machine.run("cat /proc/sys/kernel/random/boot_id").stdout

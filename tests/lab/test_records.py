@@ -94,7 +94,7 @@ def routed(target: Machine, request: pytest.FixtureRequest) -> Iterator[Machine]
     target.run(f"ip -netns tgt route del {SOURCE}/32", check=False)
 
 
-@pytest.mark.parametrize("routed", ["lo", "path1"], indirect=True)
+@pytest.mark.parametrize("routed", [pytest.param("lo", marks=scenario.long), "path1"], indirect=True)
 def test_address_on_another_interface(routed: Machine) -> None:
     devices = connect(routed, "path0")
     assert address(routed, devices["path0"])["src_addr"] == SOURCE

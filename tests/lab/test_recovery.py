@@ -19,6 +19,7 @@ keep-alive-tmo = 5
 """
 
 
+@scenario.long
 def test_a_link_that_is_cut_for_longer_than_ctrl_loss_tmo(host: Machine) -> None:
     host.run("lab-target up --subsystems 2 --ports 192.0.2.1:4420")
     scenario.start(host, IMPATIENT + scenario.ONE_DISCOVERY_CONTROLLER)
