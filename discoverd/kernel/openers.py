@@ -25,6 +25,9 @@ _STATE, _FLAGS, _THREADS, _KERNEL_THREAD = 0, 6, 17, 0x00200000
 _NO_USERS = ("/system.slice/systemd-udevd.service", "/system.slice/multipathd.service")
 # Seconds for a look at all processes: who has rights to little can have millions of descriptors.
 LOOK_TIMEOUT_SECONDS = 20
+# So many times as long it may take by the clock: where hundreds of workers look at once, each of them waits for a
+# processor most of the time.
+_BUSY_FACTOR = 6
 # The part of a look that may go to tables of mounts, which users can make as long as they like.
 _TABLES_SHARE = 0.25
 # File systems that answer from memory. Others, such as one that lies over file systems of others, may not answer.
@@ -50,11 +53,34 @@ class Opener:
         self.ours = ours
 
 
-def find(names: list[str], deadline: float = 0) -> list[Opener]:
+class Limit:
+    """How much time looks may take all together, in one thread: ``seconds`` of work and of waiting for answers.
+
+    What passes while others have the processors does not count, up to _BUSY_FACTOR times as much.
+    """
+
+    __slots__ = ("_until", "_work_until", "seconds")
+
+    def __init__(self, seconds: float = LOOK_TIMEOUT_SECONDS) -> None:
+        self.seconds = seconds
+        self._work_until = time.thread_time() + seconds
+        self._until = time.monotonic() + _BUSY_FACTOR * seconds
+
+    def waited(self, seconds: float) -> None:
+        """Count what was waited for an answer."""
+        self._work_until -= seconds
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether there is no time left."""
+        return time.thread_time() > self._work_until or time.monotonic() > self._until
+
+
+def find(names: list[str], limit: Limit | None = None) -> list[Opener]:
     """Return who has one of these block devices open, or the generic character device of a namespace among them.
 
     Neither this process nor those that are no users of what they open. Raises UnknownError, also when it is not done
-    by ``deadline``, of the monotonic clock: LOOK_TIMEOUT_SECONDS from now if not given.
+    within ``limit``, which is a new one if not given.
     """
     wanted = {}
     for name in names:
@@ -62,7 +88,7 @@ def find(names: list[str], deadline: float = 0) -> list[Opener]:
             wanted[kind, number] = path
     if not wanted:
         return []
-    look = _Look(wanted, deadline or time.monotonic() + LOOK_TIMEOUT_SECONDS)
+    look = _Look(wanted, limit or Limit())
     found = []
     own = str(posix.getpid())
     for process in posix.listdir(processes.PROC):
@@ -74,13 +100,12 @@ def find(names: list[str], deadline: float = 0) -> list[Opener]:
 class _Look:
     """One look at all processes."""
 
-    __slots__ = ("_deadline", "_locks", "_namespaces", "_silent", "_slowest", "_tables_until", "_types", "_wanted")
+    __slots__ = ("_limit", "_locks", "_namespaces", "_silent", "_slowest", "_tables_until", "_types", "_wanted")
 
-    def __init__(self, wanted: dict[tuple[int, str], str], deadline: float) -> None:
+    def __init__(self, wanted: dict[tuple[int, str], str], limit: Limit) -> None:
         self._wanted = wanted
-        self._deadline = deadline
-        now = time.monotonic()
-        self._tables_until = now + _TABLES_SHARE * (deadline - now)
+        self._limit = limit
+        self._tables_until = time.monotonic() + _TABLES_SHARE * limit.seconds
         # The type of each mount by its number, which is its own in the whole system, and whose tables were read.
         self._types: dict[str, str] = {}
         self._namespaces: set[str] = set()
@@ -99,7 +124,7 @@ class _Look:
                 for entry in entries:
                     now = time.monotonic()
                     self._slowest = max(self._slowest, (now - began, process, len(entries)))
-                    if now > self._deadline:
+                    if self._limit.passed:
                         raise self._too_slow()
                     status = self._status(process, folder, entry)
                     if status is None:
@@ -142,6 +167,7 @@ class _Look:
         except FileNotFoundError:
             return None
         # It may be of somebody's making who wants us to hang, or to fail.
+        began = time.monotonic()
         try:
             return timeout.call(_ANSWER_TIMEOUT_SECONDS, posix.stat, link)
         except TimeoutError:
@@ -152,6 +178,8 @@ class _Look:
             if error.errno in files.SHORTAGES:
                 raise
             return None
+        finally:
+            self._limit.waited(time.monotonic() - began)
 
     def _type(self, process: str, mount: str) -> str:
         """Return the type of a mount, '' if it cannot be told.
@@ -176,8 +204,8 @@ class _Look:
         return UnknownError(
             _ETIMEDOUT,
             "processes have too many files open, or on file systems that do not answer, to look at all of them in "
-            f"{LOOK_TIMEOUT_SECONDS} s; process {process} ({_program(process)}) took {seconds:.0f} s "
-            f"for {count} files: end it, or try again later",
+            f"time; process {process} ({_program(process)}) took {seconds:.0f} s for {count} files: end it, or try "
+            "again later",
         )
 
 

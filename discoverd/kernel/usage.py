@@ -140,7 +140,7 @@ def _rival(busy: list[str]) -> str:
     It is in use then, too, and nobody waits for its end.
     """
     try:
-        return next((one.path for one in openers.find(busy, time.monotonic() + _NAMES_TIMEOUT_SECONDS) if one.ours), "")
+        return next((one.path for one in openers.find(busy, openers.Limit(_NAMES_TIMEOUT_SECONDS)) if one.ours), "")
     except openers.UnknownError:
         return ""
 
@@ -151,11 +151,11 @@ def processes(names: list[str]) -> list[User]:
     They need not have claimed it: databases and virtual machines do not. A namespace's generic device counts as well,
     and so does the kernel's own NVMe target, which claims nothing either.
     """
-    deadline = time.monotonic() + openers.LOOK_TIMEOUT_SECONDS
+    limit = openers.Limit()
     before: set[tuple[int, str]] = set()
     found: list[openers.Opener] = []
     for _ in range(_LOOKS_MAX):
-        found = [one for one in openers.find(names, deadline) if not one.ours]
+        found = [one for one in openers.find(names, limit) if not one.ours]
         lasting = [one for one in found if (one.process, one.path) in before]
         if lasting or not found:
             found = lasting

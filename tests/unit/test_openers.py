@@ -7,7 +7,6 @@ import posix
 import stat
 import subprocess
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -111,7 +110,7 @@ def test_table_that_takes_too_long_hides_nobody(storage: Storage, monkeypatch: p
 
     monkeypatch.setattr(files, "posix", SimpleNamespace(**{**system, "read": read}))
     for module in (files, mounts, openers):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0], thread_time=lambda: 0.0))
     assert find() == [(7, "x", "/dev/nvme0n1")]
 
 
@@ -133,7 +132,7 @@ def test_a_look_ends(storage: Storage) -> None:
     storage.process(8, "few", "/dev/null")
     found = r"too many files open.* process \d \((many|few)\) took 0 s for [13] files: end it"
     with pytest.raises(openers.UnknownError, match=found):
-        openers.find(["nvme0n1"], time.monotonic() - 1)
+        openers.find(["nvme0n1"], openers.Limit(-1))
 
 
 def test_a_look_that_takes_too_long_names_who_held_it_up(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,9 +148,42 @@ def test_a_look_that_takes_too_long_names_who_held_it_up(storage: Storage, monke
         return target
 
     monkeypatch.setattr(openers, "posix", SimpleNamespace(**{**system, "readlink": readlink}))
-    monkeypatch.setattr(openers, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(openers, "time", SimpleNamespace(monotonic=lambda: clock[0], thread_time=lambda: clock[0]))
     with pytest.raises(openers.UnknownError, match=r"process 8 \(hanging\) took \d s for 5 files"):
-        openers.find(["nvme0n1"], 4)
+        openers.find(["nvme0n1"], openers.Limit(4))
+
+
+@pytest.mark.parametrize(("seconds_each", "ends"), [(0.9, True), (1.5, False)])
+def test_look_waits_for_a_processor_as_long_as_others_have_them(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, seconds_each: float, ends: bool
+) -> None:
+    """As where hundreds of workers look at once: each does little, and is seldom given a processor."""
+    storage.process(7, "many", *["/dev/null"] * 99, "/dev/nvme0n1")
+    system = vars(vars(openers)["posix"])
+    clock, work = [0.0], [0.0]
+
+    def readlink(path: str) -> str:
+        if "/fd/" in path:
+            clock[0] += seconds_each
+            work[0] += 0.01
+        target: str = system["readlink"](path)
+        return target
+
+    monkeypatch.setattr(openers, "posix", SimpleNamespace(**{**system, "readlink": readlink}))
+    monkeypatch.setattr(openers, "time", SimpleNamespace(monotonic=lambda: clock[0], thread_time=lambda: work[0]))
+    if ends:
+        assert find() == [(7, "many", "/dev/nvme0n1")]
+    else:
+        with pytest.raises(openers.UnknownError, match="in time; process 7"):
+            find()
+
+
+def test_waiting_for_answers_counts_as_work(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has files on many file systems that do not answer holds up a disconnect no longer for that."""
+    limit = openers.Limit(10)
+    assert not limit.passed
+    limit.waited(11)
+    assert limit.passed
 
 
 def test_a_shortage_of_ours_is_not_the_processs(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
