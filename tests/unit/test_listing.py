@@ -47,7 +47,7 @@ def some(desk: Desk) -> Desk:
 
 def on_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, lines: int = 24, colours: bool = False) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((columns, lines)))
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((columns, lines)))
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("NO_COLOR", "" if colours else "1")
 

@@ -126,7 +126,7 @@ def test_screen_is_as_expected(desk: Desk, name: str, monkeypatch: pytest.Monkey
     columns = screen.WIDTHS[width]
     if columns:
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-        monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((columns, 24)))
+        monkeypatch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((columns, 24)))
         monkeypatch.setenv("NO_COLOR", "1")
     module = ModuleType("libnvme.nvme")
     monkeypatch.setattr(module, "root", scan, raising=False)
