@@ -468,7 +468,7 @@ def test_parked_interval_reaches_workers_at_a_reload(host: Host) -> None:
         (host.etc / "discoverd.conf").write_text("[Global]\nparked-interval = 1h\n")
         os.kill(os.getpid(), signal.SIGHUP)
         await until(lambda: spec_of(DC).parked_interval == 3600)
-        assert DC in host.systemd.hung_up
+        await until(lambda: DC in host.systemd.hung_up)
         assert ONE not in host.systemd.hung_up
 
     assert host.play(scenario) == 0
