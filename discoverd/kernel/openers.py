@@ -59,21 +59,24 @@ class Limit:
     What passes while others have the processors does not count, up to _BUSY_FACTOR times as much.
     """
 
-    __slots__ = ("_until", "_work_until", "seconds")
+    __slots__ = ("_from", "_until", "_work_until", "seconds")
 
     def __init__(self, seconds: float = LOOK_TIMEOUT_SECONDS) -> None:
         self.seconds = seconds
+        now = time.monotonic()
+        # Nobody works longer than the clock runs, and to ask for the thread's time is a system call, which would be one
+        # more for each descriptor.
+        self._from, self._until = now + seconds, now + _BUSY_FACTOR * seconds
         self._work_until = time.thread_time() + seconds
-        self._until = time.monotonic() + _BUSY_FACTOR * seconds
 
     def waited(self, seconds: float) -> None:
         """Count what was waited for an answer."""
         self._work_until -= seconds
+        self._from -= seconds
 
-    @property
-    def passed(self) -> bool:
-        """Tell whether there is no time left."""
-        return time.thread_time() > self._work_until or time.monotonic() > self._until
+    def passed(self, now: float) -> bool:
+        """Tell whether there is no time left, at this moment of the monotonic clock."""
+        return now > self._from and (now > self._until or time.thread_time() > self._work_until)
 
 
 def find(names: list[str], limit: Limit | None = None) -> list[Opener]:
@@ -124,7 +127,7 @@ class _Look:
                 for entry in entries:
                     now = time.monotonic()
                     self._slowest = max(self._slowest, (now - began, process, len(entries)))
-                    if self._limit.passed:
+                    if self._limit.passed(now):
                         raise self._too_slow()
                     status = self._status(process, folder, entry)
                     if status is None:
