@@ -56,8 +56,8 @@ class _StopError(Exception):
 
 
 class Supervisor:
-    """The daemon. ``libexec`` is the directory of the launchers of workers and unit agent, and ``agent`` the process
-    that was started there already, if any.
+    """The daemon. ``libexec`` is the directory of placeholder and unit agent, and ``agent`` the process that
+    was started there already, if any.
 
     What it has besides the parts of the supervisor is the thread for files, the tasks, and whether it is ready or to
     stop.
@@ -125,7 +125,7 @@ class Supervisor:
         await self._blocking(store.sweep)
         tally = Tally()
         self._starter = Starter(
-            self._libexec + "/nvme-ctrl-worker",
+            self._libexec + "/placeholder",
             await self._blocking(usage.system_subsystems),
             self._tasks,
             self._changes,

@@ -56,14 +56,14 @@ def _trusted(decision: Decision) -> bool:
 class Starter:
     """Carries out what was decided about units that do not run.
 
-    ``worker`` is the path of the worker's launcher, ``system`` has the NQNs of what the system itself runs from, and
+    ``placeholder`` is what a unit executes, ``system`` has the NQNs of what the system itself runs from, and
     ``tasks`` runs the attempts. Why a unit is not as decided goes to ``tally``. The rest of its state is the way of a
     decision: pending, starting, and then what is remembered of it.
     """
 
     def __init__(
         self,
-        worker: str,
+        placeholder: str,
         system: Collection[str],
         tasks: asyncio.TaskGroup,
         changes: Changes,
@@ -71,7 +71,7 @@ class Starter:
         specifications: Specifications,
         tally: Tally,
     ) -> None:
-        self._worker = worker
+        self._placeholder = placeholder
         self._system = {canonical_nqn(one) for one in system}
         self._tasks = tasks
         self._changes = changes
@@ -215,7 +215,7 @@ class Starter:
         properties = unit_properties(
             candidate.tid,
             candidate.role,
-            self._worker,
+            self._placeholder,
             canonical_nqn(candidate.tid.subsysnqn) in self._system,
             candidate.trusted,
         )

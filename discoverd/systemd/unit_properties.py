@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The properties of a controller's transient unit, per transport: what makes start and shutdown order right."""
 
-import sys
-
 from discoverd import state
 from discoverd.tid import DISCOVERY, DISCOVERY_NQN, TransportId
 
@@ -19,26 +17,20 @@ _INFINITY = 2**64 - 1
 _NQN_COLUMNS, _ADDRESS_COLUMNS = 11, 15
 
 
-# The main process to begin with. It says that the unit is set up, and ends when a worker has taken its place (see
-# discoverd.worker.fork_server); else it becomes the worker itself.
-_PLACEHOLDER = '{ echo && read -r line && echo; } 2>/dev/null || exec "$@" </dev/null >&2'
-
-
 def unless_exists(path: str) -> Property:
     """Return the property with which a start of the unit does nothing while there is such a file."""
     return ("Conditions", "a(sbbs)", [["ConditionPathExists", False, True, path]])
 
 
 def unit_properties(
-    tid: TransportId, role: str, worker: str, system: bool = False, trusted: bool = True
+    tid: TransportId, role: str, placeholder: str, system: bool = False, trusted: bool = True
 ) -> list[Property]:
-    """Return the properties for StartTransientUnit. ``worker`` is the path of the worker's launcher.
+    """Return the properties for StartTransientUnit. ``placeholder`` is the path of the program of that name.
 
     With ``system`` the system itself runs from the subsystem, and a shutdown does not stop the unit.
 
     Nothing in here is secret: any user can read a unit's properties.
     """
-    command = ["/bin/sh", "-c", _PLACEHOLDER, "nvme-ctrl-worker", sys.executable, "-I", "-S", worker, tid.instance]
     properties: list[Property] = [
         ("Description", "s", description(tid, role)),
         ("Documentation", "as", ["man:nvme-ctrl@.service(8)"]),
@@ -49,7 +41,9 @@ def unit_properties(
         ("StandardInputFile", "s", state.FORK_SERVER),
         ("StandardOutputFile", "s", state.FORK_SERVER),
         ("StandardError", "s", "journal"),
-        ("ExecStart", "a(sasb)", [[command[0], command, False]]),
+        # Nothing that needs quotes: systemd 252 writes ";" and "$" into the unit's file so that it does not read them
+        # back when it is reloaded.
+        ("ExecStart", "a(sasb)", [[placeholder, [placeholder, tid.instance], False]]),
         ("Restart", "s", "on-failure"),
         ("RestartUSec", "t", RESTART_DELAY_SECONDS * _SECOND),
         # Never "start request repeated too quickly" for storage.
@@ -167,7 +161,9 @@ _SANDBOX: list[Property] = [
     ("LimitNOFILESoft", "t", 65536),
     ("RestrictRealtime", "b", True),
     ("RestrictSUIDSGID", "b", True),
-    ("RestrictNamespaces", "t", 0),
+    # CLONE_NEWUTS alone, of no use with ProtectHostname=. systemd writes "none" into the unit's file as an empty value,
+    # which it reads as no restriction when it is reloaded.
+    ("RestrictNamespaces", "t", 0x04000000),
     ("LockPersonality", "b", True),
     ("MemoryDenyWriteExecute", "b", True),
     ("ProtectClock", "b", True),

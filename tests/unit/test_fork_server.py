@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 import discoverd
-from discoverd.systemd.unit_properties import _PLACEHOLDER
 
 INSTANCE = "tcp:192.0.2.1:4420:nqn.2024-08.com.example:a"
 GROUP = f"/system.slice/nvme-ctrl@{INSTANCE}.service"
@@ -88,6 +87,16 @@ class Manager:
         self._server = 0
         self._worker = 0
         self._placeholders: list[subprocess.Popen[str]] = []
+        self._install()
+
+    def _install(self) -> None:
+        """Put the placeholder there, with what says that it was executed in place of the worker."""
+        template = (Path(discoverd.__file__).parent / "launchers/placeholder.in").read_text()
+        alone = '#!/bin/sh\nread -r line; echo "alone: $4, read: $line"\n'
+        program = template.replace("@PYTHON@", str(self.root / "alone")).replace("@LIBEXEC_DIR@", str(self.root))
+        for name, text in ("placeholder", program), ("alone", alone):
+            (self.root / name).write_text(text)
+            (self.root / name).chmod(0o755)
 
     def close(self) -> None:
         """End all that was started."""
@@ -174,9 +183,8 @@ class Manager:
         (self.root / f"group-{os.getpid()}").write_text(group)
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.connect(str(self.root / "server"))
-        alone = ["/bin/sh", "-c", 'read -r line; echo "alone: $1, read: $line"', "sh", "the instance"]
         process = subprocess.Popen(
-            ["/bin/sh", "-c", _PLACEHOLDER, "nvme-ctrl-worker", *alone],
+            [str(self.root / "placeholder"), "the instance"],
             stdin=connection.fileno(),
             stdout=connection.fileno(),
             stderr=subprocess.PIPE,

@@ -84,7 +84,7 @@ def test_a_thousand_of_one_page_do_not_keep_the_other_pages_waiting() -> None:
 
 # Units ----------------------------------------------------------------------------------------------------
 
-WORKER = "/libexec/nvme-ctrl-worker"
+PLACEHOLDER = "/libexec/placeholder"
 SYSTEM = "nqn.root"
 
 
@@ -134,7 +134,7 @@ class Room:
         self.connect()
         self.tally = Tally()
         specifications = Specifications(self._blocking)
-        self.starter = Starter(WORKER, {SYSTEM}, tasks, self.changes, self.connection, specifications, self.tally)
+        self.starter = Starter(PLACEHOLDER, {SYSTEM}, tasks, self.changes, self.connection, specifications, self.tally)
 
     def connect(self) -> None:
         self.connection.units = cast(Units, self.systemd)
@@ -202,7 +202,7 @@ def test_unit_gets_its_specification_before_it_is_started(play: Play) -> None:
     room = play(scenario)
     assert room.happened == ["write a", "start a"]
     assert A.candidate
-    assert room.systemd.calls == [("a", unit_properties(A.candidate.tid, IO, WORKER, system=False))]
+    assert room.systemd.calls == [("a", unit_properties(A.candidate.tid, IO, PLACEHOLDER, system=False))]
 
 
 def test_unit_of_what_the_system_runs_from_is_told_apart(play: Play) -> None:
@@ -214,7 +214,7 @@ def test_unit_of_what_the_system_runs_from_is_told_apart(play: Play) -> None:
         room.starter.job_ended("root")
 
     assert system.candidate
-    assert play(scenario).systemd.calls[0][1] == unit_properties(system.candidate.tid, IO, WORKER, system=True)
+    assert play(scenario).systemd.calls[0][1] == unit_properties(system.candidate.tid, IO, PLACEHOLDER, system=True)
 
 
 def test_no_more_are_started_at_once_than_may_be(play: Play) -> None:
