@@ -180,6 +180,11 @@ def test_kills_at_random_during_starts_and_stops_leave_nothing(
         )
         scenario.wait_live(host, STARTS + 1, timeout=600)
         scenario.wait_status(host, f"{STARTS + 1} controllers: {STARTS + 1} live", timeout=600)
+        host.wait_until(
+            lambda: {unit.active for unit in scenario.units(host).values()} == {"active"},
+            timeout=GENEROUS,
+            what="a unit whose worker was killed last is started again, after a second",
+        )
         assert_whole(host, STARTS + 1)
         workers = host.run("pgrep -fc '^nvme-ctrl-worker |libexec/discoverd/nvme-ctrl-worker'").stdout.strip()
         assert workers == str(STARTS + 1), "a worker without a unit"
